@@ -1,0 +1,2 @@
+//! Names and files of a checkpoint.
+pub mod plan;

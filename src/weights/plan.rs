@@ -1,0 +1,109 @@
+//! What a model wants from a checkpoint: keys, shapes, and how each tensor lies in device memory.
+//!
+//! A model's constructor walks its own structure once over a [`Plan`]; the plan hands out tensors from
+//! one slab and remembers a [`Request`] for each. Walked over [`Plan::measure`], it only tells the
+//! slab's size.
+
+use crate::ops::{Arena, DType, Tensor};
+
+/// How the numbers of a checkpoint are arranged for the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// As stored. Several keys are stacked along the first axis (q|k|v).
+    Rows,
+    /// A conv weight, OIHW to OHWI, with i padded by zeros to a multiple of 4.
+    Ohwi,
+    /// The two halves of the first axis interleaved: row 2j is row j, row 2j+1 is row n/2+j (GEGLU).
+    Interleaved,
+}
+
+/// One tensor that a model wants.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Folder of the checkpoint: `unet`, `vae` or `text_encoder`.
+    pub component: &'static str,
+    /// Keys in the checkpoint; more than one only with [`Packing::Rows`].
+    pub keys: Vec<String>,
+    /// Shape of each key in the checkpoint, torch's order: `[n]`, `[n, k]` or `[o, i, kh, kw]`.
+    pub shape: Vec<usize>,
+    pub packing: Packing,
+    /// Where it goes, as `[1,1,1,n]`, `[1,1,n,k]` or `[o,kh,kw,i]`.
+    pub tensor: Tensor,
+}
+
+pub struct Plan {
+    arena: Arena,
+    dtype: DType,
+    component: &'static str,
+    path: Vec<String>,
+    pub requests: Vec<Request>,
+}
+
+impl Plan {
+    /// Plans tensors of `dtype` in the `bytes` of memory at `base`.
+    pub fn new(base: u64, bytes: usize, dtype: DType) -> Self {
+        Plan { arena: Arena::new(base, bytes), dtype, component: "", path: Vec::new(), requests: Vec::new() }
+    }
+
+    /// Plans without memory, to learn [`Plan::bytes`].
+    pub fn measure(dtype: DType) -> Self {
+        Plan::new(0, usize::MAX, dtype)
+    }
+
+    /// Size of the slab so far.
+    pub fn bytes(&self) -> usize {
+        self.arena.peak()
+    }
+
+    /// Plans a component: keys start anew, in that folder.
+    pub fn component<R>(&mut self, component: &'static str, body: impl FnOnce(&mut Plan) -> R) -> R {
+        self.component = component;
+        body(self)
+    }
+
+    /// Plans a module: `name` goes in front of the keys.
+    pub fn scope<R>(&mut self, name: impl ToString, body: impl FnOnce(&mut Plan) -> R) -> R {
+        self.path.push(name.to_string());
+        let result = body(self);
+        self.path.pop();
+        result
+    }
+
+    /// `[n]`: a bias, a norm's scale.
+    pub fn vector(&mut self, name: &str, n: usize) -> Tensor {
+        self.request(&[name], vec![n], Packing::Rows, [1, 1, 1, n])
+    }
+    /// `[n, k]`: a linear layer's weight, an embedding.
+    pub fn matrix(&mut self, name: &str, n: usize, k: usize) -> Tensor {
+        self.request(&[name], vec![n, k], Packing::Rows, [1, 1, n, k])
+    }
+    /// Vectors of `n`, one after another.
+    pub fn stacked_vectors(&mut self, names: &[&str], n: usize) -> Tensor {
+        self.request(names, vec![n], Packing::Rows, [1, 1, 1, names.len() * n])
+    }
+    /// Matrices `[n, k]`, one below the other.
+    pub fn stacked_matrices(&mut self, names: &[&str], n: usize, k: usize) -> Tensor {
+        self.request(names, vec![n, k], Packing::Rows, [1, 1, names.len() * n, k])
+    }
+    /// `[n]`, its halves interleaved.
+    pub fn interleaved_vector(&mut self, name: &str, n: usize) -> Tensor {
+        self.request(&[name], vec![n], Packing::Interleaved, [1, 1, 1, n])
+    }
+    /// `[n, k]`, the two halves of the rows interleaved.
+    pub fn interleaved_matrix(&mut self, name: &str, n: usize, k: usize) -> Tensor {
+        self.request(&[name], vec![n, k], Packing::Interleaved, [1, 1, n, k])
+    }
+    /// `[o, i, k, k]`: a conv weight, which becomes `[o, k, k, i]`.
+    pub fn conv(&mut self, name: &str, o: usize, i: usize, k: usize) -> Tensor {
+        self.request(&[name], vec![o, i, k, k], Packing::Ohwi, [o, k, k, i.next_multiple_of(4)])
+    }
+
+    fn request(&mut self, names: &[&str], shape: Vec<usize>, packing: Packing, packed: [usize; 4]) -> Tensor {
+        let tensor = self.arena.alloc(packed, self.dtype);
+        let path = self.path.join(".");
+        let dot = if path.is_empty() { "" } else { "." };
+        let keys = names.iter().map(|name| format!("{path}{dot}{name}")).collect();
+        self.requests.push(Request { component: self.component, keys, shape, packing, tensor });
+        tensor
+    }
+}
