@@ -107,11 +107,7 @@ impl Tensor {
     pub fn columns(self, start: usize, count: usize) -> Self {
         assert!(start + count <= self.c(), "columns {start}+{count} of {self}");
         let [b, h, w, _] = self.shape;
-        Tensor {
-            address: self.address + (start * self.dtype.size()) as u64,
-            shape: [b, h, w, count],
-            ..self
-        }
+        Tensor { address: self.address + (start * self.dtype.size()) as u64, shape: [b, h, w, count], ..self }
     }
 
     /// Entries `start .. start + count` of the first axis.

@@ -44,12 +44,12 @@ pub struct Conv2d {
 /// `out = activation(x · weightᵀ + bias) + residual`.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
-    pub out: Tensor,              // [b,1,t,n]
-    pub x: Tensor,                // [b,1,t,k]
-    pub weight: Tensor,           // [1,1,n,k]
-    pub bias: Option<Tensor>,     // [1,1,1,n]
+    pub out: Tensor,                    // [b,1,t,n]
+    pub x: Tensor,                      // [b,1,t,k]
+    pub weight: Tensor,                 // [1,1,n,k]
+    pub bias: Option<Tensor>,           // [1,1,1,n]
     pub activation: Option<Activation>, // not together with `residual`
-    pub residual: Option<Tensor>, // [b,1,t,n], may be `out` itself
+    pub residual: Option<Tensor>,       // [b,1,t,n], may be `out` itself
 }
 
 /// `out = (x - mean) / sqrt(var + eps) · weight + bias`, then `silu` if asked for; mean and biased
@@ -185,7 +185,17 @@ impl Conv2d {
     /// A 3x3 or 1x1 convolution that keeps the map's size.
     pub fn new(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Self {
         let pad = weight.h() / 2;
-        Conv2d { out, x, weight, bias: Some(bias), row: None, residual: None, stride: 1, pad, upsample: false }
+        Conv2d {
+            out,
+            x,
+            weight,
+            bias: Some(bias),
+            row: None,
+            residual: None,
+            stride: 1,
+            pad,
+            upsample: false,
+        }
     }
 
     /// Height and width of the map that the kernel slides over: that of `x`, or its enlargement.
@@ -286,7 +296,10 @@ impl Call {
                 assert!(v.weight.c() == v.x.c() && v.bias.c() == v.x.c(), "{v:?}");
             }
             Call::LayerNorm(v) => {
-                assert!(v.out.shape == v.x.shape && v.weight.c() == v.x.c() && v.bias.c() == v.x.c(), "{v:?}");
+                assert!(
+                    v.out.shape == v.x.shape && v.weight.c() == v.x.c() && v.bias.c() == v.x.c(),
+                    "{v:?}"
+                );
             }
             Call::Attention(v) => {
                 assert!(v.out.shape == v.q.shape && v.k.shape == v.v.shape, "{v:?}");
