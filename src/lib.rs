@@ -1,6 +1,7 @@
 //! Stable Diffusion inference from scratch: hand-written CUDA kernels and a CPU oracle under one model.
 
 pub mod error;
+pub mod json;
 pub mod model;
 pub mod ops;
 pub mod rng;

@@ -1,1 +1,3 @@
+//! The models, written once over [`crate::ops::Ops`].
 
+pub mod config;

@@ -1,0 +1,130 @@
+//! JSON files of a model folder, read with errors that name the file, the key and its value.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// No JSON file of a model is near this size; a larger one is some other file.
+const LARGEST: u64 = 64 << 20;
+
+/// A JSON object and the file that it came from.
+///
+/// A key with the value `null` counts as absent, as in diffusers' configurations.
+pub struct Object {
+    pub path: PathBuf,
+    pub map: Map<String, Value>,
+}
+
+impl Object {
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = read_text(path)?;
+        match serde_json::from_str(&text) {
+            Ok(Value::Object(map)) => Ok(Object { path: path.into(), map }),
+            Ok(_) => Err(Error::file(path, "expected a JSON object, {\"key\": value, ...}")),
+            Err(error) => Err(Error::file(path, format!("not valid JSON: {error}"))),
+        }
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The error for a value that cannot be used; `expected` completes the sentence "key is value; ...".
+    pub fn refuse(&self, key: &str, expected: impl std::fmt::Display) -> Error {
+        let value = self.map.get(key).unwrap_or(&Value::Null);
+        let mut value = value.to_string();
+        if value.chars().count() > 80 {
+            value = value.chars().take(80).chain("...".chars()).collect();
+        }
+        Error::file(&self.path, format!("{key} is {value}; {expected}"))
+    }
+
+    /// A whole number within `range`.
+    pub fn count(&self, key: &str, default: usize, range: RangeInclusive<usize>) -> Result<usize> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        as_count(value, &range).ok_or_else(|| {
+            self.refuse(key, format!("expected a whole number from {} to {}", range.start(), range.end()))
+        })
+    }
+
+    /// Whole numbers, one for each of `levels`; a single one is meant for all.
+    pub fn counts(
+        &self,
+        key: &str,
+        default: usize,
+        levels: usize,
+        range: RangeInclusive<usize>,
+    ) -> Result<Vec<usize>> {
+        let values = match self.get(key) {
+            None => return Ok(vec![default; levels]),
+            Some(Value::Array(list)) => list.iter().map(|value| as_count(value, &range)).collect(),
+            Some(value) => as_count(value, &range).map(|count| vec![count; levels]),
+        };
+        values.filter(|values: &Vec<usize>| values.len() == levels).ok_or_else(|| {
+            let (low, high) = (range.start(), range.end());
+            self.refuse(
+                key,
+                format!(
+                    "expected a whole number from {low} to {high}, or {levels} of them, one for each level"
+                ),
+            )
+        })
+    }
+
+    pub fn float(&self, key: &str, default: f64) -> Result<f64> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value.as_f64().ok_or_else(|| self.refuse(key, "expected a number"))
+    }
+
+    /// A number above zero.
+    pub fn positive(&self, key: &str, default: f64) -> Result<f32> {
+        let value = self.float(key, default)? as f32;
+        if value > 0.0 && value.is_finite() {
+            Ok(value)
+        } else {
+            Err(self.refuse(key, "expected a number above 0"))
+        }
+    }
+
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.refuse(key, "expected true or false"))
+    }
+
+    pub fn text(&self, key: &str) -> Result<Option<&str>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| self.refuse(key, "expected a string"))
+    }
+
+    /// A list of strings.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let list = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        list.map(Some).ok_or_else(|| self.refuse(key, "expected a list of strings"))
+    }
+}
+
+/// Reads a text file of a model folder.
+pub fn read_text(path: &Path) -> Result<String> {
+    let size = std::fs::metadata(path).map_err(|error| cannot_read(path, error))?.len();
+    if size > LARGEST {
+        return Err(Error::file(path, format!("{size} bytes are too many for a file of its name")));
+    }
+    let bytes = std::fs::read(path).map_err(|error| cannot_read(path, error))?;
+    String::from_utf8(bytes).map_err(|_| Error::file(path, "not text in UTF-8"))
+}
+
+pub fn cannot_read(path: &Path, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::file(path, "no such file"),
+        _ => Error::file(path, format!("cannot be read: {error}")),
+    }
+}
+
+fn as_count(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {
+    let count = usize::try_from(value.as_u64()?).ok()?;
+    range.contains(&count).then_some(count)
+}
