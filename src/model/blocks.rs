@@ -122,7 +122,8 @@ impl Resnet {
             let normed1 = Tensor::new(normed.address, x.shape, normed.dtype);
             let normed2 = Tensor::new(normed.address, out.shape, normed.dtype);
 
-            let norm = |norm: &Norm, out, x| GroupNorm { silu: true, ..norm.group(out, x, self.groups, self.eps) };
+            let norm =
+                |norm: &Norm, out, x| GroupNorm { silu: true, ..norm.group(out, x, self.groups, self.eps) };
             ops.group_norm(norm(&self.norm1, normed1, x));
             let row = time
                 .map(|time| TableRow { table: time.table.columns(self.time_column, o), index: time.index });

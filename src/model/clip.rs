@@ -62,7 +62,12 @@ impl ClipText {
         ops.scope("text_model", |ops| {
             let x = ops.alloc([b, 1, t, c]);
             let normed = ops.alloc([b, 1, t, c]);
-            ops.embed(Embed { out: x, ids, tokens: self.token_embedding, positions: self.position_embedding });
+            ops.embed(Embed {
+                out: x,
+                ids,
+                tokens: self.token_embedding,
+                positions: self.position_embedding,
+            });
             for (i, layer) in self.layers.iter().enumerate() {
                 ops.scope(&format!("encoder.layers.{i}"), |ops| {
                     let qkv = ops.alloc([b, 1, t, 3 * c]);

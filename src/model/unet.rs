@@ -41,7 +41,7 @@ pub struct UNet {
     time_projections: Vec<Dense>,
     conv_in: Conv,
     down_blocks: Vec<Block>,
-    mid_block: Option<Mid>,
+    mid_block: Mid,
     up_blocks: Vec<Block>,
     conv_norm_out: Norm,
     conv_out: Conv,
@@ -95,9 +95,8 @@ impl UNet {
                     skips.push(c);
                     layers.push(Layer {
                         resnet: resnet(plan, &mut columns, &format!("resnets.{j}"), i, c),
-                        attention: (config.down_blocks[level] == BlockKind::CrossAttention).then(|| {
-                            transformer(plan, &mut columns, &format!("attentions.{j}"), level)
-                        }),
+                        attention: (config.down_blocks[level] == BlockKind::CrossAttention)
+                            .then(|| transformer(plan, &mut columns, &format!("attentions.{j}"), level)),
                     });
                 }
                 let resample = (!is_last).then(|| {
@@ -108,15 +107,13 @@ impl UNet {
             }));
         }
 
-        let mid_block = config.mid_block.then(|| {
-            plan.scope("mid_block", |plan| {
-                let c = channels[levels - 1];
-                Mid {
-                    first: resnet(plan, &mut columns, "resnets.0", c, c),
-                    attention: transformer(plan, &mut columns, "attentions.0", levels - 1),
-                    last: resnet(plan, &mut columns, "resnets.1", c, c),
-                }
-            })
+        let mid_block = plan.scope("mid_block", |plan| {
+            let c = channels[levels - 1];
+            Mid {
+                first: resnet(plan, &mut columns, "resnets.0", c, c),
+                attention: transformer(plan, &mut columns, "attentions.0", levels - 1),
+                last: resnet(plan, &mut columns, "resnets.1", c, c),
+            }
         });
 
         let mut up_blocks = Vec::new();
@@ -130,9 +127,8 @@ impl UNet {
                     let skip = skips.pop().expect("as many skips as up resnets");
                     layers.push(Layer {
                         resnet: resnet(plan, &mut columns, &format!("resnets.{j}"), hidden + skip, c),
-                        attention: (config.up_blocks[up] == BlockKind::CrossAttention).then(|| {
-                            transformer(plan, &mut columns, &format!("attentions.{j}"), level)
-                        }),
+                        attention: (config.up_blocks[up] == BlockKind::CrossAttention)
+                            .then(|| transformer(plan, &mut columns, &format!("attentions.{j}"), level)),
                     });
                     hidden = c;
                 }
@@ -196,9 +192,10 @@ impl UNet {
     /// Keys and values of every cross-attention: `out` [b,1,s,context_columns] of `hidden_states` [b,1,s,c].
     pub fn context(&self, ops: &mut dyn Ops, out: Tensor, hidden_states: Tensor) {
         let blocks = self.down_blocks.iter().chain(&self.up_blocks);
-        let transformers = blocks.flat_map(|block| &block.layers).filter_map(|layer| layer.attention.as_ref());
+        let transformers =
+            blocks.flat_map(|block| &block.layers).filter_map(|layer| layer.attention.as_ref());
         ops.scope("context", |ops| {
-            for transformer in transformers.chain(self.mid_block.as_ref().map(|mid| &mid.attention)) {
+            for transformer in transformers.chain([&self.mid_block.attention]) {
                 transformer.context(ops, out, hidden_states);
             }
         });
@@ -238,17 +235,12 @@ impl UNet {
             let hidden_columns = |input: Option<&Tensor>, c: usize| input.map_or(result, |x| x.columns(0, c));
 
             let deepest = hidden_columns(inputs.peek(), hidden.c());
-            match &self.mid_block {
-                Some(mid) => ops.scope("mid_block", |ops| {
-                    let [a, b] = [ops.alloc(hidden.shape), ops.alloc(hidden.shape)];
-                    mid.first.forward(ops, "resnets.0", a, hidden, time);
-                    mid.attention.forward(ops, "attentions.0", b, a, context);
-                    mid.last.forward(ops, "resnets.1", deepest, b, time);
-                }),
-                // Without a mid block the deepest skip is also the hidden state; a norm-free copy does not
-                // exist as a verb, and ModelConfig refuses such models.
-                None => unreachable!("refused by UNetConfig"),
-            }
+            ops.scope("mid_block", |ops| {
+                let [a, b] = [ops.alloc(hidden.shape), ops.alloc(hidden.shape)];
+                self.mid_block.first.forward(ops, "resnets.0", a, hidden, time);
+                self.mid_block.attention.forward(ops, "attentions.0", b, a, context);
+                self.mid_block.last.forward(ops, "resnets.1", deepest, b, time);
+            });
             for (i, block) in self.up_blocks.iter().enumerate() {
                 ops.scope(&format!("up_blocks.{i}"), |ops| {
                     for (j, layer) in block.layers.iter().enumerate() {
@@ -267,7 +259,8 @@ impl UNet {
             }
 
             let normed = ops.alloc(result.shape);
-            let norm = self.conv_norm_out.group(normed, result, self.config.norm_num_groups, self.config.norm_eps);
+            let norm =
+                self.conv_norm_out.group(normed, result, self.config.norm_num_groups, self.config.norm_eps);
             ops.group_norm(GroupNorm { silu: true, ..norm });
             ops.conv2d(self.conv_out.to(out, normed));
         });

@@ -70,15 +70,16 @@ impl Vae {
                 last: resnet(plan, "resnets.1", deepest, deepest),
             })
         };
-        let block = |plan: &mut Plan, name: String, i: usize, c: usize, resnets: usize, resample: Option<&str>| {
-            plan.scope(name, |plan| Block {
-                resnets: (0..resnets)
-                    .map(|j| resnet(plan, &format!("resnets.{j}"), if j == 0 { i } else { c }, c))
-                    .collect(),
-                resample: resample.map(|name| Conv::new(plan, name, c, c, 3)),
-                c,
-            })
-        };
+        let block =
+            |plan: &mut Plan, name: String, i: usize, c: usize, resnets: usize, resample: Option<&str>| {
+                plan.scope(name, |plan| Block {
+                    resnets: (0..resnets)
+                        .map(|j| resnet(plan, &format!("resnets.{j}"), if j == 0 { i } else { c }, c))
+                        .collect(),
+                    resample: resample.map(|name| Conv::new(plan, name, c, c, 3)),
+                    c,
+                })
+            };
 
         let encoder = plan.scope("encoder", |plan| Coder {
             conv_in: Conv::new(plan, "conv_in", channels[0], config.in_channels, 3),
@@ -102,7 +103,14 @@ impl Vae {
                     let level = levels - 1 - up;
                     let i = channels[(level + 1).min(levels - 1)];
                     let resample = (level > 0).then_some("upsamplers.0.conv");
-                    block(plan, format!("up_blocks.{up}"), i, channels[level], config.layers_per_block + 1, resample)
+                    block(
+                        plan,
+                        format!("up_blocks.{up}"),
+                        i,
+                        channels[level],
+                        config.layers_per_block + 1,
+                        resample,
+                    )
                 })
                 .collect(),
             conv_norm_out: Norm::new(plan, "conv_norm_out", channels[0]),
