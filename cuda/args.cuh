@@ -143,13 +143,13 @@ struct ToRgb8Args {
 };
 static_assert(sizeof(ToRgb8Args) == 24, "mirrored in src/gpu/kernels.rs");
 
-// What the host and a running loop share: written by the device at the end of each step.
+// What the host and a running loop share.
 struct StepArgs {
-    int* index;         // [rows]: every entry grows by one
-    int* remaining;     // steps left, on the device
-    volatile int* done;          // mapped host memory: steps done
-    volatile const int* cancel;  // mapped host memory: nonzero stops the loop
-    unsigned long long condition;  // conditional handle of the WHILE node, used by step_while only
+    int* index;                    // [rows]: every entry grows by one at the end of a step
+    int* counters;                 // [2]: steps left, steps done
+    volatile int* done;            // mapped host memory: steps done, for the progress bar
+    volatile const int* cancel;    // mapped host memory: nonzero stops the loop
+    unsigned long long condition;  // handle of the conditional WHILE node; step_while only
     int rows, unused;
 };
 static_assert(sizeof(StepArgs) == 48, "mirrored in src/gpu/kernels.rs");

@@ -6,9 +6,8 @@
 __device__ __forceinline__ bool advance(const StepArgs& a) {
     for (int i = threadIdx.x; i < a.rows; i += blockDim.x) a.index[i] += 1;
     if (threadIdx.x != 0) return false;
-    const int remaining = *a.remaining - 1;
-    *a.remaining = remaining;
-    *a.done = *a.done + 1;
+    const int remaining = --a.counters[0];
+    *a.done = ++a.counters[1];
     __threadfence_system();
     return remaining > 0 && *a.cancel == 0;
 }
