@@ -16,16 +16,16 @@
 // cargo test --release --test kernels norm; cargo bench --bench kernels norm
 #include "common.cuh"
 
-constexpr int GROUP_NORM_THREADS = 512;
-
 template <typename T> constexpr int VEC = 16 / sizeof(T);
+// 4096 channels at most, whatever the dtype.
+template <typename T> constexpr int GROUP_NORM_THREADS = 4096 / VEC<T>;
 
 template <typename T> __device__ void group_norm_stats(const GroupNormArgs& a) {
     constexpr int V = VEC<T>;
-    __shared__ float sums[GROUP_NORM_THREADS * V];
-    __shared__ float squares[GROUP_NORM_THREADS * V];
+    __shared__ float sums[GROUP_NORM_THREADS<T> * V];
+    __shared__ float squares[GROUP_NORM_THREADS<T> * V];
     const int vectors = a.c / V;
-    const int lanes = GROUP_NORM_THREADS / vectors;  // rows walked at once
+    const int lanes = GROUP_NORM_THREADS<T> / vectors;  // rows walked at once
     const int column = threadIdx.x % vectors, lane = threadIdx.x / vectors;
     const int split = blockIdx.x, image = blockIdx.y;
     const int channels = a.c / a.groups;
@@ -57,7 +57,7 @@ template <typename T> __device__ void group_norm_stats(const GroupNormArgs& a) {
     __syncthreads();
 
     const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
-    for (int g = warp; g < a.groups; g += GROUP_NORM_THREADS / 32) {
+    for (int g = warp; g < a.groups; g += GROUP_NORM_THREADS<T> / 32) {
         float sum = 0, square = 0;
         for (int j = thread; j < lanes * channels; j += 32) {
             int at = j / channels * a.c + g * channels + j % channels;
@@ -78,7 +78,7 @@ template <typename T> __device__ void group_norm_apply(const GroupNormArgs& a) {
     constexpr int V = VEC<T>;
     extern __shared__ float statistics[];  // [groups,2]: mean, rstd
     const int vectors = a.c / V;
-    const int lanes = GROUP_NORM_THREADS / vectors;
+    const int lanes = GROUP_NORM_THREADS<T> / vectors;
     const int column = threadIdx.x % vectors, lane = threadIdx.x / vectors;
     const int image = blockIdx.y;
     const int channels = a.c / a.groups;
@@ -86,7 +86,7 @@ template <typename T> __device__ void group_norm_apply(const GroupNormArgs& a) {
     T* out = static_cast<T*>(a.out) + size_t(image) * a.hw * a.out_pitch;
 
     const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
-    for (int g = warp; g < a.groups; g += GROUP_NORM_THREADS / 32) {
+    for (int g = warp; g < a.groups; g += GROUP_NORM_THREADS<T> / 32) {
         float sum = 0, square = 0;
         for (int split = thread; split < a.splits; split += 32) {
             const float* partial = a.partial + ((size_t(image) * a.splits + split) * a.groups + g) * 2;
@@ -179,11 +179,11 @@ template <typename T> __device__ void layer_norm(const LayerNormArgs& a) {
 }
 
 #define INSTANTIATE(NAME, T)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS)                                                 \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)                                                 \
         group_norm_stats_##NAME(const __grid_constant__ GroupNormArgs a) {                                           \
         group_norm_stats<T>(a);                                                                                      \
     }                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS)                                                 \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)                                                 \
         group_norm_apply_##NAME(const __grid_constant__ GroupNormArgs a) {                                           \
         group_norm_apply<T>(a);                                                                                      \
     }                                                                                                                \

@@ -12,8 +12,8 @@ use crate::ops::*;
 
 /// Bytes of the widest access of the elementwise and norm kernels.
 const VECTOR_BYTES: usize = 16;
-/// Threads of the group norm kernels; a row's vectors must not be more.
-const GROUP_NORM_THREADS: usize = 512;
+/// Most channels of the group norm kernels, which have a thread for each vector of a row.
+const GROUP_NORM_CHANNELS: usize = 4096;
 /// Widest row of the layer norm kernel.
 const LAYER_NORM_CHANNELS: usize = 2048;
 
@@ -159,9 +159,10 @@ impl Cuda {
         let [b, h, w, c] = v.x.shape;
         let hw = h * w;
         let vectors = c / vector(v.x);
-        assert!(vectors <= GROUP_NORM_THREADS, "group_norm of {c} channels");
+        let threads = GROUP_NORM_CHANNELS / vector(v.x);
+        assert!(vectors <= threads, "group_norm of {c} channels");
         // Rows that one block walks at once; enough blocks for two on each multiprocessor.
-        let lanes = GROUP_NORM_THREADS / vectors;
+        let lanes = threads / vectors;
         let wanted = (2 * self.gpu.multiprocessors as usize).div_ceil(b);
         let rows_per_split = hw.div_ceil(wanted).max(4 * lanes).min(hw);
         let splits = hw.div_ceil(rows_per_split);
@@ -183,7 +184,7 @@ impl Cuda {
             eps: v.eps,
         };
         assert!(b * splits * v.groups * 8 <= SCRATCH_BYTES, "group_norm statistics of {}", v.x);
-        let threads = GROUP_NORM_THREADS as u32;
+        let threads = threads as u32;
         let stats = Launch { grid: (splits as u32, b as u32, 1), threads, shared_bytes: 0 };
         self.start(&self.kernels.group_norm_stats, stats, &args)?;
         let chunks = hw.div_ceil(2 * lanes).min(wanted) as u32;

@@ -201,6 +201,12 @@ impl Backend for Cuda {
         staging.send(&self.gpu, to.address, rows, row_bytes, unit, fill)
     }
 
+    fn finish_fill(&mut self) -> Result<()> {
+        self.synchronize("uploading")?;
+        self.staging = None;
+        Ok(())
+    }
+
     fn write(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
         assert_eq!(bytes.len(), dense_bytes(&to), "writing {to}");
         // SAFETY: the tensor lies in memory that this backend reserved; the stream is waited for below.
@@ -226,7 +232,6 @@ impl Backend for Cuda {
     fn record(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
         // The first run loads code and fills cuBLASLt's plans, neither of which a capture allows.
         self.run(body)?;
-        self.staging = None;
         let graph = self.capture(|cuda| {
             body(cuda);
             Ok(())
