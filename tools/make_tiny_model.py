@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes models/tiny: a Stable Diffusion model in the diffusers layout with random weights, 2.6 MB.
 
-The weights are drawn so that pictures have colours and shapes instead of grey noise: 3x3 kernels blur,
-and the U-Net predicts its own input (which removes the noise) plus what its random layers say.
+The weights are drawn so that pictures have colours and shapes instead of grey noise: 3x3 kernels
+mostly blur, and the U-Net predicts its own input (which removes the noise) plus what its random layers say.
 
     python tools/make_tiny_model.py [--out models/tiny] [--picture FILE [--prompt TEXT]]
 """
@@ -61,7 +61,7 @@ def randomize(model, generator):
         else:
             value /= parameter.shape[1] ** 0.5
         if parameter.shape[2:] == blur.shape:
-            value = value[:, :, 1:2, 1:2] * blur
+            value = value[:, :, 1:2, 1:2] * blur + 0.1 * value
         parameter.copy_(value)
 
 
