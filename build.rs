@@ -18,8 +18,16 @@ use std::sync::Mutex;
 use std::{env, fs, thread};
 
 const CHIPS: [&str; 4] = ["80", "86", "89", "90a"];
-const FLAGS: [&str; 6] =
-    ["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=--warn-on-spills", "--threads=0"];
+const FLAGS: [&str; 7] = [
+    "-fatbin",
+    "-std=c++17",
+    "-O3",
+    "-lineinfo",
+    "-Xptxas=--warn-on-spills",
+    // Line tables make machine code several times larger; the driver unpacks it again.
+    "--compress-mode=size",
+    "--threads=0",
+];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(sdrt_cuda)");
