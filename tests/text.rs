@@ -43,19 +43,16 @@ fn vocab_and_merges(merges: usize) -> TempDir {
     folder(&[("vocab.json", Value::Object(vocab).to_string()), ("merges.txt", merges)])
 }
 
+/// A case without that column has the ids of the column `clip`.
 fn check_against_fixture(tokenizer: &Tokenizer, column: &str, padding: u32) {
     let fixture: Value = serde_json::from_str(FIXTURE).unwrap();
-    let cases = fixture["cases"].as_array().unwrap();
-    let mut compared = 0;
-    for case in cases {
-        let Some(expected) = case[column].as_array() else { continue };
+    for case in fixture["cases"].as_array().unwrap() {
+        let expected = case.get(column).unwrap_or(&case["clip"]).as_array().unwrap();
         let mut expected: Vec<u32> = expected.iter().map(|id| id.as_u64().unwrap() as u32).collect();
         expected.resize(77, padding);
         let text = case["text"].as_str().unwrap();
         assert_eq!(tokenizer.encode(text).unwrap().ids, expected, "{column}: {text:?}");
-        compared += 1;
     }
-    assert!(compared > 4, "{column}");
 }
 
 fn small_merges() -> usize {
@@ -99,6 +96,18 @@ fn stable_diffusion_2_pads_with_an_exclamation_mark() {
         fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
         check_against_fixture(&Tokenizer::from_folder(folder.path()).unwrap(), "exclamation", 0);
     }
+}
+
+#[test]
+fn stable_diffusion_1_finds_special_tokens_in_the_lower_cased_text() {
+    let folder = vocab_and_merges(48894);
+    let token = |content: &str| json!({"content": content, "normalized": true});
+    let special = json!({
+        "bos_token": token(SPECIAL[0]), "eos_token": token(SPECIAL[1]), "unk_token": token(SPECIAL[1]),
+        "pad_token": SPECIAL[1],
+    });
+    fs::write(folder.path().join("special_tokens_map.json"), special.to_string()).unwrap();
+    check_against_fixture(&Tokenizer::from_folder(folder.path()).unwrap(), "normalized", 49407);
 }
 
 #[test]
