@@ -1,2 +1,35 @@
-//! Names and files of a checkpoint.
+//! Where a model's numbers come from: a checkpoint on disk, or random values of the same shapes.
+//!
+//! A model plans its tensors ([`plan::Plan`]); a [`Source`] checks the plan's requests all at once and
+//! then fills them, a few rows at a time, already converted and arranged for the kernels.
+
+pub mod checkpoint;
+pub mod folder;
+pub mod names;
+pub mod pack;
 pub mod plan;
+pub mod random;
+
+use std::ops::Range;
+
+pub use checkpoint::Checkpoint;
+pub use folder::ModelFolder;
+pub use plan::{Packing, Plan, Request};
+pub use random::RandomWeights;
+
+use crate::error::Result;
+
+/// Numbers for the tensors of a model.
+pub trait Source: Sync {
+    /// Checks that every request can be filled, and that no tensor is left over: a leftover means that
+    /// the configuration describes another model.
+    fn check(&self, requests: &[Request]) -> Result<()>;
+
+    /// Writes `rows` of `request.tensor`, whose shape, dtype and packing say how. A row is the last axis;
+    /// there are [`Tensor::rows`](crate::ops::Tensor::rows) of them. Called from many threads.
+    ///
+    /// # Panics
+    /// When `out` is not exactly those rows, or not aligned to its elements; when `request` would not
+    /// have passed [`Source::check`].
+    fn fill(&self, request: &Request, rows: Range<usize>, out: &mut [u8]);
+}
