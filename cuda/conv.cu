@@ -128,15 +128,13 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
         b_offset = tap * channels + channel;
         if (tap >= taps) b_inside = 0;
     };
+    const int tap_step = taps_inside ? 1 : CHUNKS / channels, channel_step = taps_inside ? 0 : CHUNKS % channels;
     auto advance = [&] {
-        if (taps_inside) {
-            if (++tap == taps) {
-                tap = 0;
-                channel += CHUNKS;
-            }
-        } else {
-            for (channel += CHUNKS; channel >= channels; channel -= channels) tap++;
-        }
+        tap += tap_step;
+        channel += channel_step;
+        const bool wraps = taps_inside ? tap == taps : channel >= channels;
+        tap = wraps ? (taps_inside ? 0 : tap + 1) : tap;
+        channel += wraps ? (taps_inside ? CHUNKS : -channels) : 0;
         locate();
     };
     // One of `parts` shares of the copies of a k tile.
@@ -202,7 +200,7 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
                 if (more) copy(write, step, STEPS - 1);
             } else {
                 load_fragments(0, read, 0);
-                if (more) advance();
+                advance();
             }
 #pragma unroll
             for (int mi = 0; mi < MI; mi++)
@@ -229,15 +227,15 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
 #pragma unroll
             for (int ni = 0; ni < NI; ni++)
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    int row = m0 + warp_m + mi * 16 + g + half * 8, column = n0 + warp_n + ni * 8 + q * 2;
+                for (int h = 0; h < 2; h++) {
+                    int row = m0 + warp_m + mi * 16 + g + h * 8, column = n0 + warp_n + ni * 8 + q * 2;
                     if (row >= m || column >= a.o) continue;
                     float* at = partial + static_cast<int64_t>(row) * a.o + column;
                     if (a.o % 2 == 0) {
-                        *reinterpret_cast<float2*>(at) = make_float2(sum[mi][ni][half * 2], sum[mi][ni][half * 2 + 1]);
+                        *reinterpret_cast<float2*>(at) = make_float2(sum[mi][ni][h * 2], sum[mi][ni][h * 2 + 1]);
                     } else {
-                        at[0] = sum[mi][ni][half * 2];
-                        if (column + 1 < a.o) at[1] = sum[mi][ni][half * 2 + 1];
+                        at[0] = sum[mi][ni][h * 2];
+                        if (column + 1 < a.o) at[1] = sum[mi][ni][h * 2 + 1];
                     }
                 }
         return;
@@ -252,10 +250,10 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
 #pragma unroll
         for (int ni = 0; ni < NI; ni++)
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                int row = warp_m + mi * 16 + g + half * 8, column = warp_n + ni * 8 + q * 2;
+            for (int h = 0; h < 2; h++) {
+                int row = warp_m + mi * 16 + g + h * 8, column = warp_n + ni * 8 + q * 2;
                 *reinterpret_cast<float2*>(staged + row * (BN + PAD) + column) =
-                    make_float2(sum[mi][ni][half * 2], sum[mi][ni][half * 2 + 1]);
+                    make_float2(sum[mi][ni][h * 2], sum[mi][ni][h * 2 + 1]);
             }
     __syncthreads();
     const bool aligned = is_aligned<T, 8>(a);
@@ -277,19 +275,20 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
     }
 }
 
-// Sums the splits in their order, so that equal inputs give equal bytes. One thread per N channels.
+// Sums the splits in their order, so that equal inputs give equal bytes; N channels at a time.
 template <typename T, int N> __device__ __forceinline__ void reduce(const Conv2dArgs& a) {
     const int64_t size = static_cast<int64_t>(a.b) * a.ho * a.wo * a.o;
-    const int64_t at = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N;
-    if (at >= size) return;
-    float v[N] = {};
+    const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
+    for (int64_t at = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N; at < size; at += threads * N) {
+        float v[N] = {};
 #pragma unroll 4
-    for (int split = 0; split < a.splits; split++) {
-        auto u = *reinterpret_cast<const Vector<float, N>*>(a.partial + split * size + at);
+        for (int split = 0; split < a.splits; split++) {
+            auto u = *reinterpret_cast<const Vector<float, N>*>(a.partial + split * size + at);
 #pragma unroll
-        for (int e = 0; e < N; e++) v[e] += u.v[e];
+            for (int e = 0; e < N; e++) v[e] += u.v[e];
+        }
+        finish<T, N>(a, static_cast<int>(at / a.o), static_cast<int>(at % a.o), v);
     }
-    finish<T, N>(a, static_cast<int>(at / a.o), static_cast<int>(at % a.o), v);
 }
 template <typename T> __device__ __forceinline__ void conv2d_reduce(const Conv2dArgs& a) {
     if (is_aligned<T, 4>(a)) reduce<T, 4>(a);
@@ -317,6 +316,6 @@ CONV2D(64x64, 64, 64, 2, 2, 4, 8, 3)
 CONV2D(128x32, 128, 32, 4, 1, 4, 8, 2)
 CONV2D(64x64_i4, 64, 64, 2, 2, 3, 4, 2)
 
-// One thread per 4 channels, or per channel where o or a pitch is no multiple of 4.
+// Any grid; one thread per 4 channels is best.
 extern "C" __global__ void conv2d_reduce_f16(const __grid_constant__ Conv2dArgs a) { conv2d_reduce<half>(a); }
 extern "C" __global__ void conv2d_reduce_bf16(const __grid_constant__ Conv2dArgs a) { conv2d_reduce<__nv_bfloat16>(a); }

@@ -131,7 +131,7 @@ template <typename T> __device__ void attention_naive(const AttentionArgs& a) {
         linear_naive_##SUFFIX(const __grid_constant__ LinearArgs a) {                                             \
         linear_naive<T>(a);                                                                                       \
     }                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(QUERIES * 32)                                                    \
+    extern "C" __global__ void __launch_bounds__(QUERIES * 32, 4)                                                  \
         attention_naive_##SUFFIX(const __grid_constant__ AttentionArgs a) {                                       \
         attention_naive<T>(a);                                                                                    \
     }
