@@ -48,6 +48,11 @@ __device__ __forceinline__ void cp_async_16(uint32_t to, const void* from, bool 
     int bytes = valid ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes));
 }
+// Keeps a copy in L1, for what this block will read again.
+__device__ __forceinline__ void cp_async_16_cached(uint32_t to, const void* from, bool valid) {
+    int bytes = valid ? 16 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes));
+}
 __device__ __forceinline__ void cp_async_8(uint32_t to, const void* from, bool valid) {
     int bytes = valid ? 8 : 0;
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(to), "l"(from), "r"(bytes));
