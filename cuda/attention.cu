@@ -36,22 +36,34 @@ template <int STRIDE> __device__ __forceinline__ int tile_bytes(int row, int chu
     return (row * STRIDE + (STRIDE % 2 ? chunk : chunk ^ (row & 7))) * 16;
 }
 
-// Starts copying ROWS rows of CHUNKS chunks; what lies beyond `rows` or `chunks` of the source becomes zero.
-template <typename T, int ROWS, int CHUNKS, int STRIDE, int THREADS>
-__device__ __forceinline__ void load_tile(uint32_t to, const T* from, int pitch, int rows, int chunks) {
-    // A power of two of lanes a row, some idle: a thread keeps its column.
-    constexpr int LANES = CHUNKS <= 4 ? 4 : CHUNKS <= 8 ? 8 : CHUNKS <= 16 ? 16 : CHUNKS <= 32 ? 32 : 64;
-    constexpr int STEP = THREADS / LANES;
+// Copies a matrix of `rows` rows and `chunks` chunks, ROWS rows at a time, into tiles of ROWS x CHUNKS chunks; what
+// lies beyond the matrix becomes zero. A thread keeps its column: a power of two of lanes a row, some of them idle.
+template <typename T, int ROWS, int CHUNKS, int STRIDE, int THREADS> struct TileCopy {
+    static constexpr int LANES = CHUNKS <= 4 ? 4 : CHUNKS <= 8 ? 8 : CHUNKS <= 16 ? 16 : CHUNKS <= 32 ? 32 : 64;
+    static constexpr int STEP = THREADS / LANES;
     static_assert(CHUNKS <= LANES && ROWS % STEP == 0, "whole passes");
-    const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
-    if (lane >= CHUNKS) return;
-    from += size_t(first) * pitch + lane * 8;
-#pragma unroll
-    for (int pass = 0; pass < ROWS / STEP; pass++) {
-        const int row = first + pass * STEP;
-        cp_async_16(to + tile_bytes<STRIDE>(row, lane), from + size_t(pass * STEP) * pitch, row < rows && lane < chunks);
+
+    const T* from;  // this thread's first chunk of the next tile
+    int pitch;
+    int rows;  // left for this thread, counted from its first row; 0 where it only writes zeros
+
+    __device__ __forceinline__ TileCopy(const T* matrix, int pitch, int rows, int chunks) : pitch(pitch) {
+        const int row = threadIdx.x / LANES, chunk = threadIdx.x % LANES;
+        from = matrix + size_t(row) * pitch + chunk * 8;
+        this->rows = chunk < chunks ? rows - row : 0;
     }
-}
+    // Starts the next tile's copy; the caller commits it.
+    __device__ __forceinline__ void next(uint32_t to) {
+        const int row = threadIdx.x / LANES, chunk = threadIdx.x % LANES;
+        if (chunk < CHUNKS) {
+#pragma unroll
+            for (int i = 0; i < ROWS; i += STEP)
+                cp_async_16(to + tile_bytes<STRIDE>(row + i, chunk), from + size_t(i) * pitch, i < rows);
+        }
+        from += size_t(ROWS) * pitch;
+        rows -= ROWS;
+    }
+};
 
 // A fragments of 16 rows x 16*STEPS columns straight from global memory (once a block): zeros outside.
 template <typename T, int STEPS>
@@ -62,7 +74,8 @@ __device__ __forceinline__ void load_q(uint32_t (&q)[STEPS][4], const T* from, i
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int row = g + i % 2 * 8, c = k * 16 + i / 2 * 8 + column;
-            q[k][i] = row < rows && c < columns ? *reinterpret_cast<const uint32_t*>(from + size_t(row) * pitch + c) : 0;
+            const T* pair = from + size_t(row) * pitch + c;
+            q[k][i] = row < rows && c < columns ? *reinterpret_cast<const uint32_t*>(pair) : 0;
         }
 }
 
@@ -96,12 +109,11 @@ __device__ __forceinline__ void attention(const AttentionArgs& a) {
     const uint32_t stage0 = shared_address(shared);
     const int keys = a.causal ? min(a.s, block_row + WARPS * MT * 16) : a.s;
     const int tiles = (keys + KEYS - 1) / KEYS;
+    TileCopy<T, KEYS, K_CHUNKS, K_STRIDE, THREADS> k_copy(k, a.k_pitch, a.s, a.d / 8);
+    TileCopy<T, KEYS, V_TILES, V_STRIDE, THREADS> v_copy(v, a.v_pitch, a.s, a.d / 8);
     auto load = [&](int tile) {
-        const uint32_t stage = stage0 + tile % 2 * STAGE_BYTES;
-        const size_t key0 = size_t(tile) * KEYS;
-        const int rows = a.s - tile * KEYS, chunks = a.d / 8;
-        load_tile<T, KEYS, K_CHUNKS, K_STRIDE, THREADS>(stage, k + key0 * a.k_pitch, a.k_pitch, rows, chunks);
-        load_tile<T, KEYS, V_TILES, V_STRIDE, THREADS>(stage + K_BYTES, v + key0 * a.v_pitch, a.v_pitch, rows, chunks);
+        k_copy.next(stage0 + tile % 2 * STAGE_BYTES);
+        v_copy.next(stage0 + tile % 2 * STAGE_BYTES + K_BYTES);
         cp_async_commit();
     };
     load(0);
@@ -213,7 +225,7 @@ __device__ __forceinline__ void attention(const AttentionArgs& a) {
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const float scale = 1.f / quad_sum(row_sum[m][h]);
+            const float scale = __fdividef(1.f, quad_sum(row_sum[m][h]));
             const int row = row0 + m * 16 + lane / 4 + h * 8;
             if (row >= a.t) continue;
             T* to = out + size_t(row) * a.out_pitch + lane % 4 * 2;
@@ -229,8 +241,8 @@ __device__ __forceinline__ void attention(const AttentionArgs& a) {
 // V (each loads while the other is in use), the partial S and P: 100,992 bytes, under the 99 KB of sm_86 and sm_89.
 template <typename T> __device__ __forceinline__ void attention_wide(const AttentionArgs& a) {
     constexpr int WARPS = 8, THREADS = WARPS * 32, QUERIES = 32, KEYS = 32;
-    constexpr int SLICE = 64;                                   // columns of d a warp owns
-    constexpr int STRIDE = WARPS * SLICE / 8, P_STRIDE = KEYS / 8 + 1;  // in chunks
+    constexpr int SLICE = 64;  // columns of d a warp owns
+    constexpr int STRIDE = WARPS * SLICE / 8, P_STRIDE = KEYS / 8 + 1;  // chunks
     constexpr int TILE_BYTES = KEYS * STRIDE * 16;
     extern __shared__ uint4 shared[];
     const uint32_t k_tile = shared_address(shared), v_tile = k_tile + TILE_BYTES;
@@ -245,12 +257,9 @@ template <typename T> __device__ __forceinline__ void attention_wide(const Atten
     const T* v = static_cast<const T*>(a.v) + size_t(blockIdx.z) * a.s * a.v_pitch + head;
     T* out = static_cast<T*>(a.out) + size_t(blockIdx.z) * a.t * a.out_pitch + head;
     const int tiles = ((a.causal ? min(a.s, row0 + QUERIES) : a.s) + KEYS - 1) / KEYS;
-    auto load = [&](uint32_t to, const T* from, int pitch, int tile) {
-        from += size_t(tile) * KEYS * pitch;
-        load_tile<T, KEYS, STRIDE, STRIDE, THREADS>(to, from, pitch, a.s - tile * KEYS, a.d / 8);
-        cp_async_commit();
-    };
-    load(k_tile, k, a.k_pitch, 0);
+    TileCopy<T, KEYS, STRIDE, STRIDE, THREADS> k_copy(k, a.k_pitch, a.s, a.d / 8), v_copy(v, a.v_pitch, a.s, a.d / 8);
+    k_copy.next(k_tile);
+    cp_async_commit();
 
     uint32_t q_fragments[2][SLICE / 16][4];
 #pragma unroll
@@ -268,7 +277,8 @@ template <typename T> __device__ __forceinline__ void attention_wide(const Atten
     for (int tile = 0; tile < tiles; tile++) {
         cp_async_wait<0>();
         __syncthreads();  // K is there; V and P of the last tile are done with
-        load(v_tile, v, a.v_pitch, tile);
+        v_copy.next(v_tile);
+        cp_async_commit();
 
         float s[2][KEYS / 8][4] = {};
 #pragma unroll
@@ -291,12 +301,13 @@ template <typename T> __device__ __forceinline__ void attention_wide(const Atten
             for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
-                    const int at = (warp * QUERIES + m * 16 + h * 8 + g) * KEYS + ((n * 8 + lane % 4 * 2) ^ g % 4 * 8);
-                    *reinterpret_cast<float2*>(partial + at) = make_float2(s[m][n][2 * h], s[m][n][2 * h + 1]);
+                    const int column = (n * 8 + lane % 4 * 2) ^ g % 4 * 8;
+                    float* to = partial + (warp * QUERIES + m * 16 + h * 8 + g) * KEYS + column;
+                    *reinterpret_cast<float2*>(to) = make_float2(s[m][n][2 * h], s[m][n][2 * h + 1]);
                 }
         __syncthreads();  // all partial S are there; K is done with
-        if (tile + 1 < tiles) load(k_tile, k, a.k_pitch, tile + 1);
-        else cp_async_commit();
+        if (tile + 1 < tiles) k_copy.next(k_tile);
+        cp_async_commit();
 
         float sum[4] = {};
 #pragma unroll
@@ -343,8 +354,10 @@ template <typename T> __device__ __forceinline__ void attention_wide(const Atten
         for (int step = 0; step < KEYS / 16; step++) {
             uint32_t p[2][4];
 #pragma unroll
-            for (int m = 0; m < 2; m++)
-                ldmatrix_x4(p[m], shared_address(p_tile) + tile_bytes<P_STRIDE>(m * 16 + lane % 16, step * 2 + lane / 16));
+            for (int m = 0; m < 2; m++) {
+                const int at = tile_bytes<P_STRIDE>(m * 16 + lane % 16, step * 2 + lane / 16);
+                ldmatrix_x4(p[m], shared_address(p_tile) + at);
+            }
 #pragma unroll
             for (int n = 0; n < SLICE / 8; n += 2) {
                 uint32_t b[4];
@@ -362,7 +375,7 @@ template <typename T> __device__ __forceinline__ void attention_wide(const Atten
 #pragma unroll
     for (int offset = 1; offset < 8; offset *= 2) row_sum += __shfl_xor_sync(0xffffffffu, row_sum, offset);
     __syncthreads();  // nobody reads the last tile's factors any more
-    if (key == 0) factor[row] = 1.f / row_sum;
+    if (key == 0) factor[row] = __fdividef(1.f, row_sum);
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < 2; m++)
@@ -379,17 +392,17 @@ template <typename T> __device__ __forceinline__ void attention_wide(const Atten
         }
 }
 
-// Table of contents: attention_<dtype>_d<D>_q<queries a block>, attention_wide_<dtype>.
-// Shared bytes and threads are mirrored in AttentionPlan.
-#define ATTENTION(D, QUERIES, WARPS, MT, KEYS)                                                                \
-    static_assert(QUERIES == WARPS * MT * 16, "the name says how many");                                      \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                  \
-        attention_f16_d##D##_q##QUERIES(const __grid_constant__ AttentionArgs a) {                            \
-        attention<half, D, WARPS, MT, KEYS>(a);                                                               \
-    }                                                                                                         \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                  \
-        attention_bf16_d##D##_q##QUERIES(const __grid_constant__ AttentionArgs a) {                           \
-        attention<__nv_bfloat16, D, WARPS, MT, KEYS>(a);                                                      \
+// Table of contents: attention_d<D>_q<queries a block>_<dtype>, attention_wide_<dtype>.
+// Queries, threads and shared bytes are mirrored in AttentionPlan.
+#define ATTENTION(D, QUERIES, WARPS, MT, KEYS)                                                             \
+    static_assert(QUERIES == WARPS * MT * 16, "the name says how many");                                   \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                               \
+        attention_d##D##_q##QUERIES##_f16(const __grid_constant__ AttentionArgs a) {                       \
+        attention<half, D, WARPS, MT, KEYS>(a);                                                            \
+    }                                                                                                      \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                               \
+        attention_d##D##_q##QUERIES##_bf16(const __grid_constant__ AttentionArgs a) {                      \
+        attention<__nv_bfloat16, D, WARPS, MT, KEYS>(a);                                                   \
     }
 
 ATTENTION(32, 64, 4, 1, 64)
