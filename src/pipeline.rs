@@ -20,7 +20,7 @@ use crate::model::unet::UNet;
 use crate::model::vae::Vae;
 use crate::ops::count::Count;
 use crate::ops::*;
-use crate::rng::{Generator, Rng};
+use crate::rng::Rng;
 use crate::sampler::{ROW_WIDTH, Sampler, Schedule, SchedulerConfig, Table};
 use crate::text::Tokenizer;
 use crate::weights::{Checkpoint, ModelFolder, Plan, RandomWeights, Source};
@@ -304,7 +304,7 @@ impl Pipeline {
     /// A model with random weights of the given shapes: for measuring without a checkpoint.
     pub fn random(config: &ModelConfig, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
         let tokenizer = Tokenizer::for_encoder(None, &config.clip)?;
-        Self::fill(config, tokenizer, SchedulerConfig::default(), &RandomWeights, backend, on_load)
+        Self::fill(config, tokenizer, SchedulerConfig::sd15(), &RandomWeights, backend, on_load)
     }
 
     fn fill(
@@ -503,7 +503,7 @@ fn write_noise(backend: &mut dyn Backend, t: &Tensors, request: &Request, table:
     let mut noise = vec![0f32; last_row * images * n];
     let mut drawn = vec![0f32; n];
     for image in 0..images {
-        let mut generator = Generator::new(request.rng, request.seed.wrapping_add(image as u64));
+        let mut generator = request.rng.source(request.seed.wrapping_add(image as u64));
         generator.fill_normal(&mut drawn);
         let sigma = table.init_noise_sigma as f32;
         drawn.iter_mut().for_each(|x| *x *= sigma);

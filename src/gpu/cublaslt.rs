@@ -17,6 +17,9 @@ use crate::ops::DType;
 /// What NVIDIA recommends for Hopper; older chips need less.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// `CUBLAS_OP_T`, whose enumeration is not part of the bindings.
+const TRANSPOSED: i32 = 1;
+
 /// `y[m,n] = x[m,k] · w[n,k]ᵀ + bias[n] + residual[m,n]`, row-major with pitches.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Product {
@@ -134,7 +137,7 @@ impl Plan {
             result::create_matrix_layout(dtype, rows as u64, columns as u64, pitch as i64)
         };
         let operation = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?;
-        set_operation(operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &sys::cublasOperation_t::CUBLAS_OP_T)?;
+        set_operation(operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
         if p.bias {
             set_operation(
                 operation,

@@ -16,7 +16,9 @@ pub struct Gpu {
     pub name: String,
     /// Compute capability as in `sm_90`: 90. `SDRT_ARCH=80` in the environment lowers it.
     pub arch: u32,
-    pub multiprocessors: u32,
+    pub multiprocessors: usize,
+    /// Shared memory that a block may ask for.
+    pub shared_bytes: usize,
     /// CUDA version of the driver: 12040 is 12.4.
     pub driver: i32,
     /// Load the portable PTX even if there is machine code for this chip.
@@ -69,9 +71,11 @@ impl Gpu {
             return Err(Error::invalid(message));
         }
         let forced = forced_arch()?;
-        let multiprocessors = context
-            .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-            .during("counting multiprocessors")? as u32;
+        let attribute = |attribute| context.attribute(attribute).during("reading the device's attributes");
+        let multiprocessors =
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let shared_bytes =
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize;
         let mut driver = 0;
         // SAFETY: writes one integer.
         unsafe { sys::cuDriverGetVersion(&mut driver) }.result().during("reading the driver's version")?;
@@ -81,6 +85,7 @@ impl Gpu {
             name,
             arch: forced.map_or(chip, |arch| arch.min(chip)),
             multiprocessors,
+            shared_bytes,
             driver,
             portable: forced.is_some_and(|arch| arch < chip),
         })

@@ -100,7 +100,7 @@ macro_rules! kernels {
             /// One for each of [`conv::TILES`]; empty in f32, where `conv2d_naive` does the work.
             pub conv2d: Vec<CudaFunction>,
             pub conv2d_reduce: Option<CudaFunction>,
-            /// One for each of [`attention::VARIANTS`]; empty in f32.
+            /// One for each of [`attention::TILES`]; empty in f32.
             pub attention: Vec<CudaFunction>,
             pub step_advance: CudaFunction,
             /// `None` when the driver has no conditional graphs.
@@ -117,13 +117,16 @@ macro_rules! kernels {
                 let (mut conv2d, mut attention, mut conv2d_reduce) = (Vec::new(), Vec::new(), None);
                 if dtype != DType::F32 {
                     let conv = Module::load(gpu, "conv")?;
-                    for tile in conv::TILES {
-                        conv2d.push(conv.function(&tile.kernel(&suffix), tile.shared_bytes())?);
+                    for tile in &conv::TILES {
+                        // A chip with less shared memory never gets this tile: Conv2dPlan::choose.
+                        let shared_bytes = tile.shared_bytes().min(gpu.shared_bytes);
+                        conv2d.push(conv.function(&format!("conv2d_{suffix}_{}", tile.name), shared_bytes)?);
                     }
                     conv2d_reduce = Some(conv.function(&format!("conv2d_reduce_{suffix}"), 0)?);
                     let module = Module::load(gpu, "attention")?;
-                    for variant in attention::VARIANTS {
-                        attention.push(module.function(&variant.kernel(&suffix), variant.shared_bytes())?);
+                    for tile in &attention::TILES {
+                        let symbol = format!("{}_{suffix}", tile.name);
+                        attention.push(module.function(&symbol, tile.shared_bytes())?);
                     }
                 }
                 let step_while = match gpu.has_conditional_graphs() {
@@ -142,7 +145,7 @@ macro_rules! kernels {
 
 kernels! {
     elementwise: [activation, geglu, scale, embed, timestep_embedding, to_rgb8],
-    naive: [conv2d_naive, attention_naive],
+    naive: [conv2d_naive, linear_naive, attention_naive],
     norm: [group_norm_stats, group_norm_apply, layer_norm],
     sampler: [model_input, sampler_step],
 }

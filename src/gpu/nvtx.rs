@@ -15,8 +15,8 @@ impl Nvtx {
     /// `None` where no NVTX library is installed.
     pub fn load() -> Option<Nvtx> {
         ["libnvtx3interop.so.1", "libnvtx3interop.so", "libnvToolsExt.so.1", "libnvToolsExt.so"]
-            .iter()
-            .find_map(|name| {
+            .into_iter()
+            .find_map(|name: &str| {
                 // SAFETY: NVIDIA's library has no constructors with side effects that matter here, and
                 // the two symbols have had these signatures since NVTX 1.
                 unsafe {

@@ -77,6 +77,16 @@ impl SchedulerConfig {
         serde_json::from_str(&text.replace(": -Infinity", ": null"))
     }
 
+    /// The configuration of Stable Diffusion 1.5.
+    pub fn sd15() -> Self {
+        Self::parse(
+            r#"{"_class_name": "PNDMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085,
+                "beta_end": 0.012, "beta_schedule": "scaled_linear", "set_alpha_to_one": false,
+                "skip_prk_steps": true, "steps_offset": 1, "clip_sample": false}"#,
+        )
+        .expect("a valid configuration")
+    }
+
     /// The sampler that the configuration was written for.
     pub fn default_sampler(&self) -> Result<Sampler> {
         let class = self.class_name.as_deref().unwrap_or("none");

@@ -1,48 +1,72 @@
 //! Which attention kernel runs a shape, and its launch: the host's side of `cuda/attention.cu`.
 
-/// One launch. Threads, queries a block and shared memory follow from the kernel's template arguments
-/// and must agree with the table of contents at the end of `cuda/attention.cu`.
+/// One launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionPlan {
-    /// Kernel name without the dtype, as `attention_d40_q128` for `attention_d40_q128_f16`.
-    pub kernel: &'static str,
+    /// Index into [`TILES`].
+    pub tile: usize,
     pub grid: (u32, u32, u32), // query tiles, heads, images
     pub threads: u32,
-    pub shared_bytes: u32, // dynamic; above 48 KB the function's limit must be raised first
+    pub shared_bytes: usize, // dynamic; above 48 KB the function's limit must be raised first
 }
 
-/// Template arguments of one instantiation: `warps · m_tiles · 16` queries a block, `keys` a tile.
-struct Tile {
-    kernel: &'static str,
-    d: u32,
-    warps: u32,
-    m_tiles: u32,
-    keys: u32,
+/// One instantiation of the kernel: up to `d` columns a head, `warps · m_tiles · 16` queries a block,
+/// `keys` keys at a time. Agrees with the table of contents at the end of `cuda/attention.cu`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// Kernel name without the dtype: `attention_d40_q128` for `attention_d40_q128_f16`.
+    pub name: &'static str,
+    d: usize,
+    warps: usize,
+    m_tiles: usize,
+    keys: usize,
 }
 
-const fn tile(kernel: &'static str, d: u32, warps: u32, m_tiles: u32, keys: u32) -> Tile {
-    Tile { kernel, d, warps, m_tiles, keys }
-}
-
-impl Tile {
-    fn queries(&self) -> usize {
-        (self.warps * self.m_tiles * 16) as usize
-    }
-
-    /// Two stages of K and V; a row of K is padded to a multiple of 16 elements, and rows of both to
-    /// an odd number of 16-byte chunks.
-    fn shared_bytes(&self) -> u32 {
-        let k_chunks = self.d.div_ceil(16) * 2 | 1;
-        let v_chunks = self.d / 8 | 1;
-        2 * self.keys * (k_chunks + v_chunks) * 16
-    }
+const fn tile(name: &'static str, d: usize, warps: usize, m_tiles: usize, keys: usize) -> Tile {
+    Tile { name, d, warps, m_tiles, keys }
 }
 
 /// The widest head any kernel takes.
 pub const MAX_HEAD_DIM: usize = 512;
 
-const WIDE_QUERIES: usize = 32;
-const WIDE_SHARED_BYTES: u32 = 2 * 32 * 1024 + 8 * 32 * 32 * 4 + 32 * 80 + 32 * 4; // K, V; partial S; P; factors
+/// By head dim; of two for the same head dim, the one with more queries second.
+pub static TILES: [Tile; 11] = [
+    tile("attention_d32_q64", 32, 4, 1, 64),
+    tile("attention_d32_q128", 32, 4, 2, 64),
+    tile("attention_d40_q64", 40, 4, 1, 64),
+    tile("attention_d40_q128", 40, 4, 2, 64),
+    tile("attention_d64_q64", 64, 4, 1, 64),
+    tile("attention_d64_q128", 64, 4, 2, 64),
+    tile("attention_d80_q64", 80, 4, 1, 64),
+    tile("attention_d80_q128", 80, 8, 1, 64),
+    tile("attention_d128_q64", 128, 4, 1, 32),
+    tile("attention_d160_q64", 160, 4, 1, 32),
+    // Its warps share the queries and split the head dim between them.
+    tile("attention_wide", MAX_HEAD_DIM, 8, 2, 32),
+];
+
+impl Tile {
+    fn is_wide(&self) -> bool {
+        self.d == MAX_HEAD_DIM
+    }
+
+    fn queries(&self) -> usize {
+        self.m_tiles * 16 * if self.is_wide() { 1 } else { self.warps }
+    }
+
+    /// Dynamic shared memory of a block.
+    pub fn shared_bytes(&self) -> usize {
+        if self.is_wide() {
+            // K and V; each warp's part of S; P; the factors of the rows.
+            return 2 * 32 * 1024 + 8 * 32 * 32 * 4 + 32 * 80 + 32 * 4;
+        }
+        // Two stages of K and V; a row of K is padded to a multiple of 16 elements, and rows of both to
+        // an odd number of 16-byte chunks.
+        let k_chunks = (self.d.div_ceil(16) * 2) | 1;
+        let v_chunks = (self.d / 8) | 1;
+        2 * self.keys * (k_chunks + v_chunks) * 16
+    }
+}
 
 impl AttentionPlan {
     /// The kernel for `b` images of `heads` heads of `d` columns, `t` queries against `s` keys, on a
@@ -57,35 +81,17 @@ impl AttentionPlan {
     pub fn choose(b: usize, heads: usize, t: usize, s: usize, d: usize, sms: usize) -> AttentionPlan {
         assert!(d.is_multiple_of(8) && 0 < d && d <= MAX_HEAD_DIM, "head dim {d}");
         assert!(b > 0 && heads > 0 && t > 0 && s > 0, "b={b} heads={heads} t={t} s={s}");
-        let blocks = |queries: usize| t.div_ceil(queries) * heads * b;
-        let fills = blocks(128) >= sms;
-        let tile = match (d, fills) {
-            (..=32, true) => tile("attention_d32_q128", 32, 4, 2, 64),
-            (..=32, false) => tile("attention_d32_q64", 32, 4, 1, 64),
-            (..=40, true) => tile("attention_d40_q128", 40, 4, 2, 64),
-            (..=40, false) => tile("attention_d40_q64", 40, 4, 1, 64),
-            (..=64, true) => tile("attention_d64_q128", 64, 4, 2, 64),
-            (..=64, false) => tile("attention_d64_q64", 64, 4, 1, 64),
-            (..=80, true) => tile("attention_d80_q128", 80, 8, 1, 64),
-            (..=80, false) => tile("attention_d80_q64", 80, 4, 1, 64),
-            (..=128, _) => tile("attention_d128_q64", 128, 4, 1, 32),
-            (..=160, _) => tile("attention_d160_q64", 160, 4, 1, 32),
-            _ => return AttentionPlan::wide(b, heads, t),
-        };
+        let blocks = |tile: &Tile| t.div_ceil(tile.queries()) * heads * b;
+        let smallest = TILES.iter().position(|tile| d <= tile.d).expect("the last one takes any head");
+        let larger = smallest + 1;
+        let fills = |tile: &Tile| tile.d == TILES[smallest].d && blocks(tile) >= sms;
+        let index = if TILES.get(larger).is_some_and(fills) { larger } else { smallest };
+        let tile = &TILES[index];
         AttentionPlan {
-            kernel: tile.kernel,
+            tile: index,
             grid: (t.div_ceil(tile.queries()) as u32, heads as u32, b as u32),
-            threads: tile.warps * 32,
+            threads: tile.warps as u32 * 32,
             shared_bytes: tile.shared_bytes(),
-        }
-    }
-
-    fn wide(b: usize, heads: usize, t: usize) -> AttentionPlan {
-        AttentionPlan {
-            kernel: "attention_wide",
-            grid: (t.div_ceil(WIDE_QUERIES) as u32, heads as u32, b as u32),
-            threads: 256,
-            shared_bytes: WIDE_SHARED_BYTES,
         }
     }
 }
@@ -97,7 +103,7 @@ mod tests {
     const H100: usize = 132;
 
     fn kernel(b: usize, heads: usize, t: usize, s: usize, d: usize) -> &'static str {
-        AttentionPlan::choose(b, heads, t, s, d, H100).kernel
+        TILES[AttentionPlan::choose(b, heads, t, s, d, H100).tile].name
     }
 
     #[test]

@@ -82,10 +82,11 @@ pub struct Device {
 /// How one convolution is launched.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Conv2dPlan {
-    pub tile: &'static Tile,
-    pub grid: [u32; 3],
+    /// Index into [`TILES`].
+    pub tile: usize,
+    pub grid: (u32, u32, u32),
     pub threads: u32,
-    pub shared_bytes: u32,
+    pub shared_bytes: usize,
     pub splits: usize,
     pub k_tiles_per_split: usize,
     /// 0 with one split; else f32 sums to be given in `partial`, and `conv2d_reduce` must follow.
@@ -126,8 +127,8 @@ impl Conv2dPlan {
     /// The cheapest plan. Every device that the kernels are built for has room for the smaller tiles.
     pub fn choose(p: Product, device: Device) -> Conv2dPlan {
         let k_tiles = p.k.div_ceil(K_TILE);
-        let mut best: Option<(f64, &'static Tile, usize)> = None;
-        for tile in &TILES {
+        let mut best: Option<(f64, usize, usize)> = None;
+        for (index, tile) in TILES.iter().enumerate() {
             if p.vector % tile.vector != 0 || tile.shared_bytes() > device.shared_bytes {
                 continue;
             }
@@ -139,17 +140,18 @@ impl Conv2dPlan {
                 }
                 let cost = tile.cost(p, splits, per_split, device);
                 if best.is_none_or(|(lowest, ..)| cost < lowest) {
-                    best = Some((cost, tile, per_split));
+                    best = Some((cost, index, per_split));
                 }
             }
         }
-        let (_, tile, k_tiles_per_split) = best.expect("a tile that fits every device");
+        let (_, index, k_tiles_per_split) = best.expect("a tile that fits every device");
+        let tile = &TILES[index];
         let splits = k_tiles.div_ceil(k_tiles_per_split);
         Conv2dPlan {
-            tile,
-            grid: [tile.tiles(p) as u32, 1, splits as u32],
+            tile: index,
+            grid: (tile.tiles(p) as u32, 1, splits as u32),
             threads: tile.threads as u32,
-            shared_bytes: tile.shared_bytes() as u32,
+            shared_bytes: tile.shared_bytes(),
             splits,
             k_tiles_per_split,
             partial_bytes: if splits > 1 { partial_bytes(p, splits) } else { 0 },
@@ -188,7 +190,7 @@ mod tests {
     #[test]
     fn one_wave_without_splits_at_64x64() {
         let plan = plan(8192, 320, 2880, H100);
-        assert_eq!((plan.tile.name, plan.splits, plan.grid), ("128x160", 1, [128, 1, 1]));
+        assert_eq!((TILES[plan.tile].name, plan.splits, plan.grid), ("128x160", 1, (128, 1, 1)));
         assert_eq!((plan.partial_bytes, plan.threads), (0, 256));
     }
 
@@ -196,27 +198,27 @@ mod tests {
     fn small_maps_fill_the_gpu_with_splits() {
         for (m, k) in [(512, 11520), (128, 11520), (128, 23040)] {
             let plan = plan(m, 1280, k, H100);
-            let blocks = plan.grid[0] * plan.grid[2];
+            let blocks = plan.grid.0 * plan.grid.2;
             assert!(plan.splits > 1 && (100..=3 * 132).contains(&blocks), "{plan:?}");
         }
     }
 
     #[test]
     fn few_output_channels_get_the_narrow_tile() {
-        assert_eq!(plan(512 * 512, 3, 9 * 128, H100).tile.name, "128x32");
-        assert_eq!(plan(8192, 4, 9 * 320, H100).tile.name, "128x32");
+        assert_eq!(TILES[plan(512 * 512, 3, 9 * 128, H100).tile].name, "128x32");
+        assert_eq!(TILES[plan(8192, 4, 9 * 320, H100).tile].name, "128x32");
     }
 
     #[test]
     fn large_maps_get_the_largest_tile() {
-        assert_eq!(plan(512 * 512, 128, 9 * 128, H100).tile.name, "256x128");
-        assert_eq!(plan(256 * 256, 256, 9 * 256, H100).tile.name, "256x128");
+        assert_eq!(TILES[plan(512 * 512, 128, 9 * 128, H100).tile].name, "256x128");
+        assert_eq!(TILES[plan(256 * 256, 256, 9 * 256, H100).tile].name, "256x128");
     }
 
     #[test]
     fn inputs_of_four_channels() {
         let plan = Conv2dPlan::choose(Product { m: 8192, n: 320, k: 36, vector: 4 }, H100);
-        assert_eq!((plan.tile.name, plan.splits, plan.k_tiles_per_split), ("64x64_i4", 1, 1));
+        assert_eq!((TILES[plan.tile].name, plan.splits, plan.k_tiles_per_split), ("64x64_i4", 1, 1));
     }
 
     #[test]
@@ -245,7 +247,7 @@ mod tests {
                 for k in [4, 36, 64, 72, 2880] {
                     for vector in [4, 8] {
                         let plan = Conv2dPlan::choose(Product { m, n, k, vector }, RTX_4090);
-                        assert!(plan.tile.vector <= vector && plan.grid[0] >= 1, "{plan:?}");
+                        assert!(TILES[plan.tile].vector <= vector && plan.grid[0] >= 1, "{plan:?}");
                     }
                 }
             }

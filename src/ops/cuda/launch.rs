@@ -3,7 +3,7 @@
 use cudarc::driver::CudaFunction;
 
 use super::attention::AttentionPlan;
-use super::conv::Conv2dPlan;
+use super::conv::{self, Conv2dPlan};
 use super::{Cuda, Kind, SCRATCH_BYTES};
 use crate::error::Result;
 use crate::gpu::cublaslt::{Operands, Product};
@@ -16,6 +16,10 @@ const VECTOR_BYTES: usize = 16;
 const GROUP_NORM_CHANNELS: usize = 4096;
 /// Widest row of the layer norm kernel.
 const LAYER_NORM_CHANNELS: usize = 2048;
+
+/// Side of the output tile of a naive product's block, and queries of a naive attention's (cuda/naive.cu).
+const NAIVE_TILE: usize = 16;
+const NAIVE_QUERIES: usize = 8;
 
 fn int(n: usize) -> i32 {
     i32::try_from(n).expect("sizes fit 31 bits")
@@ -36,6 +40,12 @@ fn assert_vectors(tensors: &[Tensor]) {
         let fits = t.c().is_multiple_of(vector) && t.pitch.is_multiple_of(vector);
         assert!(fits && t.address.is_multiple_of(VECTOR_BYTES as u64), "{t} is not made of 16-byte vectors");
     }
+}
+
+/// One thread for each output of an [m,n] product.
+fn naive_tiles(m: usize, n: usize) -> Launch {
+    let grid = (m.div_ceil(NAIVE_TILE) as u32, n.div_ceil(NAIVE_TILE) as u32, 1);
+    Launch { grid, threads: (NAIVE_TILE * NAIVE_TILE) as u32, shared_bytes: 0 }
 }
 
 impl Cuda {
@@ -67,7 +77,7 @@ impl Cuda {
         let [_, ho, wo, o] = v.out.shape;
         let k = v.weight.h();
         let (virtual_h, virtual_w) = v.virtual_size();
-        let (m, depth) = (b * ho * wo, k * k * i);
+        let m = b * ho * wo;
         let mut args = Conv2dArgs {
             out: v.out.address,
             x: v.x.address,
@@ -98,46 +108,46 @@ impl Cuda {
             k_tiles_per_split: 0,
         };
         if self.kind == Kind::Naive {
-            return self.start(&self.kernels.conv2d_naive, Launch::each(m * o), &args);
+            return self.start(&self.kernels.conv2d_naive, naive_tiles(m, o), &args);
         }
-        let plan = Conv2dPlan::choose(m, o, depth, i, self.gpu.multiprocessors as usize);
+        let offset = v.x.address as usize / v.x.dtype.size();
+        let vector = if [i, v.x.pitch, offset].iter().all(|n| n.is_multiple_of(8)) { 8 } else { 4 };
+        let product = conv::Product { m, n: o, k: k * k * i, vector };
+        let device = conv::Device { sms: self.gpu.multiprocessors, shared_bytes: self.gpu.shared_bytes };
+        let plan = Conv2dPlan::choose(product, device);
         assert!(plan.partial_bytes <= SCRATCH_BYTES, "{plan:?}");
         args.splits = int(plan.splits);
         args.k_tiles_per_split = int(plan.k_tiles_per_split);
         let launch = Launch { grid: plan.grid, threads: plan.threads, shared_bytes: plan.shared_bytes };
         self.start(&self.kernels.conv2d[plan.tile], launch, &args)?;
-        match (&self.kernels.conv2d_reduce, plan.splits) {
-            (_, 1) => Ok(()),
-            (reduce, _) => {
-                let reduce = reduce.as_ref().expect("loaded with the fast kernels");
-                self.start(reduce, Launch::each(m * o), &args)
-            }
+        if plan.splits == 1 {
+            return Ok(());
         }
+        let grid = (plan.reduce_blocks, 1, 1);
+        let launch = Launch { grid, threads: Conv2dPlan::REDUCE_THREADS, shared_bytes: 0 };
+        self.start(self.kernels.conv2d_reduce.as_ref().expect("loaded with the fast kernels"), launch, &args)
     }
 
     fn linear(&mut self, v: &Linear) -> Result<()> {
         let (m, n, k) = (v.x.rows(), v.out.c(), v.x.c());
-        let addresses =
-            v.out.address | v.x.address | v.weight.address | address(v.bias) | address(v.residual);
-        let product = Product {
-            m,
-            n,
-            k,
-            y_pitch: v.out.pitch,
-            x_pitch: v.x.pitch,
-            residual_pitch: v.residual.map(|r| r.pitch),
-            bias: v.bias.is_some(),
-            dtype: v.out.dtype,
-            alignment: 1 << addresses.trailing_zeros().min(8),
-        };
-        let operands = Operands {
-            y: v.out.address,
-            x: v.x.address,
-            w: v.weight.address,
-            bias: address(v.bias),
-            residual: address(v.residual),
-        };
-        self.cublaslt.multiply(&self.gpu, product, operands)?;
+        if self.kind == Kind::Naive && v.out.dtype != DType::F32 {
+            let args = LinearArgs {
+                out: v.out.address,
+                x: v.x.address,
+                weight: v.weight.address,
+                bias: address(v.bias),
+                residual: address(v.residual),
+                m: int(m),
+                n: int(n),
+                k: int(k),
+                out_pitch: int(v.out.pitch),
+                x_pitch: int(v.x.pitch),
+                residual_pitch: pitch(v.residual),
+            };
+            self.start(&self.kernels.linear_naive, naive_tiles(m, n), &args)?;
+        } else {
+            self.product(v)?;
+        }
         let Some(activation) = v.activation else { return Ok(()) };
         assert_vectors(&[v.out]);
         let args = ActivationArgs {
@@ -154,6 +164,30 @@ impl Cuda {
         self.start(&self.kernels.activation, Launch::each(m * n / vector(v.out)), &args)
     }
 
+    fn product(&mut self, v: &Linear) -> Result<()> {
+        let addresses =
+            v.out.address | v.x.address | v.weight.address | address(v.bias) | address(v.residual);
+        let product = Product {
+            m: v.x.rows(),
+            n: v.out.c(),
+            k: v.x.c(),
+            y_pitch: v.out.pitch,
+            x_pitch: v.x.pitch,
+            residual_pitch: v.residual.map(|r| r.pitch),
+            bias: v.bias.is_some(),
+            dtype: v.out.dtype,
+            alignment: 1 << addresses.trailing_zeros().min(8),
+        };
+        let operands = Operands {
+            y: v.out.address,
+            x: v.x.address,
+            w: v.weight.address,
+            bias: address(v.bias),
+            residual: address(v.residual),
+        };
+        self.cublaslt.multiply(&self.gpu, product, operands)
+    }
+
     fn group_norm(&self, v: &GroupNorm) -> Result<()> {
         assert_vectors(&[v.out, v.x]);
         let [b, h, w, c] = v.x.shape;
@@ -163,7 +197,7 @@ impl Cuda {
         assert!(vectors <= threads, "group_norm of {c} channels");
         // Rows that one block walks at once; enough blocks for two on each multiprocessor.
         let lanes = threads / vectors;
-        let wanted = (2 * self.gpu.multiprocessors as usize).div_ceil(b);
+        let wanted = (2 * self.gpu.multiprocessors).div_ceil(b);
         let rows_per_split = hw.div_ceil(wanted).max(4 * lanes).min(hw);
         let splits = hw.div_ceil(rows_per_split);
         let args = GroupNormArgs {
@@ -234,13 +268,15 @@ impl Cuda {
             unused: 0,
         };
         if self.kind == Kind::Naive {
-            // One warp for each query row of each head.
-            return self.start(&self.kernels.attention_naive, Launch::each(b * v.heads * t * 32), &args);
+            let grid = (t.div_ceil(NAIVE_QUERIES) as u32, v.heads as u32, b as u32);
+            let (threads, shared_bytes) = (32 * NAIVE_QUERIES as u32, NAIVE_QUERIES * d * 8);
+            let launch = Launch { grid, threads, shared_bytes };
+            return self.start(&self.kernels.attention_naive, launch, &args);
         }
         assert_vectors(&[v.out, v.q, v.k, v.v]);
-        let plan = AttentionPlan::choose(b, v.heads, t, s, d, self.gpu.multiprocessors as usize);
+        let plan = AttentionPlan::choose(b, v.heads, t, s, d, self.gpu.multiprocessors);
         let launch = Launch { grid: plan.grid, threads: plan.threads, shared_bytes: plan.shared_bytes };
-        self.start(&self.kernels.attention[plan.variant], launch, &args)
+        self.start(&self.kernels.attention[plan.tile], launch, &args)
     }
 
     fn geglu(&self, v: &Geglu) -> Result<()> {
