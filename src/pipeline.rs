@@ -159,6 +159,25 @@ impl Tensors {
     }
 }
 
+/// A part of painting that is one graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Encode,
+    /// One step.
+    Denoise,
+    Decode,
+}
+
+impl Stage {
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Encode => "encode",
+            Stage::Denoise => "denoise",
+            Stage::Decode => "decode",
+        }
+    }
+}
+
 /// The three stages of one shape, counted without running them.
 pub struct Counted {
     pub encode: Count,
@@ -423,21 +442,21 @@ impl Pipeline {
         Ok(Counted::new(&self.models, &shape, dtype, Arena::new(base, bytes)).0)
     }
 
-    /// Runs the stages of a shape once, and `steps` steps, verb by verb under their scopes' names, on
-    /// whatever its memory holds: for profilers that show named ranges.
-    pub fn trace(&mut self, shape: Shape, steps: usize) -> Result<()> {
+    /// Runs a stage of a shape once, verb by verb under its scopes' names, on whatever its memory holds:
+    /// for profilers that show named ranges. The latents take a step; the step counter does not.
+    pub fn run_eagerly(&mut self, shape: Shape, stage: Stage) -> Result<()> {
         self.prepare(shape)?;
         let Region { base, bytes, .. } = self.buckets[&shape].region;
         let (backend, models) = (&mut *self.backend, &self.models);
         let before = backend.use_arena(Arena::new(base, bytes));
         let t = Tensors::new(backend, models, &shape);
-        let traced = backend.run(&mut |ops| {
-            models.encode(ops, &t);
-            (0..steps).for_each(|_| models.denoise(ops, &t));
-            models.decode(ops, &t);
+        let ran = backend.run(&mut |ops| match stage {
+            Stage::Encode => models.encode(ops, &t),
+            Stage::Denoise => models.denoise(ops, &t),
+            Stage::Decode => models.decode(ops, &t),
         });
         backend.use_arena(before);
-        traced
+        ran
     }
 }
 

@@ -11,7 +11,7 @@ pub struct Progress {
 impl Progress {
     /// A bar of bytes.
     pub fn loading(self) -> ProgressBar {
-        self.bar("loading    {wide_bar} {bytes}/{total_bytes} ({bytes_per_sec})")
+        self.bar("loading    {wide_bar} {decimal_bytes}/{decimal_total_bytes} ({decimal_bytes_per_sec})")
     }
 
     /// A bar of model evaluations, which most samplers have one of in a step.

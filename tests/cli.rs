@@ -366,7 +366,7 @@ fn ctrl_c_cancels_and_writes_nothing() {
         line.clear();
         assert!(lines.read_line(&mut line).unwrap() > 0, "it ended before it painted");
     }
-    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let kill = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
     assert!(kill.success());
     let mut rest = String::new();
     lines.read_to_string(&mut rest).unwrap();

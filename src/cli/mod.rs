@@ -23,7 +23,7 @@ pub struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Says more on stderr; twice: everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 100)]
     verbose: u8,
 }
 

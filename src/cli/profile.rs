@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use sdrt::image;
-use sdrt::profile::{self, Stage};
+use sdrt::pipeline::Stage;
+use sdrt::profile;
 
 use super::{DeviceArgs, ModelArgs, say_notice};
 
@@ -65,8 +66,10 @@ impl Profile {
         let machine = opened.backend.describe();
         let mut pipeline = model.load(opened.backend, &mut |_, _| ())?;
         if let Some(steps) = self.trace {
-            pipeline.trace(request.shape(steps), steps)?;
-            return Ok(());
+            let shape = request.shape(steps);
+            pipeline.run_eagerly(shape, Stage::Encode)?;
+            (0..steps).try_for_each(|_| pipeline.run_eagerly(shape, Stage::Denoise))?;
+            return Ok(pipeline.run_eagerly(shape, Stage::Decode)?);
         }
         let stage = match self.stage {
             StageName::Encode => Stage::Encode,

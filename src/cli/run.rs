@@ -48,7 +48,7 @@ pub struct Run {
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// How far to follow the prompt; up to 1 is no guidance, at half the time [default: the model's]
-    #[arg(long, alias = "cfg-scale", value_name = "X")]
+    #[arg(long, visible_alias = "cfg-scale", value_name = "X")]
     guidance_scale: Option<f32>,
     /// ddim, pndm, euler, euler-a, heun, dpm++2m, dpm++2m-sde, lms, unipc, lcm or ddpm [default: the
     /// model's]
