@@ -1,0 +1,71 @@
+//! Normal noise from a seed, the same numbers as the systems that users come from.
+//!
+//! Every picture has a generator of its own, with its own seed: initial latents first, then the noise
+//! of the steps from the same stream. So a picture does not depend on its neighbours in a batch.
+
+mod philox;
+mod torch_cpu;
+
+pub use philox::Philox;
+pub use torch_cpu::TorchCpu;
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// A stream of standard normal numbers.
+pub trait NoiseSource {
+    /// Draws one tensor, in f32, elements in memory order (channels first, as torch lays it out).
+    /// How many are drawn at once matters: two calls do not equal one call of the whole length.
+    fn fill_normal(&mut self, out: &mut [f32]);
+}
+
+/// Which generator makes the noise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Rng {
+    /// torch's CPU generator: [`TorchCpu`].
+    #[default]
+    Cpu,
+    /// torch's CUDA generator, as A1111 and its relatives draw: [`Philox`].
+    Cuda,
+}
+
+impl Rng {
+    /// The generator of one picture.
+    pub fn source(self, seed: u64) -> Box<dyn NoiseSource> {
+        match self {
+            Rng::Cpu => Box::new(TorchCpu::new(seed)),
+            Rng::Cuda => Box::new(Philox::new(seed)),
+        }
+    }
+
+    /// The `RNG` in the `parameters` text of a PNG: A1111 calls its own Philox `NV`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Rng::Cpu => "CPU",
+            Rng::Cuda => "NV",
+        }
+    }
+}
+
+impl fmt::Display for Rng {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(match self {
+            Rng::Cpu => "cpu",
+            Rng::Cuda => "cuda",
+        })
+    }
+}
+
+impl FromStr for Rng {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "cpu" => Ok(Rng::Cpu),
+            "cuda" => Ok(Rng::Cuda),
+            _ => Err(Error::invalid(format!("--rng {name}: no such generator; there are cpu and cuda"))),
+        }
+    }
+}
