@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use sdrt::Error;
 use sdrt::ops::DType;
-use sdrt::weights::{Checkpoint, ModelFolder, Plan, RandomWeights, Request, Source};
+use sdrt::weights::{Checkpoint, ModelFolder, Plan, Request, Source};
 use tempfile::TempDir;
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
@@ -504,41 +504,4 @@ fn wrong_folders_are_refused_in_a_sentence() {
         fs::write(&file, "x").unwrap();
         assert_refused(ModelFolder::open(&file), &file, &[part]);
     }
-}
-
-#[test]
-fn random_weights_depend_on_key_and_position_alone() {
-    let requests = requests(DType::F32, |plan| {
-        plan.component("unet", |plan| {
-            plan.conv("conv.weight", 16, 60, 3);
-            plan.conv("other.weight", 16, 60, 3);
-            plan.vector("norm.weight", 512);
-            plan.vector("norm.bias", 512);
-            plan.stacked_matrices(&["conv.weight", "b"], 16, 540);
-        });
-    });
-    RandomWeights.check(&requests).unwrap();
-    let floats = |request: &Request, chunk| -> Vec<f32> {
-        let bytes = fill(&RandomWeights, request, chunk);
-        bytes.chunks(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect()
-    };
-    let moments = |x: &[f32]| {
-        let mean = x.iter().sum::<f32>() / x.len() as f32;
-        (mean, (x.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / x.len() as f32).sqrt())
-    };
-    let conv = floats(&requests[0], 1);
-    assert_eq!(conv, floats(&requests[0], 7));
-    assert_ne!(conv, floats(&requests[1], 1));
-    let (mean, deviation) = moments(&conv);
-    assert!(mean.abs() < 1e-3 && (deviation * 540f32.sqrt() - 1.0).abs() < 0.02, "{mean} {deviation}");
-    let (mean, deviation) = moments(&floats(&requests[2], 1));
-    assert!((mean - 1.0).abs() < 0.01 && deviation < 0.03, "{mean} {deviation}");
-    let (mean, deviation) = moments(&floats(&requests[3], 1));
-    assert!(mean.abs() < 0.01 && deviation < 0.03, "{mean} {deviation}");
-    // The same key laid out otherwise holds the same numbers.
-    let (rows, sorted) = (floats(&requests[4], 5), |mut x: Vec<f32>| {
-        x.sort_by(f32::total_cmp);
-        x
-    });
-    assert_eq!(sorted(rows[..conv.len()].to_vec()), sorted(conv));
 }
