@@ -1,9 +1,13 @@
 //! Stable Diffusion inference from scratch: hand-written CUDA kernels and a CPU oracle under one model.
 
+pub mod device;
 pub mod error;
+#[cfg(sdrt_cuda)]
+pub mod gpu;
 pub mod json;
 pub mod model;
 pub mod ops;
+pub mod pipeline;
 pub mod rng;
 pub mod sampler;
 pub mod text;

@@ -49,7 +49,6 @@ pub struct UNetConfig {
     pub out_channels: usize,
     pub block_out_channels: Vec<usize>,
     pub down_blocks: Vec<BlockKind>,
-    pub mid_block: bool,
     pub up_blocks: Vec<BlockKind>,
     /// Resnets of a down block; an up block has one more.
     pub layers_per_block: Vec<usize>,
@@ -179,7 +178,7 @@ const UNET_ONLY: &[(&str, &[&str])] = &[
     ("encoder_hid_dim_type", &["null"]),
     ("mid_block_only_cross_attention", &["false"]),
     ("mid_block_scale_factor", &["1"]),
-    ("mid_block_type", &["\"UNetMidBlock2DCrossAttn\"", "null"]),
+    ("mid_block_type", &["\"UNetMidBlock2DCrossAttn\""]),
     ("num_class_embeds", &["null"]),
     ("only_cross_attention", &["false"]),
     ("resnet_out_scale_factor", &["1"]),
@@ -224,7 +223,6 @@ impl UNetConfig {
             in_channels: channels(&json, "in_channels", 4, 1)?,
             out_channels: channels(&json, "out_channels", 4, 4)?,
             down_blocks: block_kinds(&json, "down_block_types", "DownBlock2D", n, down)?,
-            mid_block: json.map.get("mid_block_type") != Some(&Value::Null),
             up_blocks: block_kinds(&json, "up_block_types", "UpBlock2D", n, up)?,
             layers_per_block: json.counts("layers_per_block", 2, n, 1..=32)?,
             heads: json.counts(heads_key, 8, n, 1..=MAX_CHANNELS)?,
@@ -241,7 +239,7 @@ impl UNetConfig {
         for level in 0..n {
             let has_attention = config.down_blocks[level] == BlockKind::CrossAttention
                 || config.up_blocks[n - 1 - level] == BlockKind::CrossAttention
-                || (config.mid_block && level == n - 1);
+                || level == n - 1;
             if has_attention {
                 check_heads(&json, heads_key, config.block_out_channels[level], config.heads[level])?;
             }
@@ -261,7 +259,6 @@ impl UNetConfig {
             out_channels: 4,
             block_out_channels: vec![320, 640, 1280, 1280],
             down_blocks: vec![CrossAttention, CrossAttention, CrossAttention, Resnets],
-            mid_block: true,
             up_blocks: vec![Resnets, CrossAttention, CrossAttention, CrossAttention],
             layers_per_block: vec![2; 4],
             heads: vec![8; 4],

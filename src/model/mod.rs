@@ -1,3 +1,7 @@
 //! The models, written once over [`crate::ops::Ops`].
 
+pub mod blocks;
+pub mod clip;
 pub mod config;
+pub mod unet;
+pub mod vae;

@@ -126,8 +126,13 @@ pub trait Backend: Ops {
     fn use_arena(&mut self, arena: Arena) -> Arena;
 
     /// Fills a dense tensor through staging memory, a few rows at a time. May return before the
-    /// copy has happened; the next `write`, `read` or replay waits for it.
+    /// copy has happened: [`Backend::finish_fill`] waits for all of them.
     fn fill(&mut self, to: Tensor, fill: FillRows) -> Result<()>;
+
+    /// Waits until all fills have arrived, and gives staging memory back.
+    fn finish_fill(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Copies the bytes of a dense tensor from the host.
     fn write(&mut self, to: Tensor, bytes: &[u8]) -> Result<()>;

@@ -1,4 +1,144 @@
 //! Samplers as tables.
+//!
+//! Whatever its name, a sampler turns one evaluation of the model into a linear combination of the
+//! latents, the model's output, a few remembered quantities and fresh noise. [`Table::new`] works out
+//! the coefficients on the host in f64, one [`Row`] for each evaluation, and the verb
+//! [`SamplerStep`](crate::ops::SamplerStep) executes them: a new sampler needs no new kernel.
+//!
+//! Each family's file gives the formulas of the scheduler of diffusers that it equals.
+
+mod config;
+mod ddim;
+mod ddpm;
+mod dpm;
+mod euler;
+mod heun;
+mod lcm;
+mod lms;
+mod name;
+mod pndm;
+mod schedules;
+mod terms;
+mod unipc;
+
+pub use config::SchedulerConfig;
+pub use name::{Sampler, Schedule};
+pub use terms::Terms;
+
+use crate::error::{Error, Result};
+use schedules::Settings;
+use terms::{NOISE, SAVED};
 
 /// Floats of one packed row.
 pub const ROW_WIDTH: usize = 20;
+
+/// One evaluation of the model and what follows from it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// What the model is told; not necessarily whole.
+    pub timestep: f64,
+    /// The model sees the latents times this.
+    pub in_scale: f64,
+    /// The latents after the step.
+    pub next: Terms,
+    /// `saved` after the step.
+    pub save: Terms,
+    /// What becomes the newest entry of the history; of [`terms::X`] and [`terms::E`] only.
+    pub remember: Option<Terms>,
+}
+
+impl Row {
+    /// A row that scales nothing, saves nothing and remembers nothing.
+    fn new(timestep: f64, next: Terms) -> Self {
+        Row { timestep, in_scale: 1.0, next, save: SAVED, remember: None }
+    }
+
+    /// Whether the step adds fresh noise.
+    pub fn draws_noise(&self) -> bool {
+        (self.next.0[NOISE.index()], self.save.0[NOISE.index()]) != (0.0, 0.0)
+    }
+
+    /// The row as the verbs read it:
+    ///
+    /// | floats | meaning |
+    /// |--------|---------|
+    /// | 0      | `in_scale` |
+    /// | 1..9   | coefficients of `x, e, saved, noise, h0, h1, h2, h3` in the next `x` |
+    /// | 9..17  | the same in the next `saved` |
+    /// | 17     | 1 if something is remembered, else 0 |
+    /// | 18, 19 | coefficients of `x` and `e` in what is remembered |
+    pub fn pack(&self) -> [f32; ROW_WIDTH] {
+        let mut packed = [0.0; ROW_WIDTH];
+        packed[0] = self.in_scale as f32;
+        for i in 0..8 {
+            packed[1 + i] = self.next.0[i] as f32;
+            packed[9 + i] = self.save.0[i] as f32;
+        }
+        if let Some(remember) = self.remember {
+            assert!(remember.0[2..].iter().all(|&c| c == 0.0), "{self:?}");
+            packed[17] = 1.0;
+            packed[18] = remember.0[0] as f32;
+            packed[19] = remember.0[1] as f32;
+        }
+        packed
+    }
+}
+
+/// A sampler, a schedule and a number of steps, worked out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// One row for each evaluation of the model. There are as many as steps, except that PNDM
+    /// evaluates its second timestep twice (n + 1) and Heun all but the first (2n - 1).
+    pub rows: Vec<Row>,
+    /// The latents start as standard normal noise times this.
+    pub init_noise_sigma: f64,
+}
+
+impl Table {
+    /// # Errors
+    /// [`Error::Invalid`] if a value of the configuration is not supported (the message names its
+    /// key), if the sampler has no such schedule, or if `steps` is out of range.
+    pub fn new(sampler: Sampler, config: &SchedulerConfig, schedule: Schedule, steps: usize) -> Result<Self> {
+        let settings = Settings::new(sampler, config, schedule, steps)?;
+        let table = match sampler {
+            Sampler::Ddim => ddim::table(&settings),
+            Sampler::Ddpm => ddpm::table(&settings),
+            Sampler::Pndm => pndm::table(&settings),
+            Sampler::Lcm => lcm::table(&settings),
+            Sampler::Euler | Sampler::EulerAncestral => euler::table(&settings),
+            Sampler::Heun => heun::table(&settings),
+            Sampler::Lms => lms::table(&settings),
+            Sampler::DpmPp2m | Sampler::DpmPp2mSde => dpm::table(&settings),
+            Sampler::UniPc => unipc::table(&settings),
+        }?;
+        match table.rows.iter().find(|row| !row.pack().iter().all(|c| c.is_finite())) {
+            None => Ok(table),
+            Some(row) => Err(Error::invalid(format!(
+                "{sampler} cannot take a step from timestep {} on this schedule with {steps} steps: a \
+                 coefficient is infinite (with rescale_betas_zero_snr, prediction_type epsilon says \
+                 nothing at the last training timestep); try another --schedule, --steps or --sampler",
+                row.timestep
+            ))),
+        }
+    }
+
+    /// Evaluations of the model.
+    pub fn evaluations(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The timestep of each row.
+    pub fn timesteps(&self) -> Vec<f32> {
+        self.rows.iter().map(|row| row.timestep as f32).collect()
+    }
+
+    /// The rows that add fresh noise, in the order in which it is drawn.
+    pub fn noise_rows(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.rows.len()).filter(|&row| self.rows[row].draws_noise())
+    }
+
+    /// All rows, packed one after the other.
+    pub fn pack(&self) -> Vec<f32> {
+        self.rows.iter().flat_map(Row::pack).collect()
+    }
+}

@@ -1,0 +1,155 @@
+// Arguments of every kernel: one struct by value per kernel, output first, then inputs, sizes, scalars.
+// Mirrored field by field in src/gpu/kernels.rs; sizes are asserted on both sides.
+//
+// Letters: b images, h w space, c channels, t tokens, s key tokens, d head dim; i/o input/output channels.
+// A pitch counts elements from one row to the next. T is the activations' dtype.
+#pragma once
+
+struct Conv2dArgs {
+    void* out;             // T [b,ho,wo,o]
+    const void* x;         // T [b,h,w,i]
+    const void* weight;    // T [o,k,k,i]
+    const void* bias;      // T [o] or null
+    const void* table;     // T [n,o] or null: row index[b] is added to every pixel of image b
+    const int* index;      // [b]
+    const void* residual;  // T [b,ho,wo,o] or null; may be out
+    float* partial;        // f32 [splits,m,o] with splits > 1, m = b*ho*wo
+    int b, h, w, i;
+    int ho, wo, o;
+    int k, stride, pad, upsample;
+    int virtual_h, virtual_w;  // h, w, or the size of the enlargement with upsample
+    int x_pitch, out_pitch, residual_pitch, table_pitch;
+    int splits, k_tiles_per_split;  // split-K: split z owns k tiles z*k_tiles_per_split ..
+};
+static_assert(sizeof(Conv2dArgs) == 144, "mirrored in src/gpu/kernels.rs");
+
+// Only the naive oracle and f32 models: the fast path is cuBLASLt.
+struct LinearArgs {
+    void* out;             // T [m,n]
+    const void* x;         // T [m,k]
+    const void* weight;    // T [n,k]
+    const void* bias;      // T [n] or null
+    const void* residual;  // T [m,n] or null; may be out
+    int m, n, k;
+    int out_pitch, x_pitch, residual_pitch;
+};
+static_assert(sizeof(LinearArgs) == 64, "mirrored in src/gpu/kernels.rs");
+
+struct ActivationArgs {
+    void* x;  // T [m,n], in place
+    int m, n, pitch;
+    int kind;  // 0 silu, 1 gelu, 2 quick_gelu
+};
+static_assert(sizeof(ActivationArgs) == 24, "mirrored in src/gpu/kernels.rs");
+
+struct AttentionArgs {
+    void* out;      // T [b,t,heads*d]
+    const void* q;  // T [b,t,heads*d]
+    const void* k;  // T [b,s,heads*d]
+    const void* v;  // T [b,s,heads*d]
+    int b, heads, t, s, d;
+    int out_pitch, q_pitch, k_pitch, v_pitch;
+    int causal;
+    float scale;  // 1/sqrt(d)
+    int unused;
+};
+static_assert(sizeof(AttentionArgs) == 80, "mirrored in src/gpu/kernels.rs");
+
+struct GroupNormArgs {
+    void* out;           // T [b,hw,c]
+    const void* x;       // T [b,hw,c]
+    const void* weight;  // T [c]
+    const void* bias;    // T [c]
+    float* partial;      // f32 [b,splits,groups,2]: sums of (x-shift) and (x-shift)^2
+    int b, hw, c, groups;
+    int out_pitch, x_pitch;
+    int splits, rows_per_split;
+    int silu;
+    float eps;
+};
+static_assert(sizeof(GroupNormArgs) == 80, "mirrored in src/gpu/kernels.rs");
+
+struct LayerNormArgs {
+    void* out;           // T [m,c]
+    const void* x;       // T [m,c]
+    const void* weight;  // T [c]
+    const void* bias;    // T [c]
+    int m, c;
+    int out_pitch, x_pitch;
+    float eps;
+    int unused;
+};
+static_assert(sizeof(LayerNormArgs) == 56, "mirrored in src/gpu/kernels.rs");
+
+struct GegluArgs {
+    void* out;      // T [m,n]
+    const void* x;  // T [m,2n], value and gate interleaved
+    int m, n;
+    int out_pitch, x_pitch;
+};
+static_assert(sizeof(GegluArgs) == 32, "mirrored in src/gpu/kernels.rs");
+
+struct EmbedArgs {
+    void* out;              // T [b*t,c]
+    const int* ids;         // [b*t]
+    const void* tokens;     // T [vocabulary,c]
+    const void* positions;  // T [at least t,c]
+    int m, t, c, vocabulary;
+};
+static_assert(sizeof(EmbedArgs) == 48, "mirrored in src/gpu/kernels.rs");
+
+struct TimestepEmbeddingArgs {
+    void* out;               // T [n,c]
+    const float* timesteps;  // [n]
+    int n, c, flip_sin_to_cos;
+    float freq_shift;
+};
+static_assert(sizeof(TimestepEmbeddingArgs) == 32, "mirrored in src/gpu/kernels.rs");
+
+struct ScaleArgs {
+    void* out;       // T [n]
+    const float* x;  // [n]
+    int n;
+    float scale;
+};
+static_assert(sizeof(ScaleArgs) == 24, "mirrored in src/gpu/kernels.rs");
+
+struct ModelInputArgs {
+    void* out;           // T [rows,n]: rows is b, or 2b with guidance
+    const float* x;      // [b,n]
+    const float* table;  // [steps,ROW_WIDTH]
+    const int* index;    // [b]
+    int rows, b, n, unused;
+};
+static_assert(sizeof(ModelInputArgs) == 48, "mirrored in src/gpu/kernels.rs");
+
+struct SamplerStepArgs {
+    float* x;               // [b,n], n = h*w*c
+    float* saved;           // [b,n]
+    float* history;         // [4,b,n]
+    const void* output;     // T [b,n], or [2b,n] with guidance: unconditional first
+    const float* noise;     // [steps,b,n]
+    const float* table;     // [steps,ROW_WIDTH]
+    const int* index;       // [b]
+    const float* guidance;  // [b]
+    int b, n, guided, unused;
+};
+static_assert(sizeof(SamplerStepArgs) == 80, "mirrored in src/gpu/kernels.rs");
+
+struct ToRgb8Args {
+    unsigned char* out;  // [m,3]
+    const void* x;       // T [m,3]
+    int m, x_pitch;
+};
+static_assert(sizeof(ToRgb8Args) == 24, "mirrored in src/gpu/kernels.rs");
+
+// What the host and a running loop share.
+struct StepArgs {
+    int* index;                    // [rows]: every entry grows by one at the end of a step
+    int* counters;                 // [2]: steps left, steps done
+    volatile int* done;            // mapped host memory: steps done, for the progress bar
+    volatile const int* cancel;    // mapped host memory: nonzero stops the loop
+    unsigned long long condition;  // handle of the conditional WHILE node; step_while only
+    int rows, unused;
+};
+static_assert(sizeof(StepArgs) == 48, "mirrored in src/gpu/kernels.rs");

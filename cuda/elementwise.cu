@@ -1,0 +1,95 @@
+// What touches every element once: activation, geglu, scale, embed, timestep_embedding, to_rgb8.
+//
+// All of them are bound by memory: 16 bytes a thread where rows allow it, a grid that covers the tensor.
+//
+// cargo test --release --test kernels elementwise; cargo bench --bench kernels geglu
+#include "common.cuh"
+
+template <typename T> constexpr int VEC = 16 / sizeof(T);
+
+__device__ __forceinline__ size_t thread_index() { return size_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+
+// x[m,n] = f(x[m,n]) in place; n a multiple of the vector.
+template <typename T> __device__ void activation(const ActivationArgs& a) {
+    constexpr int V = VEC<T>;
+    const int vectors = a.n / V;
+    const size_t i = thread_index();
+    if (i >= size_t(a.m) * vectors) return;
+    T* x = static_cast<T*>(a.x) + i / vectors * a.pitch + i % vectors * V;
+    auto v = *reinterpret_cast<Vector<T, V>*>(x);
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        float f = to_float(v.v[j]);
+        v.v[j] = from_float<T>(a.kind == 0 ? silu(f) : a.kind == 1 ? gelu(f) : quick_gelu(f));
+    }
+    *reinterpret_cast<Vector<T, V>*>(x) = v;
+}
+
+// out[m,n] = x[m,2j] * gelu(x[m,2j+1]): two vectors in, one out.
+template <typename T> __device__ void geglu(const GegluArgs& a) {
+    constexpr int V = VEC<T>;
+    const int vectors = a.n / V;
+    const size_t i = thread_index();
+    if (i >= size_t(a.m) * vectors) return;
+    const size_t row = i / vectors, column = i % vectors * V;
+    const T* x = static_cast<const T*>(a.x) + row * a.x_pitch + 2 * column;
+    auto low = *reinterpret_cast<const Vector<T, V>*>(x);
+    auto high = *reinterpret_cast<const Vector<T, V>*>(x + V);
+    Vector<T, V> y;
+#pragma unroll
+    for (int j = 0; j < V / 2; j++) {
+        y.v[j] = from_float<T>(to_float(low.v[2 * j]) * gelu(to_float(low.v[2 * j + 1])));
+        y.v[V / 2 + j] = from_float<T>(to_float(high.v[2 * j]) * gelu(to_float(high.v[2 * j + 1])));
+    }
+    *reinterpret_cast<Vector<T, V>*>(static_cast<T*>(a.out) + row * a.out_pitch + column) = y;
+}
+
+template <typename T> __device__ void scale(const ScaleArgs& a) {
+    const size_t i = thread_index();
+    if (i < a.n) static_cast<T*>(a.out)[i] = from_float<T>(a.x[i] * a.scale);
+}
+
+// out[b*t,c] = tokens[ids[b*t],c] + positions[t,c]
+template <typename T> __device__ void embed(const EmbedArgs& a) {
+    const size_t i = thread_index();
+    if (i >= size_t(a.m) * a.c) return;
+    const int row = i / a.c, c = i % a.c;
+    // Unsigned: a negative id is out of range too.
+    const unsigned id = min(unsigned(a.ids[row]), unsigned(a.vocabulary - 1));
+    const float token = to_float(static_cast<const T*>(a.tokens)[size_t(id) * a.c + c]);
+    const float position = to_float(static_cast<const T*>(a.positions)[size_t(row % a.t) * a.c + c]);
+    static_cast<T*>(a.out)[i] = from_float<T>(token + position);
+}
+
+// out[n,c] = [sin(t f) | cos(t f)] with f[i] = exp(-ln(10000) i / (c/2 - freq_shift))
+template <typename T> __device__ void timestep_embedding(const TimestepEmbeddingArgs& a) {
+    const size_t i = thread_index();
+    if (i >= size_t(a.n) * a.c) return;
+    const int row = i / a.c, c = i % a.c, half_c = a.c / 2;
+    const float frequency = expf(-9.210340371976184f * float(c % half_c) / (half_c - a.freq_shift));
+    const float angle = a.timesteps[row] * frequency;
+    const bool cosine = (c < half_c) == (a.flip_sin_to_cos != 0);
+    static_cast<T*>(a.out)[i] = from_float<T>(cosine ? cosf(angle) : sinf(angle));
+}
+
+// out[m,3] = round(clamp(x/2 + 1/2) * 255), halves to even; fmaxf turns a NaN into 0.
+template <typename T> __device__ void to_rgb8(const ToRgb8Args& a) {
+    const size_t i = thread_index();
+    if (i >= size_t(a.m) * 3) return;
+    const float x = to_float(static_cast<const T*>(a.x)[i / 3 * a.x_pitch + i % 3]);
+    a.out[i] = static_cast<unsigned char>(rintf(fminf(fmaxf(x * 0.5f + 0.5f, 0.f), 1.f) * 255.f));
+}
+
+#define KERNEL(NAME, ARGS, SUFFIX, T) \
+    extern "C" __global__ void __launch_bounds__(256) NAME##_##SUFFIX(const __grid_constant__ ARGS a) { NAME<T>(a); }
+#define INSTANTIATE(SUFFIX, T)                                       \
+    KERNEL(activation, ActivationArgs, SUFFIX, T)                    \
+    KERNEL(geglu, GegluArgs, SUFFIX, T)                              \
+    KERNEL(scale, ScaleArgs, SUFFIX, T)                              \
+    KERNEL(embed, EmbedArgs, SUFFIX, T)                              \
+    KERNEL(timestep_embedding, TimestepEmbeddingArgs, SUFFIX, T)     \
+    KERNEL(to_rgb8, ToRgb8Args, SUFFIX, T)
+
+INSTANTIATE(f16, half)
+INSTANTIATE(bf16, __nv_bfloat16)
+INSTANTIATE(f32, float)

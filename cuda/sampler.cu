@@ -1,0 +1,75 @@
+// What a denoising step does besides the U-Net: model_input, sampler_step, and the step counter.
+//
+// A sampler is a table (src/sampler/mod.rs); the row is chosen by index[image], which step_advance
+// increments at the end of each step. So steps, sampler, guidance, seed and prompt are data, and one
+// captured graph serves every request.
+//
+// cargo test --release --test kernels sampler
+#include "common.cuh"
+
+// Layout of a packed row, as sampler::Row::pack writes it.
+constexpr int ROW_WIDTH = 20, IN_SCALE = 0, NEXT = 1, SAVE = 9, REMEMBER = 17;
+constexpr int BASIS = 8;  // x, e, saved, noise, h0, h1, h2, h3
+
+// out[r] = x[r mod b] * in_scale
+template <typename T> __device__ void model_input(const ModelInputArgs& a) {
+    const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= size_t(a.rows) * a.n) return;
+    const int image = i / a.n % a.b;
+    const float in_scale = a.table[a.index[image] * ROW_WIDTH + IN_SCALE];
+    static_cast<T*>(a.out)[i] = from_float<T>(a.x[size_t(image) * a.n + i % a.n] * in_scale);
+}
+
+// Guidance, then two linear combinations of the basis, and the history shifted by one if the row says so.
+template <typename T> __device__ void sampler_step(const SamplerStepArgs& a) {
+    const size_t size = size_t(a.b) * a.n;
+    const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= size) return;
+    const int image = i / a.n;
+    const int step = a.index[image];
+    const float* row = a.table + step * ROW_WIDTH;
+
+    const T* output = static_cast<const T*>(a.output);
+    float e = to_float(output[i]);
+    if (a.guided) e += a.guidance[image] * (to_float(output[size + i]) - e);
+
+    // A zero coefficient leaves its term out: what was never written may hold a NaN.
+    float basis[BASIS];
+#pragma unroll
+    for (int j = 0; j < BASIS; j++) {
+        const bool used = row[NEXT + j] != 0.f || row[SAVE + j] != 0.f || (row[REMEMBER] != 0.f && j >= 4);
+        basis[j] = 0.f;
+        if (j == 0) basis[j] = a.x[i];
+        else if (j == 1) basis[j] = e;
+        else if (!used) continue;
+        else if (j == 2) basis[j] = a.saved[i];
+        else if (j == 3) basis[j] = a.noise[size_t(step) * size + i];
+        else basis[j] = a.history[(j - 4) * size + i];
+    }
+    float next = 0.f, save = 0.f;
+#pragma unroll
+    for (int j = 0; j < BASIS; j++) {
+        if (row[NEXT + j] != 0.f) next += row[NEXT + j] * basis[j];
+        if (row[SAVE + j] != 0.f) save += row[SAVE + j] * basis[j];
+    }
+    if (row[REMEMBER] != 0.f) {
+#pragma unroll
+        for (int j = 3; j > 0; j--) a.history[j * size + i] = basis[4 + j - 1];
+        a.history[i] = row[REMEMBER + 1] * basis[0] + row[REMEMBER + 2] * e;
+    }
+    a.x[i] = next;
+    a.saved[i] = save;
+}
+
+#define INSTANTIATE(SUFFIX, T)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(256) model_input_##SUFFIX(const __grid_constant__ ModelInputArgs a) { \
+        model_input<T>(a);                                                                                             \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        sampler_step_##SUFFIX(const __grid_constant__ SamplerStepArgs a) {                                             \
+        sampler_step<T>(a);                                                                                            \
+    }
+
+INSTANTIATE(f16, half)
+INSTANTIATE(bf16, __nv_bfloat16)
+INSTANTIATE(f32, float)

@@ -1,0 +1,205 @@
+//! Matrix products through cuBLASLt: descriptors and algorithm chosen once per shape, then remembered.
+//!
+//! The algorithm is the first that the library's heuristic names for the shape, the alignment and the
+//! chip: the same on every run, never the winner of a race at start-up. One workspace serves all
+//! products, since they run one after another on one stream.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+use cudarc::cublaslt::{result, sys};
+
+use super::device::Gpu;
+use super::memory::DeviceMemory;
+use crate::error::{Error, Result};
+use crate::ops::DType;
+
+/// What NVIDIA recommends for Hopper; older chips need less.
+const WORKSPACE_BYTES: usize = 32 << 20;
+
+/// `y[m,n] = x[m,k] · w[n,k]ᵀ + bias[n] + residual[m,n]`, row-major with pitches.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Product {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub y_pitch: usize,
+    pub x_pitch: usize,
+    pub residual_pitch: Option<usize>,
+    pub bias: bool,
+    pub dtype: DType,
+    /// Largest power of two (up to 256) that divides every address.
+    pub alignment: u32,
+}
+
+/// Addresses of one product; `bias` and `residual` as the [`Product`] says.
+#[derive(Clone, Copy)]
+pub struct Operands {
+    pub y: u64,
+    pub x: u64,
+    pub w: u64,
+    pub bias: u64,
+    pub residual: u64,
+}
+
+struct Plan {
+    operation: sys::cublasLtMatmulDesc_t,
+    w: sys::cublasLtMatrixLayout_t,
+    x: sys::cublasLtMatrixLayout_t,
+    residual: sys::cublasLtMatrixLayout_t,
+    y: sys::cublasLtMatrixLayout_t,
+    algorithm: sys::cublasLtMatmulAlgo_t,
+}
+
+pub struct CublasLt {
+    handle: sys::cublasLtHandle_t,
+    workspace: DeviceMemory,
+    plans: HashMap<Product, Plan>,
+}
+
+/// Names the step that a cuBLASLt call failed in.
+fn during<T>(result: Result<T, result::CublasError>, operation: impl FnOnce() -> String) -> Result<T> {
+    result.map_err(|e| Error::Cuda { operation: operation(), message: format!("{:?}", e.0) })
+}
+
+impl CublasLt {
+    pub fn new(gpu: &Gpu) -> Result<Self> {
+        let workspace = DeviceMemory::new(&gpu.context, WORKSPACE_BYTES, "cuBLASLt's workspace")?;
+        let handle = during(result::create_handle(), || "creating a cuBLASLt handle".to_string())?;
+        Ok(CublasLt { handle, workspace, plans: HashMap::new() })
+    }
+
+    /// Launches the product on the stream.
+    pub fn multiply(&mut self, gpu: &Gpu, product: Product, at: Operands) -> Result<()> {
+        let describe = || {
+            let Product { m, n, k, dtype, .. } = product;
+            format!("{dtype} product m={m} n={n} k={k}")
+        };
+        if !self.plans.contains_key(&product) {
+            let plan = during(Plan::new(self.handle, &product), describe)?;
+            self.plans.insert(product, plan);
+        }
+        let plan = &self.plans[&product];
+        let pointer = |address: u64| address as usize as *const c_void;
+        let (alpha, beta) = (1f32, if product.residual_pitch.is_some() { 1f32 } else { 0f32 });
+        let residual = if product.residual_pitch.is_some() { at.residual } else { at.y };
+        let launch = || unsafe {
+            if product.bias {
+                let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
+                set_operation(plan.operation, attribute, &at.bias)?;
+            }
+            // SAFETY: the plan's descriptors are alive and describe the operands; the caller vouches for
+            // the addresses. Column-major, the roles are y(n,m) = w(k,n)ᵀ · x(k,m).
+            result::matmul(
+                self.handle,
+                plan.operation,
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
+                pointer(at.w),
+                plan.w,
+                pointer(at.x),
+                plan.x,
+                pointer(residual),
+                plan.residual,
+                pointer(at.y).cast_mut(),
+                plan.y,
+                &plan.algorithm,
+                pointer(self.workspace.address).cast_mut(),
+                self.workspace.bytes,
+                gpu.stream.cu_stream().cast(),
+            )
+        };
+        during(launch(), describe)
+    }
+}
+
+impl Drop for CublasLt {
+    fn drop(&mut self) {
+        self.plans.clear();
+        // SAFETY: created in `new`, destroyed once; errors have nobody to go to.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+impl Plan {
+    fn new(handle: sys::cublasLtHandle_t, p: &Product) -> Result<Self, result::CublasError> {
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        let (dtype, compute) = match p.dtype {
+            DType::F16 => (sys::cudaDataType::CUDA_R_16F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
+            DType::BF16 => (sys::cudaDataType::CUDA_R_16BF, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
+            DType::F32 => (sys::cudaDataType::CUDA_R_32F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
+            other => panic!("no product of {other}"),
+        };
+        let layout = |rows: usize, columns: usize, pitch: usize| {
+            result::create_matrix_layout(dtype, rows as u64, columns as u64, pitch as i64)
+        };
+        let operation = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?;
+        set_operation(operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &sys::cublasOperation_t::CUBLAS_OP_T)?;
+        if p.bias {
+            set_operation(
+                operation,
+                Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE,
+                &sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            )?;
+        }
+        let w = layout(p.k, p.n, p.k)?;
+        let x = layout(p.k, p.m, p.x_pitch)?;
+        let residual = layout(p.n, p.m, p.residual_pitch.unwrap_or(p.y_pitch))?;
+        let y = layout(p.n, p.m, p.y_pitch)?;
+        let algorithm = choose_algorithm(handle, operation, [w, x, residual, y], p.alignment)?;
+        Ok(Plan { operation, w, x, residual, y, algorithm })
+    }
+}
+
+fn choose_algorithm(
+    handle: sys::cublasLtHandle_t,
+    operation: sys::cublasLtMatmulDesc_t,
+    [w, x, residual, y]: [sys::cublasLtMatrixLayout_t; 4],
+    alignment: u32,
+) -> Result<sys::cublasLtMatmulAlgo_t, result::CublasError> {
+    use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
+    let preference = result::create_matmul_pref()?;
+    let set = |attribute, value: *const c_void, size| {
+        // SAFETY: `preference` is alive; `value` points at `size` bytes.
+        unsafe { result::set_matmul_pref_attribute(preference, attribute, value, size) }
+    };
+    let choose = || {
+        let workspace: usize = WORKSPACE_BYTES;
+        set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const workspace).cast(), size_of::<usize>())?;
+        for attribute in [
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            set(attribute, (&raw const alignment).cast(), size_of::<u32>())?;
+        }
+        // SAFETY: all descriptors are alive.
+        unsafe { result::get_matmul_algo_heuristic(handle, operation, w, x, residual, y, preference) }
+    };
+    let heuristic = choose();
+    // SAFETY: created above, destroyed once.
+    unsafe { result::destroy_matmul_pref(preference)? };
+    Ok(heuristic?.algo)
+}
+
+fn set_operation<T>(
+    operation: sys::cublasLtMatmulDesc_t,
+    attribute: sys::cublasLtMatmulDescAttributes_t,
+    value: &T,
+) -> Result<(), result::CublasError> {
+    // SAFETY: `operation` is alive; `value` has the size that the attribute asks for.
+    unsafe { result::set_matmul_desc_attribute(operation, attribute, (&raw const *value).cast(), size_of::<T>()) }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: created in `Plan::new`, destroyed once; errors have nobody to go to.
+        unsafe {
+            for layout in [self.w, self.x, self.residual, self.y] {
+                let _ = result::destroy_matrix_layout(layout);
+            }
+            let _ = result::destroy_matmul_desc(self.operation);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One GPU: its context, its stream, what it is.
+
+use std::sync::Arc;
+
+use cudarc::cublaslt;
+use cudarc::driver::sys::{self, CUdevice_attribute};
+use cudarc::driver::{CudaContext, CudaStream};
+
+use super::During;
+use crate::error::{Error, Result};
+
+/// A GPU that has been opened.
+pub struct Gpu {
+    pub context: Arc<CudaContext>,
+    pub stream: Arc<CudaStream>,
+    pub name: String,
+    /// Compute capability as in `sm_90`: 90. `SDRT_ARCH=80` in the environment lowers it.
+    pub arch: u32,
+    pub multiprocessors: u32,
+    /// CUDA version of the driver: 12040 is 12.4.
+    pub driver: i32,
+    /// Load the portable PTX even if there is machine code for this chip.
+    pub portable: bool,
+}
+
+/// The oldest chip that the kernels run on.
+const MINIMUM_ARCH: u32 = 80;
+
+/// How many GPUs there are; 0 on a machine without a driver.
+pub fn device_count() -> usize {
+    // SAFETY: only looks for the library. cudarc panics when it calls a library that is not there.
+    if !unsafe { sys::is_culib_present() } {
+        return 0;
+    }
+    CudaContext::device_count().map_or(0, |count| count.max(0) as usize)
+}
+
+impl Gpu {
+    pub fn open(ordinal: usize) -> Result<Gpu> {
+        let count = device_count();
+        if count == 0 {
+            return Err(Error::invalid("no CUDA device was found: try --device cpu, or check nvidia-smi"));
+        }
+        if ordinal >= count {
+            let last = count - 1;
+            let message = format!("cuda:{ordinal} does not exist: this machine has cuda:0 to cuda:{last}");
+            return Err(Error::invalid(message));
+        }
+        // SAFETY: as above.
+        if !unsafe { cublaslt::sys::is_culib_present() } {
+            return Err(Error::invalid(
+                "libcublasLt was not found: install the CUDA 12 or 13 libraries, or \
+                 `pip install nvidia-cublas` and name its lib folder in LD_LIBRARY_PATH; or use --device cpu",
+            ));
+        }
+        let context = CudaContext::new(ordinal).during("opening the device")?;
+        // SAFETY: one stream does all the work, and nothing has been allocated yet. Events per
+        // allocation would break graph capture.
+        unsafe { context.disable_event_tracking() };
+        // Not the default stream: the legacy stream cannot be captured.
+        let stream = context.new_stream().during("creating a stream")?;
+
+        let (major, minor) = context.compute_capability().during("reading the compute capability")?;
+        let chip = (10 * major + minor) as u32;
+        let name = context.name().during("reading the device's name")?;
+        if chip < MINIMUM_ARCH {
+            let message =
+                format!("{name} is sm_{chip}; the kernels need sm_{MINIMUM_ARCH} or later: try --device cpu");
+            return Err(Error::invalid(message));
+        }
+        let forced = forced_arch()?;
+        let multiprocessors = context
+            .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .during("counting multiprocessors")? as u32;
+        let mut driver = 0;
+        // SAFETY: writes one integer.
+        unsafe { sys::cuDriverGetVersion(&mut driver) }.result().during("reading the driver's version")?;
+        Ok(Gpu {
+            context,
+            stream,
+            name,
+            arch: forced.map_or(chip, |arch| arch.min(chip)),
+            multiprocessors,
+            driver,
+            portable: forced.is_some_and(|arch| arch < chip),
+        })
+    }
+
+    /// Whether the driver knows conditional graph nodes.
+    pub fn has_conditional_graphs(&self) -> bool {
+        self.driver >= 12040
+    }
+
+    pub fn synchronize(&self, operation: &str) -> Result<()> {
+        self.stream.synchronize().during(operation)
+    }
+}
+
+/// `SDRT_ARCH=80` makes the engine treat the chip as that older one: portable PTX, portable kernels.
+fn forced_arch() -> Result<Option<u32>> {
+    match std::env::var("SDRT_ARCH") {
+        Err(_) => Ok(None),
+        Ok(text) => match text.parse() {
+            Ok(arch) if arch >= MINIMUM_ARCH => Ok(Some(arch)),
+            _ => Err(Error::invalid(format!(
+                "SDRT_ARCH={text}: expected a compute capability such as 80 (the oldest), 86, 89 or 90"
+            ))),
+        },
+    }
+}

@@ -1,0 +1,278 @@
+//! The parts that the three models share: layers' weights, resnets, transformer blocks.
+//!
+//! A constructor walks the checkpoint's structure over a [`Plan`], a `forward` issues the verbs.
+//! Fields carry the checkpoint's own path segments.
+//!
+//! Easy to get wrong: GEGLU multiplies the first half of the projection by the gelu of the second;
+//! GroupNorm's eps is the configuration's in resnets but 1e-6 in front of a transformer and all over
+//! the VAE; LayerNorm's is 1e-5; `attention_head_dim` of a U-Net counts heads.
+
+use crate::ops::*;
+use crate::weights::plan::Plan;
+
+/// A conv layer's weights.
+#[derive(Clone, Copy)]
+pub struct Conv {
+    pub weight: Tensor, // [o,k,k,i]
+    pub bias: Tensor,   // [o]
+}
+
+impl Conv {
+    pub fn new(plan: &mut Plan, name: impl ToString, o: usize, i: usize, k: usize) -> Self {
+        plan.scope(name, |plan| Conv { weight: plan.conv("weight", o, i, k), bias: plan.vector("bias", o) })
+    }
+
+    /// The verb that applies it; keeps the map's size unless its fields are changed.
+    pub fn to(&self, out: Tensor, x: Tensor) -> Conv2d {
+        Conv2d::new(out, x, self.weight, self.bias)
+    }
+}
+
+/// A linear layer's weights.
+#[derive(Clone, Copy)]
+pub struct Dense {
+    pub weight: Tensor, // [n,k]
+    pub bias: Option<Tensor>,
+}
+
+impl Dense {
+    pub fn new(plan: &mut Plan, name: impl ToString, n: usize, k: usize) -> Self {
+        plan.scope(name, |plan| Dense {
+            weight: plan.matrix("weight", n, k),
+            bias: Some(plan.vector("bias", n)),
+        })
+    }
+
+    /// Several layers of the same input in one product, their outputs side by side.
+    pub fn stacked(plan: &mut Plan, names: &[&str], n: usize, k: usize, bias: bool) -> Self {
+        let keys = |kind: &str| names.iter().map(|name| format!("{name}.{kind}")).collect::<Vec<_>>();
+        let (weights, biases) = (keys("weight"), keys("bias"));
+        let weights: Vec<&str> = weights.iter().map(String::as_str).collect();
+        let biases: Vec<&str> = biases.iter().map(String::as_str).collect();
+        Dense {
+            weight: plan.stacked_matrices(&weights, n, k),
+            bias: bias.then(|| plan.stacked_vectors(&biases, n)),
+        }
+    }
+
+    pub fn to(&self, out: Tensor, x: Tensor) -> Linear {
+        Linear::new(out, x, self.weight, self.bias)
+    }
+}
+
+/// A norm's scale and offset.
+#[derive(Clone, Copy)]
+pub struct Norm {
+    pub weight: Tensor,
+    pub bias: Tensor,
+}
+
+impl Norm {
+    pub fn new(plan: &mut Plan, name: impl ToString, c: usize) -> Self {
+        plan.scope(name, |plan| Norm { weight: plan.vector("weight", c), bias: plan.vector("bias", c) })
+    }
+
+    pub fn layer(&self, out: Tensor, x: Tensor, eps: f32) -> LayerNorm {
+        LayerNorm { out, x, weight: self.weight, bias: self.bias, eps }
+    }
+    pub fn group(&self, out: Tensor, x: Tensor, groups: usize, eps: f32) -> GroupNorm {
+        GroupNorm { out, x, weight: self.weight, bias: self.bias, groups, eps, silu: false }
+    }
+}
+
+/// `ResnetBlock2D`: `out = shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))`.
+pub struct Resnet {
+    norm1: Norm,
+    conv1: Conv,
+    norm2: Norm,
+    conv2: Conv,
+    conv_shortcut: Option<Conv>,
+    /// First of this resnet's columns in the U-Net's time table.
+    time_column: usize,
+    groups: usize,
+    eps: f32,
+}
+
+impl Resnet {
+    pub fn new(plan: &mut Plan, i: usize, o: usize, groups: usize, eps: f32) -> Self {
+        Resnet {
+            norm1: Norm::new(plan, "norm1", i),
+            conv1: Conv::new(plan, "conv1", o, i, 3),
+            norm2: Norm::new(plan, "norm2", o),
+            conv2: Conv::new(plan, "conv2", o, o, 3),
+            conv_shortcut: (i != o).then(|| Conv::new(plan, "conv_shortcut", o, i, 1)),
+            time_column: 0,
+            groups,
+            eps,
+        }
+    }
+
+    /// The same, fed with the time embedding from columns `time_column..` of a table.
+    pub fn with_time(self, time_column: usize) -> Self {
+        Resnet { time_column, ..self }
+    }
+
+    /// `out` may be `x` itself when they have as many channels. `time` is the whole time table.
+    pub fn forward(&self, ops: &mut dyn Ops, name: &str, out: Tensor, x: Tensor, time: Option<TableRow>) {
+        ops.scope(name, |ops| {
+            let [b, h, w, o] = out.shape;
+            let hidden = ops.alloc([b, h, w, o]);
+            let normed = ops.alloc([b, h, w, x.c().max(o)]);
+            // Dense views of the same memory: norm1's output is dead once conv1 has run.
+            let normed1 = Tensor::new(normed.address, x.shape, normed.dtype);
+            let normed2 = Tensor::new(normed.address, out.shape, normed.dtype);
+
+            let norm =
+                |norm: &Norm, out, x| GroupNorm { silu: true, ..norm.group(out, x, self.groups, self.eps) };
+            ops.group_norm(norm(&self.norm1, normed1, x));
+            let row = time
+                .map(|time| TableRow { table: time.table.columns(self.time_column, o), index: time.index });
+            ops.conv2d(Conv2d { row, ..self.conv1.to(hidden, normed1) });
+            ops.group_norm(norm(&self.norm2, normed2, hidden));
+            let residual = match &self.conv_shortcut {
+                Some(conv) => {
+                    ops.conv2d(conv.to(out, x));
+                    out
+                }
+                None => x,
+            };
+            ops.conv2d(Conv2d { residual: Some(residual), ..self.conv2.to(out, normed2) });
+        });
+    }
+}
+
+/// `BasicTransformerBlock`: self-attention, cross-attention, GEGLU feed-forward, each with its residual.
+struct TransformerBlock {
+    norm1: Norm,
+    attn1_qkv: Dense,
+    attn1_out: Dense,
+    norm2: Norm,
+    attn2_q: Dense,
+    attn2_kv: Dense,
+    attn2_out: Dense,
+    norm3: Norm,
+    ff_in: Dense,
+    ff_out: Dense,
+    /// First of this block's columns in the U-Net's context table: keys, then values.
+    context_column: usize,
+}
+
+const LAYER_NORM_EPS: f32 = 1e-5;
+
+impl TransformerBlock {
+    fn new(plan: &mut Plan, c: usize, context_dim: usize, context_column: usize) -> Self {
+        TransformerBlock {
+            norm1: Norm::new(plan, "norm1", c),
+            attn1_qkv: Dense::stacked(plan, &["attn1.to_q", "attn1.to_k", "attn1.to_v"], c, c, false),
+            attn1_out: Dense::new(plan, "attn1.to_out.0", c, c),
+            norm2: Norm::new(plan, "norm2", c),
+            attn2_q: Dense { weight: plan.matrix("attn2.to_q.weight", c, c), bias: None },
+            attn2_kv: Dense::stacked(plan, &["attn2.to_k", "attn2.to_v"], c, context_dim, false),
+            attn2_out: Dense::new(plan, "attn2.to_out.0", c, c),
+            norm3: Norm::new(plan, "norm3", c),
+            ff_in: Dense {
+                weight: plan.interleaved_matrix("ff.net.0.proj.weight", 8 * c, c),
+                bias: Some(plan.interleaved_vector("ff.net.0.proj.bias", 8 * c)),
+            },
+            ff_out: Dense::new(plan, "ff.net.2", c, 4 * c),
+            context_column,
+        }
+    }
+
+    /// Updates `x` in place. `context` is the U-Net's whole context table, [b,1,s,..].
+    fn forward(&self, ops: &mut dyn Ops, x: Tensor, heads: usize, context: Tensor) {
+        let [b, _, t, c] = x.shape;
+        let normed = ops.alloc([b, 1, t, c]);
+        let attended = ops.alloc([b, 1, t, c]);
+        ops.scope("attn1", |ops| {
+            let qkv = ops.alloc([b, 1, t, 3 * c]);
+            ops.layer_norm(self.norm1.layer(normed, x, LAYER_NORM_EPS));
+            ops.linear(self.attn1_qkv.to(qkv, normed));
+            let [q, k, v] = [0, c, 2 * c].map(|column| qkv.columns(column, c));
+            ops.attention(Attention { out: attended, q, k, v, heads, causal: false });
+            ops.linear(Linear { residual: Some(x), ..self.attn1_out.to(x, attended) });
+        });
+        ops.scope("attn2", |ops| {
+            let q = ops.alloc([b, 1, t, c]);
+            ops.layer_norm(self.norm2.layer(normed, x, LAYER_NORM_EPS));
+            ops.linear(self.attn2_q.to(q, normed));
+            let k = context.columns(self.context_column, c);
+            let v = context.columns(self.context_column + c, c);
+            ops.attention(Attention { out: attended, q, k, v, heads, causal: false });
+            ops.linear(Linear { residual: Some(x), ..self.attn2_out.to(x, attended) });
+        });
+        ops.scope("ff", |ops| {
+            let hidden = ops.alloc([b, 1, t, 8 * c]);
+            let gated = ops.alloc([b, 1, t, 4 * c]);
+            ops.layer_norm(self.norm3.layer(normed, x, LAYER_NORM_EPS));
+            ops.linear(self.ff_in.to(hidden, normed));
+            ops.geglu(Geglu { out: gated, x: hidden });
+            ops.linear(Linear { residual: Some(x), ..self.ff_out.to(x, gated) });
+        });
+    }
+}
+
+/// `Transformer2DModel`: norm, projection in, transformer blocks, projection out, residual.
+pub struct Transformer {
+    norm: Norm,
+    proj_in: Dense,
+    transformer_blocks: Vec<TransformerBlock>,
+    proj_out: Dense,
+    heads: usize,
+    groups: usize,
+}
+
+impl Transformer {
+    /// Takes its columns of the context table from `context_columns`, the count so far.
+    pub fn new(
+        plan: &mut Plan,
+        c: usize,
+        layers: usize,
+        heads: usize,
+        groups: usize,
+        context_dim: usize,
+        context_columns: &mut usize,
+    ) -> Self {
+        Transformer {
+            norm: Norm::new(plan, "norm", c),
+            // A 1x1 conv or a linear layer: the same product on NHWC.
+            proj_in: Dense::new(plan, "proj_in", c, c),
+            transformer_blocks: (0..layers)
+                .map(|i| {
+                    let column = *context_columns;
+                    *context_columns += 2 * c;
+                    plan.scope(format!("transformer_blocks.{i}"), |plan| {
+                        TransformerBlock::new(plan, c, context_dim, column)
+                    })
+                })
+                .collect(),
+            proj_out: Dense::new(plan, "proj_out", c, c),
+            heads,
+            groups,
+        }
+    }
+
+    /// Keys and values of a prompt's hidden states, into this transformer's columns of `out`.
+    pub fn context(&self, ops: &mut dyn Ops, out: Tensor, hidden_states: Tensor) {
+        for block in &self.transformer_blocks {
+            let columns = out.columns(block.context_column, block.attn2_kv.weight.w());
+            ops.linear(block.attn2_kv.to(columns, hidden_states));
+        }
+    }
+
+    pub fn forward(&self, ops: &mut dyn Ops, name: &str, out: Tensor, x: Tensor, context: Tensor) {
+        ops.scope(name, |ops| {
+            let normed = ops.alloc(x.shape);
+            let hidden = ops.alloc(x.as_tokens().shape);
+            ops.group_norm(self.norm.group(normed, x, self.groups, 1e-6));
+            ops.linear(self.proj_in.to(hidden, normed.as_tokens()));
+            for (i, block) in self.transformer_blocks.iter().enumerate() {
+                ops.scope(&format!("transformer_blocks.{i}"), |ops| {
+                    block.forward(ops, hidden, self.heads, context);
+                });
+            }
+            let residual = Some(x.as_tokens());
+            ops.linear(Linear { residual, ..self.proj_out.to(out.as_tokens(), hidden) });
+        });
+    }
+}

@@ -1,0 +1,280 @@
+//! `AutoencoderKL`: latents to pictures and back.
+//!
+//! Easy to get wrong: latents are divided by the scaling factor before decoding; the encoder's
+//! downsampling pads below and to the right only; every norm has eps 1e-6; decoder blocks go from the
+//! coarsest level to the finest and have one resnet more than encoder blocks.
+
+use super::blocks::{Conv, Dense, Norm, Resnet};
+use super::config::VaeConfig;
+use crate::ops::*;
+use crate::weights::plan::Plan;
+
+const EPS: f32 = 1e-6;
+
+/// The single-headed attention of the mid block.
+struct SelfAttention {
+    group_norm: Norm,
+    to_qkv: Dense,
+    to_out: Dense,
+}
+
+struct Mid {
+    first: Resnet,
+    attention: Option<SelfAttention>,
+    last: Resnet,
+}
+
+struct Block {
+    resnets: Vec<Resnet>,
+    /// The conv of `downsamplers.0` or `upsamplers.0`.
+    resample: Option<Conv>,
+    c: usize,
+}
+
+/// The encoder and the decoder have the same outline: conv, blocks and a mid block, norm, conv.
+struct Coder {
+    conv_in: Conv,
+    mid_block: Mid,
+    blocks: Vec<Block>,
+    conv_norm_out: Norm,
+    conv_out: Conv,
+}
+
+pub struct Vae {
+    pub config: VaeConfig,
+    encoder: Coder,
+    quant_conv: Option<Conv>,
+    post_quant_conv: Option<Conv>,
+    decoder: Coder,
+}
+
+impl Vae {
+    pub fn new(config: &VaeConfig, plan: &mut Plan) -> Self {
+        let channels = &config.block_out_channels;
+        let levels = channels.len();
+        let groups = config.norm_num_groups;
+        let deepest = channels[levels - 1];
+        let resnet = |plan: &mut Plan, name: &str, i: usize, o: usize| {
+            plan.scope(name, |plan| Resnet::new(plan, i, o, groups, EPS))
+        };
+        let mid_block = |plan: &mut Plan| {
+            plan.scope("mid_block", |plan| Mid {
+                first: resnet(plan, "resnets.0", deepest, deepest),
+                attention: config.mid_block_add_attention.then(|| {
+                    plan.scope("attentions.0", |plan| SelfAttention {
+                        group_norm: Norm::new(plan, "group_norm", deepest),
+                        to_qkv: Dense::stacked(plan, &["to_q", "to_k", "to_v"], deepest, deepest, true),
+                        to_out: Dense::new(plan, "to_out.0", deepest, deepest),
+                    })
+                }),
+                last: resnet(plan, "resnets.1", deepest, deepest),
+            })
+        };
+        let block =
+            |plan: &mut Plan, name: String, i: usize, c: usize, resnets: usize, resample: Option<&str>| {
+                plan.scope(name, |plan| Block {
+                    resnets: (0..resnets)
+                        .map(|j| resnet(plan, &format!("resnets.{j}"), if j == 0 { i } else { c }, c))
+                        .collect(),
+                    resample: resample.map(|name| Conv::new(plan, name, c, c, 3)),
+                    c,
+                })
+            };
+
+        let encoder = plan.scope("encoder", |plan| Coder {
+            conv_in: Conv::new(plan, "conv_in", channels[0], config.in_channels, 3),
+            blocks: (0..levels)
+                .map(|level| {
+                    let i = channels[level.saturating_sub(1)];
+                    let resample = (level + 1 < levels).then_some("downsamplers.0.conv");
+                    let name = format!("down_blocks.{level}");
+                    block(plan, name, i, channels[level], config.layers_per_block, resample)
+                })
+                .collect(),
+            mid_block: mid_block(plan),
+            conv_norm_out: Norm::new(plan, "conv_norm_out", deepest),
+            conv_out: Conv::new(plan, "conv_out", 2 * config.latent_channels, deepest, 3),
+        });
+        let decoder = plan.scope("decoder", |plan| Coder {
+            conv_in: Conv::new(plan, "conv_in", deepest, config.latent_channels, 3),
+            mid_block: mid_block(plan),
+            blocks: (0..levels)
+                .map(|up| {
+                    let level = levels - 1 - up;
+                    let i = channels[(level + 1).min(levels - 1)];
+                    let resample = (level > 0).then_some("upsamplers.0.conv");
+                    block(
+                        plan,
+                        format!("up_blocks.{up}"),
+                        i,
+                        channels[level],
+                        config.layers_per_block + 1,
+                        resample,
+                    )
+                })
+                .collect(),
+            conv_norm_out: Norm::new(plan, "conv_norm_out", channels[0]),
+            conv_out: Conv::new(plan, "conv_out", config.out_channels, channels[0], 3),
+        });
+        let latent = config.latent_channels;
+        Vae {
+            config: config.clone(),
+            encoder,
+            decoder,
+            quant_conv: config
+                .use_quant_conv
+                .then(|| Conv::new(plan, "quant_conv", 2 * latent, 2 * latent, 1)),
+            post_quant_conv: config
+                .use_post_quant_conv
+                .then(|| Conv::new(plan, "post_quant_conv", latent, latent, 1)),
+        }
+    }
+
+    /// The picture `out` [b,8h,8w,3] in -1..1 of latents f32 [b,h,w,latent_channels].
+    pub fn decode(&self, ops: &mut dyn Ops, out: Tensor, latents: Tensor) {
+        ops.scope("vae", |ops| {
+            let scaled = ops.alloc(latents.shape);
+            ops.scale(Scale { out: scaled, x: latents, scale: 1.0 / self.config.scaling_factor });
+            let x = match &self.post_quant_conv {
+                Some(conv) => {
+                    let x = ops.alloc(latents.shape);
+                    ops.conv2d(conv.to(x, scaled));
+                    x
+                }
+                None => scaled,
+            };
+            ops.scope("decoder", |ops| {
+                let coder = &self.decoder;
+                let mut maps = Maps::new(ops, self.widest(latents.b(), out.h(), out.w()));
+                let [b, h, w, _] = x.shape;
+                let mut hidden = maps.next([b, h, w, coder.conv_in.weight.b()]);
+                ops.conv2d(coder.conv_in.to(hidden, x));
+                hidden = coder.mid_block.forward(ops, &mut maps, hidden, self.config.norm_num_groups);
+                for (i, block) in coder.blocks.iter().enumerate() {
+                    hidden = block.forward(ops, &format!("up_blocks.{i}"), &mut maps, hidden);
+                    if let Some(conv) = &block.resample {
+                        let next = maps.next([b, 2 * hidden.h(), 2 * hidden.w(), block.c]);
+                        ops.conv2d(Conv2d { upsample: true, ..conv.to(next, hidden) });
+                        hidden = next;
+                    }
+                }
+                coder.finish(ops, &mut maps, out, hidden, self.config.norm_num_groups);
+            });
+        });
+    }
+
+    /// Mean and log variance, side by side, of the latents of a picture, before the scaling factor:
+    /// `out` [b,h/8,w/8,2·latent_channels] of `picture` [b,h,w,4] in -1..1, whose fourth channel is zero.
+    pub fn encode(&self, ops: &mut dyn Ops, out: Tensor, picture: Tensor) {
+        ops.scope("vae", |ops| {
+            let moments = if self.quant_conv.is_some() { ops.alloc(out.shape) } else { out };
+            ops.scope("encoder", |ops| {
+                let coder = &self.encoder;
+                let [b, h, w, _] = picture.shape;
+                let mut maps = Maps::new(ops, self.widest(b, h, w));
+                let mut hidden = maps.next([b, h, w, coder.conv_in.weight.b()]);
+                ops.conv2d(coder.conv_in.to(hidden, picture));
+                for (i, block) in coder.blocks.iter().enumerate() {
+                    hidden = block.forward(ops, &format!("down_blocks.{i}"), &mut maps, hidden);
+                    if let Some(conv) = &block.resample {
+                        let next = maps.next([b, hidden.h() / 2, hidden.w() / 2, block.c]);
+                        ops.conv2d(Conv2d { stride: 2, pad: 0, ..conv.to(next, hidden) });
+                        hidden = next;
+                    }
+                }
+                hidden = coder.mid_block.forward(ops, &mut maps, hidden, self.config.norm_num_groups);
+                coder.finish(ops, &mut maps, moments, hidden, self.config.norm_num_groups);
+            });
+            if let Some(conv) = &self.quant_conv {
+                ops.conv2d(conv.to(out, moments));
+            }
+        });
+    }
+
+    /// Elements of the largest map between layers of a picture of h x w.
+    fn widest(&self, b: usize, h: usize, w: usize) -> usize {
+        let channels = &self.config.block_out_channels;
+        let level = |level: usize| {
+            // In the decoder a level also holds the enlarged map of the coarser one.
+            let c = channels[level].max(channels[(level + 1).min(channels.len() - 1)]);
+            b * h.div_ceil(1 << level) * w.div_ceil(1 << level) * c
+        };
+        (0..channels.len()).map(level).max().unwrap_or(0)
+    }
+}
+
+/// Two buffers that a chain of layers writes in turn.
+struct Maps {
+    buffers: [Tensor; 2],
+    turn: usize,
+}
+
+impl Maps {
+    fn new(ops: &mut dyn Ops, elements: usize) -> Self {
+        Maps { buffers: [0, 1].map(|_| ops.alloc([1, 1, 1, elements])), turn: 0 }
+    }
+
+    fn next(&mut self, shape: [usize; 4]) -> Tensor {
+        self.turn ^= 1;
+        let buffer = self.buffers[self.turn];
+        assert!(shape.iter().product::<usize>() <= buffer.len(), "{shape:?} is wider than planned");
+        Tensor::new(buffer.address, shape, buffer.dtype)
+    }
+}
+
+impl Coder {
+    fn finish(&self, ops: &mut dyn Ops, maps: &mut Maps, out: Tensor, hidden: Tensor, groups: usize) {
+        let normed = maps.next(hidden.shape);
+        ops.group_norm(GroupNorm { silu: true, ..self.conv_norm_out.group(normed, hidden, groups, EPS) });
+        ops.conv2d(self.conv_out.to(out, normed));
+    }
+}
+
+impl Block {
+    fn forward(&self, ops: &mut dyn Ops, name: &str, maps: &mut Maps, x: Tensor) -> Tensor {
+        ops.scope(name, |ops| {
+            let mut hidden = x;
+            for (j, resnet) in self.resnets.iter().enumerate() {
+                let [b, h, w, _] = hidden.shape;
+                let next = maps.next([b, h, w, self.c]);
+                resnet.forward(ops, &format!("resnets.{j}"), next, hidden, None);
+                hidden = next;
+            }
+            hidden
+        })
+    }
+}
+
+impl Mid {
+    fn forward(&self, ops: &mut dyn Ops, maps: &mut Maps, x: Tensor, groups: usize) -> Tensor {
+        ops.scope("mid_block", |ops| {
+            let mut hidden = maps.next(x.shape);
+            self.first.forward(ops, "resnets.0", hidden, x, None);
+            if let Some(attention) = &self.attention {
+                attention.forward(ops, hidden, groups);
+            }
+            let out = maps.next(x.shape);
+            self.last.forward(ops, "resnets.1", out, hidden, None);
+            hidden = out;
+            hidden
+        })
+    }
+}
+
+impl SelfAttention {
+    /// Updates `x` in place.
+    fn forward(&self, ops: &mut dyn Ops, x: Tensor, groups: usize) {
+        ops.scope("attentions.0", |ops| {
+            let normed = ops.alloc(x.shape);
+            let [b, h, w, c] = x.shape;
+            let qkv = ops.alloc([b, 1, h * w, 3 * c]);
+            ops.group_norm(self.group_norm.group(normed, x, groups, EPS));
+            ops.linear(self.to_qkv.to(qkv, normed.as_tokens()));
+            let [q, k, v] = [0, c, 2 * c].map(|column| qkv.columns(column, c));
+            let attended = normed.as_tokens();
+            ops.attention(Attention { out: attended, q, k, v, heads: 1, causal: false });
+            let x = x.as_tokens();
+            ops.linear(Linear { residual: Some(x), ..self.to_out.to(x, attended) });
+        });
+    }
+}

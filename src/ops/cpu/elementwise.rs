@@ -1,0 +1,57 @@
+//! Verbs that compute each number from a few others.
+
+use super::math::{gelu, vectorized};
+use super::memory::Memory;
+use crate::ops::{Embed, Geglu, Scale, TimestepEmbedding, ToRgb8};
+
+pub fn geglu(memory: &Memory, v: &Geglu) {
+    let x = memory.rows::<f32>(v.x);
+    memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
+        vectorized(|| {
+            let (pairs, _) = x.row(row).as_chunks::<2>();
+            out.iter_mut().zip(pairs).for_each(|(out, [value, gate])| *out = value * gelu(*gate));
+        });
+    });
+}
+
+pub fn embed(memory: &Memory, v: &Embed) {
+    let ids = memory.slice::<i32>(v.ids);
+    let (tokens, positions) = (memory.rows::<f32>(v.tokens), memory.rows::<f32>(v.positions));
+    memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
+        let id = usize::try_from(ids[row]).unwrap_or(usize::MAX).min(tokens.count - 1);
+        let terms = tokens.row(id).iter().zip(positions.row(row % v.out.tokens()));
+        out.iter_mut().zip(terms).for_each(|(out, (token, position))| *out = token + position);
+    });
+}
+
+/// The order of operations is that of diffusers: an angle of 999 keeps the last bit of its frequency.
+pub fn timestep_embedding(memory: &Memory, v: &TimestepEmbedding) {
+    let timesteps = memory.slice::<f32>(v.timesteps);
+    let half = v.out.c() / 2;
+    memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
+        let (first, second) = out.split_at_mut(half);
+        let (sines, cosines) = if v.flip_sin_to_cos { (second, first) } else { (first, second) };
+        for (i, (sine, cosine)) in sines.iter_mut().zip(cosines).enumerate() {
+            let exponent = -(1e4_f64.ln() as f32) * i as f32 / (half as f32 - v.freq_shift);
+            let angle = timesteps[row] * exponent.exp();
+            (*sine, *cosine) = angle.sin_cos();
+        }
+    });
+}
+
+pub fn scale(memory: &Memory, v: &Scale) {
+    let x = memory.rows::<f32>(v.x);
+    memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
+        out.iter_mut().zip(x.row(row)).for_each(|(out, x)| *out = x * v.scale);
+    });
+}
+
+pub fn to_rgb8(memory: &Memory, v: &ToRgb8) {
+    let x = memory.rows::<f32>(v.x);
+    memory.rows_mut::<u8>(v.out).par_rows(|row, out| {
+        for (out, x) in out.iter_mut().zip(x.row(row)) {
+            // `as` turns a NaN into 0.
+            *out = ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+        }
+    });
+}

@@ -1,0 +1,192 @@
+//! The backend for machines without a GPU, and the oracle of the GPU's tests: every verb in f32.
+//!
+//! Addresses are host addresses. A graph is the list of recorded verbs. Work is split by shape and
+//! summed in a fixed order, so a machine gives the same bytes every time.
+
+mod attention;
+mod conv;
+mod elementwise;
+mod math;
+mod memory;
+mod norm;
+mod product;
+mod sampler;
+
+use std::ops::{ControlFlow, Range};
+
+use rayon::prelude::*;
+
+use super::{Arena, Backend, Call, DType, FillRows, Graph, Ops, Region, Tensor};
+use crate::error::Result;
+use memory::Memory;
+
+pub struct Cpu {
+    arena: Arena,
+    memory: Memory,
+    /// A weight's transpose, for the length of one verb.
+    transposed: Vec<f32>,
+    recording: Option<Vec<Call>>,
+    recorded: usize,
+}
+
+/// What [`Graph`] holds here.
+struct Recorded {
+    calls: Vec<Call>,
+    /// What grows by one after each step, if this is a step.
+    index: Option<Tensor>,
+}
+
+impl Cpu {
+    /// Uses rayon's global threads: as many as cores, or `RAYON_NUM_THREADS`.
+    pub fn new() -> Self {
+        Cpu {
+            arena: Arena::new(0, 0),
+            memory: Memory::default(),
+            transposed: Vec::new(),
+            recording: None,
+            recorded: 0,
+        }
+    }
+
+    fn execute(&mut self, call: &Call) {
+        let memory = &self.memory;
+        match call {
+            Call::Conv2d(v) => conv::conv2d(memory, &mut self.transposed, v),
+            Call::Linear(v) => product::linear(memory, &mut self.transposed, v),
+            Call::GroupNorm(v) => norm::group_norm(memory, v),
+            Call::LayerNorm(v) => norm::layer_norm(memory, v),
+            Call::Attention(v) => attention::attention(memory, v),
+            Call::Geglu(v) => elementwise::geglu(memory, v),
+            Call::Embed(v) => elementwise::embed(memory, v),
+            Call::TimestepEmbedding(v) => elementwise::timestep_embedding(memory, v),
+            Call::Scale(v) => elementwise::scale(memory, v),
+            Call::ModelInput(v) => sampler::model_input(memory, v),
+            Call::SamplerStep(v) => sampler::sampler_step(memory, v),
+            Call::ToRgb8(v) => elementwise::to_rgb8(memory, v),
+        }
+    }
+
+    fn record_calls(&mut self, index: Option<Tensor>, body: &mut dyn FnMut(&mut dyn Ops)) -> Graph {
+        assert!(self.recording.is_none(), "recording inside a recording");
+        self.recording = Some(Vec::new());
+        body(self);
+        self.recorded += 1;
+        Graph(Box::new(Recorded { calls: self.recording.take().unwrap_or_default(), index }))
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Cpu::new()
+    }
+}
+
+fn recorded(graph: &Graph) -> &Recorded {
+    graph.0.downcast_ref().expect("this graph was recorded by another backend")
+}
+
+impl Ops for Cpu {
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn arena(&mut self) -> &mut Arena {
+        &mut self.arena
+    }
+
+    fn issue(&mut self, call: Call) {
+        match &mut self.recording {
+            Some(calls) => calls.push(call),
+            None => self.execute(&call),
+        }
+    }
+}
+
+impl Backend for Cpu {
+    fn describe(&self) -> String {
+        match rayon::current_num_threads() {
+            1 => "CPU, 1 thread".to_string(),
+            n => format!("CPU, {n} threads"),
+        }
+    }
+
+    fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {
+        self.memory.reserve(bytes, purpose)
+    }
+
+    fn use_arena(&mut self, arena: Arena) -> Arena {
+        std::mem::replace(&mut self.arena, arena)
+    }
+
+    fn fill(&mut self, to: Tensor, fill: FillRows) -> Result<()> {
+        // Large enough to be worth a task, small enough to spread one weight over all threads.
+        const BYTES: usize = 1 << 18;
+        let row_bytes = to.c() * to.dtype.size();
+        let rows = (BYTES / row_bytes.max(1)).max(1);
+        self.memory.bytes_mut(to).par_chunks_mut((rows * row_bytes).max(1)).enumerate().for_each(
+            |(chunk, bytes)| {
+                let range = Range { start: chunk * rows, end: chunk * rows + bytes.len() / row_bytes };
+                fill(range, bytes);
+            },
+        );
+        Ok(())
+    }
+
+    fn write(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
+        assert_eq!(bytes.len(), to.bytes(), "bytes for {to}");
+        self.memory.bytes_mut(to).copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
+        assert_eq!(bytes.len(), from.bytes(), "room for {from}");
+        bytes.copy_from_slice(self.memory.bytes_mut(from));
+        Ok(())
+    }
+
+    fn run(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<()> {
+        assert!(self.recording.is_none(), "run inside a recording");
+        body(self);
+        Ok(())
+    }
+
+    fn record(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
+        Ok(self.record_calls(None, body))
+    }
+
+    fn replay(&mut self, graph: &Graph) -> Result<()> {
+        let Recorded { calls, index } = recorded(graph);
+        assert!(index.is_none(), "a graph of steps is replayed with replay_steps");
+        calls.iter().for_each(|call| self.execute(call));
+        Ok(())
+    }
+
+    fn record_steps(&mut self, index: Tensor, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
+        assert_eq!(index.dtype, DType::I32, "step index {index}");
+        Ok(self.record_calls(Some(index), body))
+    }
+
+    fn replay_steps(
+        &mut self,
+        graph: &Graph,
+        steps: usize,
+        on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<usize> {
+        let Recorded { calls, index } = recorded(graph);
+        let index = index.expect("a graph recorded with record_steps");
+        for done in 1..=steps {
+            calls.iter().for_each(|call| self.execute(call));
+            bytemuck::cast_slice_mut::<u8, i32>(self.memory.bytes_mut(index))
+                .iter_mut()
+                .for_each(|i| *i += 1);
+            if on_step(done).is_break() {
+                return Ok(done);
+            }
+        }
+        Ok(steps)
+    }
+
+    fn recorded(&self) -> usize {
+        self.recorded
+    }
+}

@@ -1,0 +1,69 @@
+//! What the denoising loop does around the model; the layout of a row is `sampler::Row::pack`'s.
+
+use super::memory::Memory;
+use crate::ops::{ModelInput, SamplerStep, Tensor};
+use crate::sampler::ROW_WIDTH;
+
+/// The table row that an image is at, and its number.
+fn table_row(memory: &Memory, table: Tensor, index: Tensor, image: usize) -> (usize, &[f32; ROW_WIDTH]) {
+    let (rows, _) = memory.slice::<f32>(table).as_chunks();
+    let step = memory.slice::<i32>(index)[image];
+    let step = usize::try_from(step).ok().filter(|&step| step < rows.len());
+    let step = step.unwrap_or_else(|| panic!("image {image} is past the {} rows of its table", rows.len()));
+    (step, &rows[step])
+}
+
+pub fn model_input(memory: &Memory, v: &ModelInput) {
+    let x = memory.rows::<f32>(v.x);
+    let scales: Vec<f32> =
+        (0..v.x.b()).map(|image| table_row(memory, v.table, v.index, image).1[0]).collect();
+    memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
+        let row = row % x.count;
+        let scale = scales[row / v.x.tokens()];
+        out.iter_mut().zip(x.row(row)).for_each(|(out, x)| *out = x * scale);
+    });
+}
+
+pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
+    let (images, pixels) = (v.x.b(), v.x.tokens());
+    let guided = v.output.b() == 2 * images;
+    let (output, noise) = (memory.rows::<f32>(v.output), memory.rows::<f32>(v.noise));
+    let (saved, history) = (memory.rows_mut::<f32>(v.saved), memory.rows_mut::<f32>(v.history));
+    let guidance = memory.slice::<f32>(v.guidance);
+    let steps: Vec<_> = (0..images).map(|image| table_row(memory, v.table, v.index, image)).collect();
+
+    memory.rows_mut::<f32>(v.x).par_rows(|row, x| {
+        let (image, pixel) = (row / pixels, row % pixels);
+        let (step, coefficients) = steps[image];
+        let (next, save) = (&coefficients[1..9], &coefficients[9..17]);
+        let [remember, remember_x, remember_e] = coefficients[17..] else { unreachable!("ROW_WIDTH is 20") };
+        // SAFETY: this row of `saved` and of each history belongs to the task that has it of `x`.
+        let saved = unsafe { saved.columns_mut(row, 0..saved.c) };
+        let [h0, h1, h2, h3] = [0, 1, 2, 3].map(|age| {
+            // SAFETY: as above.
+            unsafe { history.columns_mut((age * images + image) * pixels + pixel, 0..history.c) }
+        });
+        let noise = noise.row((step * images + image) * pixels + pixel);
+        for j in 0..x.len() {
+            let e = if guided {
+                let (u, c) = (output.row(row)[j], output.row(images * pixels + row)[j]);
+                u + guidance[image] * (c - u)
+            } else {
+                output.row(row)[j]
+            };
+            let basis = [x[j], e, saved[j], noise[j], h0[j], h1[j], h2[j], h3[j]];
+            x[j] = combine(next, &basis);
+            saved[j] = combine(save, &basis);
+            if remember != 0.0 {
+                (h3[j], h2[j], h1[j]) = (h2[j], h1[j], h0[j]);
+                h0[j] = combine(&[remember_x, remember_e], &basis);
+            }
+        }
+    });
+}
+
+/// Sum of products, without the terms whose coefficient is zero: their memory may hold anything.
+fn combine(coefficients: &[f32], basis: &[f32]) -> f32 {
+    let terms = coefficients.iter().zip(basis).filter(|(coefficient, _)| **coefficient != 0.0);
+    terms.map(|(coefficient, value)| coefficient * value).sum()
+}

@@ -1,0 +1,341 @@
+//! Each verb as launches: checks what its kernel needs, picks the variant, fills the arguments.
+
+use cudarc::driver::CudaFunction;
+
+use super::attention::AttentionPlan;
+use super::conv::Conv2dPlan;
+use super::{Cuda, Kind, SCRATCH_BYTES};
+use crate::error::Result;
+use crate::gpu::cublaslt::{Operands, Product};
+use crate::gpu::kernels::*;
+use crate::ops::*;
+
+/// Bytes of the widest access of the elementwise and norm kernels.
+const VECTOR_BYTES: usize = 16;
+/// Most channels of the group norm kernels, which have a thread for each vector of a row.
+const GROUP_NORM_CHANNELS: usize = 4096;
+/// Widest row of the layer norm kernel.
+const LAYER_NORM_CHANNELS: usize = 2048;
+
+fn int(n: usize) -> i32 {
+    i32::try_from(n).expect("sizes fit 31 bits")
+}
+
+fn address(tensor: Option<Tensor>) -> u64 {
+    tensor.map_or(0, |t| t.address)
+}
+
+fn pitch(tensor: Option<Tensor>) -> i32 {
+    tensor.map_or(0, |t| int(t.pitch))
+}
+
+/// Asserts that rows can be accessed `VECTOR_BYTES` at a time.
+fn assert_vectors(tensors: &[Tensor]) {
+    for t in tensors {
+        let vector = VECTOR_BYTES / t.dtype.size();
+        let fits = t.c().is_multiple_of(vector) && t.pitch.is_multiple_of(vector);
+        assert!(fits && t.address.is_multiple_of(VECTOR_BYTES as u64), "{t} is not made of 16-byte vectors");
+    }
+}
+
+impl Cuda {
+    pub(super) fn launch(&mut self, call: &Call) -> Result<()> {
+        match call {
+            Call::Conv2d(v) => self.conv2d(v),
+            Call::Linear(v) => self.linear(v),
+            Call::GroupNorm(v) => self.group_norm(v),
+            Call::LayerNorm(v) => self.layer_norm(v),
+            Call::Attention(v) => self.attention(v),
+            Call::Geglu(v) => self.geglu(v),
+            Call::Embed(v) => self.embed(v),
+            Call::TimestepEmbedding(v) => self.timestep_embedding(v),
+            Call::Scale(v) => self.scale(v),
+            Call::ModelInput(v) => self.model_input(v),
+            Call::SamplerStep(v) => self.sampler_step(v),
+            Call::ToRgb8(v) => self.to_rgb8(v),
+        }
+    }
+
+    fn start<A: KernelArgs>(&self, kernel: &CudaFunction, launch: Launch, args: &A) -> Result<()> {
+        // SAFETY: every caller below pairs a kernel with its own struct, filled from tensors that the
+        // verb's check has found to fit one another and that lie in memory this backend reserved.
+        unsafe { self.gpu.launch(kernel, launch, args) }
+    }
+
+    fn conv2d(&self, v: &Conv2d) -> Result<()> {
+        let [b, h, w, i] = v.x.shape;
+        let [_, ho, wo, o] = v.out.shape;
+        let k = v.weight.h();
+        let (virtual_h, virtual_w) = v.virtual_size();
+        let (m, depth) = (b * ho * wo, k * k * i);
+        let mut args = Conv2dArgs {
+            out: v.out.address,
+            x: v.x.address,
+            weight: v.weight.address,
+            bias: address(v.bias),
+            table: address(v.row.map(|row| row.table)),
+            index: address(v.row.map(|row| row.index)),
+            residual: address(v.residual),
+            partial: self.scratch.address,
+            b: int(b),
+            h: int(h),
+            w: int(w),
+            i: int(i),
+            ho: int(ho),
+            wo: int(wo),
+            o: int(o),
+            k: int(k),
+            stride: int(v.stride),
+            pad: int(v.pad),
+            upsample: i32::from(v.upsample),
+            virtual_h: int(virtual_h),
+            virtual_w: int(virtual_w),
+            x_pitch: int(v.x.pitch),
+            out_pitch: int(v.out.pitch),
+            residual_pitch: pitch(v.residual),
+            table_pitch: pitch(v.row.map(|row| row.table)),
+            splits: 1,
+            k_tiles_per_split: 0,
+        };
+        if self.kind == Kind::Naive {
+            return self.start(&self.kernels.conv2d_naive, Launch::each(m * o), &args);
+        }
+        let plan = Conv2dPlan::choose(m, o, depth, i, self.gpu.multiprocessors as usize);
+        assert!(plan.partial_bytes <= SCRATCH_BYTES, "{plan:?}");
+        args.splits = int(plan.splits);
+        args.k_tiles_per_split = int(plan.k_tiles_per_split);
+        let launch = Launch { grid: plan.grid, threads: plan.threads, shared_bytes: plan.shared_bytes };
+        self.start(&self.kernels.conv2d[plan.tile], launch, &args)?;
+        match (&self.kernels.conv2d_reduce, plan.splits) {
+            (_, 1) => Ok(()),
+            (reduce, _) => {
+                let reduce = reduce.as_ref().expect("loaded with the fast kernels");
+                self.start(reduce, Launch::each(m * o), &args)
+            }
+        }
+    }
+
+    fn linear(&mut self, v: &Linear) -> Result<()> {
+        let (m, n, k) = (v.x.rows(), v.out.c(), v.x.c());
+        let addresses =
+            v.out.address | v.x.address | v.weight.address | address(v.bias) | address(v.residual);
+        let product = Product {
+            m,
+            n,
+            k,
+            y_pitch: v.out.pitch,
+            x_pitch: v.x.pitch,
+            residual_pitch: v.residual.map(|r| r.pitch),
+            bias: v.bias.is_some(),
+            dtype: v.out.dtype,
+            alignment: 1 << addresses.trailing_zeros().min(8),
+        };
+        let operands = Operands {
+            y: v.out.address,
+            x: v.x.address,
+            w: v.weight.address,
+            bias: address(v.bias),
+            residual: address(v.residual),
+        };
+        self.cublaslt.multiply(&self.gpu, product, operands)?;
+        let Some(activation) = v.activation else { return Ok(()) };
+        assert_vectors(&[v.out]);
+        let args = ActivationArgs {
+            x: v.out.address,
+            m: int(m),
+            n: int(n),
+            pitch: int(v.out.pitch),
+            kind: match activation {
+                Activation::Silu => 0,
+                Activation::Gelu => 1,
+                Activation::QuickGelu => 2,
+            },
+        };
+        self.start(&self.kernels.activation, Launch::each(m * n / vector(v.out)), &args)
+    }
+
+    fn group_norm(&self, v: &GroupNorm) -> Result<()> {
+        assert_vectors(&[v.out, v.x]);
+        let [b, h, w, c] = v.x.shape;
+        let hw = h * w;
+        let vectors = c / vector(v.x);
+        let threads = GROUP_NORM_CHANNELS / vector(v.x);
+        assert!(vectors <= threads, "group_norm of {c} channels");
+        // Rows that one block walks at once; enough blocks for two on each multiprocessor.
+        let lanes = threads / vectors;
+        let wanted = (2 * self.gpu.multiprocessors as usize).div_ceil(b);
+        let rows_per_split = hw.div_ceil(wanted).max(4 * lanes).min(hw);
+        let splits = hw.div_ceil(rows_per_split);
+        let args = GroupNormArgs {
+            out: v.out.address,
+            x: v.x.address,
+            weight: v.weight.address,
+            bias: v.bias.address,
+            partial: self.scratch.address,
+            b: int(b),
+            hw: int(hw),
+            c: int(c),
+            groups: int(v.groups),
+            out_pitch: int(v.out.pitch),
+            x_pitch: int(v.x.pitch),
+            splits: int(splits),
+            rows_per_split: int(rows_per_split),
+            silu: i32::from(v.silu),
+            eps: v.eps,
+        };
+        assert!(b * splits * v.groups * 8 <= SCRATCH_BYTES, "group_norm statistics of {}", v.x);
+        let threads = threads as u32;
+        let stats = Launch { grid: (splits as u32, b as u32, 1), threads, shared_bytes: 0 };
+        self.start(&self.kernels.group_norm_stats, stats, &args)?;
+        let chunks = hw.div_ceil(2 * lanes).min(wanted) as u32;
+        let apply = Launch { grid: (chunks, b as u32, 1), threads, shared_bytes: 8 * v.groups };
+        self.start(&self.kernels.group_norm_apply, apply, &args)
+    }
+
+    fn layer_norm(&self, v: &LayerNorm) -> Result<()> {
+        assert_vectors(&[v.out, v.x]);
+        let (m, c) = (v.x.rows(), v.x.c());
+        assert!(c <= LAYER_NORM_CHANNELS, "layer_norm of {c} channels");
+        let args = LayerNormArgs {
+            out: v.out.address,
+            x: v.x.address,
+            weight: v.weight.address,
+            bias: v.bias.address,
+            m: int(m),
+            c: int(c),
+            out_pitch: int(v.out.pitch),
+            x_pitch: int(v.x.pitch),
+            eps: v.eps,
+            unused: 0,
+        };
+        let launch = Launch { grid: (m.div_ceil(8) as u32, 1, 1), threads: 256, shared_bytes: 0 };
+        self.start(&self.kernels.layer_norm, launch, &args)
+    }
+
+    fn attention(&self, v: &Attention) -> Result<()> {
+        let [b, _, _, c] = v.q.shape;
+        let (t, s, d) = (v.q.tokens(), v.k.tokens(), c / v.heads);
+        let args = AttentionArgs {
+            out: v.out.address,
+            q: v.q.address,
+            k: v.k.address,
+            v: v.v.address,
+            b: int(b),
+            heads: int(v.heads),
+            t: int(t),
+            s: int(s),
+            d: int(d),
+            out_pitch: int(v.out.pitch),
+            q_pitch: int(v.q.pitch),
+            k_pitch: int(v.k.pitch),
+            v_pitch: int(v.v.pitch),
+            causal: i32::from(v.causal),
+            scale: 1.0 / (d as f32).sqrt(),
+            unused: 0,
+        };
+        if self.kind == Kind::Naive {
+            // One warp for each query row of each head.
+            return self.start(&self.kernels.attention_naive, Launch::each(b * v.heads * t * 32), &args);
+        }
+        assert_vectors(&[v.out, v.q, v.k, v.v]);
+        let plan = AttentionPlan::choose(b, v.heads, t, s, d, self.gpu.multiprocessors as usize);
+        let launch = Launch { grid: plan.grid, threads: plan.threads, shared_bytes: plan.shared_bytes };
+        self.start(&self.kernels.attention[plan.variant], launch, &args)
+    }
+
+    fn geglu(&self, v: &Geglu) -> Result<()> {
+        assert_vectors(&[v.out, v.x]);
+        let (m, n) = (v.out.rows(), v.out.c());
+        let args = GegluArgs {
+            out: v.out.address,
+            x: v.x.address,
+            m: int(m),
+            n: int(n),
+            out_pitch: int(v.out.pitch),
+            x_pitch: int(v.x.pitch),
+        };
+        self.start(&self.kernels.geglu, Launch::each(m * n / vector(v.out)), &args)
+    }
+
+    fn embed(&self, v: &Embed) -> Result<()> {
+        assert!(v.out.is_dense() && v.tokens.is_dense() && v.positions.is_dense());
+        let args = EmbedArgs {
+            out: v.out.address,
+            ids: v.ids.address,
+            tokens: v.tokens.address,
+            positions: v.positions.address,
+            m: int(v.out.rows()),
+            t: int(v.out.tokens()),
+            c: int(v.out.c()),
+            vocabulary: int(v.tokens.rows()),
+        };
+        self.start(&self.kernels.embed, Launch::each(v.out.len()), &args)
+    }
+
+    fn timestep_embedding(&self, v: &TimestepEmbedding) -> Result<()> {
+        assert!(v.out.is_dense());
+        let args = TimestepEmbeddingArgs {
+            out: v.out.address,
+            timesteps: v.timesteps.address,
+            n: int(v.out.rows()),
+            c: int(v.out.c()),
+            flip_sin_to_cos: i32::from(v.flip_sin_to_cos),
+            freq_shift: v.freq_shift,
+        };
+        self.start(&self.kernels.timestep_embedding, Launch::each(v.out.len()), &args)
+    }
+
+    fn scale(&self, v: &Scale) -> Result<()> {
+        assert!(v.out.is_dense() && v.x.is_dense());
+        let n = v.x.len();
+        let args = ScaleArgs { out: v.out.address, x: v.x.address, n: int(n), scale: v.scale };
+        self.start(&self.kernels.scale, Launch::each(n), &args)
+    }
+
+    fn model_input(&self, v: &ModelInput) -> Result<()> {
+        assert!(v.out.is_dense() && v.x.is_dense());
+        let args = ModelInputArgs {
+            out: v.out.address,
+            x: v.x.address,
+            table: v.table.address,
+            index: v.index.address,
+            rows: int(v.out.b()),
+            b: int(v.x.b()),
+            n: int(v.x.len() / v.x.b()),
+            unused: 0,
+        };
+        self.start(&self.kernels.model_input, Launch::each(v.out.len()), &args)
+    }
+
+    fn sampler_step(&self, v: &SamplerStep) -> Result<()> {
+        let dense = [v.x, v.saved, v.history, v.output, v.noise, v.table];
+        assert!(dense.iter().all(Tensor::is_dense), "{v:?}");
+        let args = SamplerStepArgs {
+            x: v.x.address,
+            saved: v.saved.address,
+            history: v.history.address,
+            output: v.output.address,
+            noise: v.noise.address,
+            table: v.table.address,
+            index: v.index.address,
+            guidance: v.guidance.address,
+            b: int(v.x.b()),
+            n: int(v.x.len() / v.x.b()),
+            guided: i32::from(v.output.b() > v.x.b()),
+            unused: 0,
+        };
+        self.start(&self.kernels.sampler_step, Launch::each(v.x.len()), &args)
+    }
+
+    fn to_rgb8(&self, v: &ToRgb8) -> Result<()> {
+        assert!(v.out.is_dense() && v.out.c() == 3, "{v:?}");
+        let args =
+            ToRgb8Args { out: v.out.address, x: v.x.address, m: int(v.x.rows()), x_pitch: int(v.x.pitch) };
+        self.start(&self.kernels.to_rgb8, Launch::each(v.out.len()), &args)
+    }
+}
+
+/// Elements of a 16-byte vector.
+fn vector(t: Tensor) -> usize {
+    VECTOR_BYTES / t.dtype.size()
+}

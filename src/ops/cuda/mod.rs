@@ -1,0 +1,288 @@
+//! The CUDA backend: verbs become kernel launches on one stream, models become graphs.
+
+pub mod attention;
+pub mod conv;
+mod launch;
+mod steps;
+
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use cudarc::driver::result;
+
+use self::steps::StepControl;
+use super::{Arena, Backend, Call, DType, FillRows, Graph, Ops, Region, Tensor};
+use crate::error::{Error, Result};
+use crate::gpu::During;
+use crate::gpu::cublaslt::CublasLt;
+use crate::gpu::device::Gpu;
+use crate::gpu::graph::CapturedGraph;
+use crate::gpu::kernels::Kernels;
+use crate::gpu::memory::DeviceMemory;
+use crate::gpu::nvtx::Nvtx;
+use crate::gpu::staging::Staging;
+
+/// Which kernels answer for conv2d, linear and attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The ones to use.
+    Fast,
+    /// One thread per output: what the fast ones are tested against at full size.
+    Naive,
+}
+
+/// How a loop of steps is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoopKind {
+    /// One graph with a conditional WHILE node: the device decides whether another step follows.
+    While,
+    /// One graph of one step, launched by the host: for drivers before CUDA 12.4.
+    Stepwise,
+}
+
+/// Scratch that split convolutions and norm statistics share; nothing in it outlives a verb.
+const SCRATCH_BYTES: usize = 64 << 20;
+
+pub struct Cuda {
+    gpu: Rc<Gpu>,
+    kernels: Kernels,
+    cublaslt: CublasLt,
+    scratch: DeviceMemory,
+    control: StepControl,
+    nvtx: Option<Nvtx>,
+    /// Made at the first upload, kept while a model loads.
+    staging: Option<Staging>,
+    arena: Arena,
+    dtype: DType,
+    kind: Kind,
+    loop_kind: LoopKind,
+    /// Synchronise after each verb, so that a failure names the verb that caused it (`SDRT_SYNC=1`).
+    sync: bool,
+    /// Graphs recorded so far.
+    recorded: usize,
+    /// The first failure since the last time anybody asked.
+    failure: Option<Error>,
+}
+
+/// A graph and whether it is the body of a loop.
+enum Recorded {
+    Once(CapturedGraph),
+    Steps(CapturedGraph, LoopKind),
+}
+
+impl Cuda {
+    /// Opens a GPU for activations of `dtype`: F16, BF16, or F32 (naive kernels: a reference, slow).
+    pub fn open(ordinal: usize, dtype: DType) -> Result<Self> {
+        let gpu = Rc::new(Gpu::open(ordinal)?);
+        let kernels = Kernels::load(&gpu, dtype)?;
+        let loop_kind = if gpu.has_conditional_graphs() { LoopKind::While } else { LoopKind::Stepwise };
+        Ok(Cuda {
+            kernels,
+            cublaslt: CublasLt::new(&gpu)?,
+            scratch: DeviceMemory::new(&gpu.context, SCRATCH_BYTES, "kernel scratch")?,
+            control: StepControl::new(&gpu)?,
+            nvtx: Nvtx::load(),
+            staging: None,
+            arena: Arena::new(0, 0),
+            dtype,
+            kind: if dtype == DType::F32 { Kind::Naive } else { Kind::Fast },
+            loop_kind,
+            sync: std::env::var("SDRT_SYNC").is_ok_and(|value| value == "1"),
+            recorded: 0,
+            failure: None,
+            gpu,
+        })
+    }
+
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Which kernels to use from now on. f32 has only naive ones.
+    pub fn set_kind(&mut self, kind: Kind) {
+        assert!(kind == Kind::Naive || self.dtype != DType::F32, "f32 has only naive kernels");
+        self.kind = kind;
+    }
+
+    /// How loops recorded from now on are run.
+    pub fn set_loop_kind(&mut self, kind: LoopKind) {
+        assert!(kind == LoopKind::Stepwise || self.gpu.has_conditional_graphs(), "the driver is too old");
+        self.loop_kind = kind;
+    }
+
+    /// The failure of any verb so far, else what `result` says.
+    fn settle<T>(&mut self, result: Result<T>) -> Result<T> {
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => result,
+        }
+    }
+
+    fn synchronize(&mut self, operation: &str) -> Result<()> {
+        let result = self.gpu.synchronize(operation);
+        self.settle(result)
+    }
+
+    fn capture(&mut self, body: impl FnOnce(&mut Self) -> Result<()>) -> Result<CapturedGraph> {
+        self.recorded += 1;
+        let gpu = self.gpu.clone();
+        CapturedGraph::capture(&gpu, || {
+            let result = body(self);
+            self.settle(result)
+        })
+    }
+}
+
+impl Ops for Cuda {
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+    fn arena(&mut self) -> &mut Arena {
+        &mut self.arena
+    }
+
+    fn issue(&mut self, call: Call) {
+        if self.failure.is_some() {
+            return;
+        }
+        let mut result = self.launch(&call);
+        if result.is_ok() && self.sync {
+            result = self.gpu.synchronize("running a kernel");
+        }
+        if let Err(error) = result {
+            self.failure = Some(match error {
+                Error::Cuda { operation, message } => {
+                    let operation = format!("{} {}: {operation}", call.name(), call.shape());
+                    Error::Cuda { operation, message }
+                }
+                other => other,
+            });
+        }
+    }
+
+    fn enter(&mut self, name: &str) {
+        if let Some(nvtx) = &self.nvtx {
+            nvtx.push(name);
+        }
+    }
+    fn leave(&mut self) {
+        if let Some(nvtx) = &self.nvtx {
+            nvtx.pop();
+        }
+    }
+}
+
+impl Backend for Cuda {
+    fn describe(&self) -> String {
+        let portable = if self.gpu.portable { ", portable kernels" } else { "" };
+        format!("{} (sm_{}{portable}), {}", self.gpu.name, self.gpu.arch, self.dtype)
+    }
+
+    fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {
+        let memory = DeviceMemory::new(&self.gpu.context, bytes, purpose)?;
+        Ok(Region { base: memory.address, bytes, _owner: Box::new(memory) })
+    }
+
+    fn use_arena(&mut self, arena: Arena) -> Arena {
+        std::mem::replace(&mut self.arena, arena)
+    }
+
+    fn fill(&mut self, to: Tensor, fill: FillRows) -> Result<()> {
+        let row_bytes = to.c() * to.dtype.size();
+        let rows = dense_bytes(&to) / row_bytes.max(1);
+        let staging = match &mut self.staging {
+            Some(staging) => staging,
+            None => self.staging.insert(Staging::new(&self.gpu)?),
+        };
+        // A conv weight's rows belong together by output channel.
+        let unit = to.h() * to.w();
+        let unit = if to.b() > 1 { unit } else { 1 };
+        staging.send(&self.gpu, to.address, rows, row_bytes, unit, fill)
+    }
+
+    fn finish_fill(&mut self) -> Result<()> {
+        self.synchronize("uploading")?;
+        self.staging = None;
+        Ok(())
+    }
+
+    fn write(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
+        assert_eq!(bytes.len(), dense_bytes(&to), "writing {to}");
+        // SAFETY: the tensor lies in memory that this backend reserved; the stream is waited for below.
+        let copied = unsafe { result::memcpy_htod_async(to.address, bytes, self.gpu.stream.cu_stream()) };
+        copied.during("writing to the device")?;
+        self.synchronize("writing to the device")
+    }
+
+    fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
+        assert_eq!(bytes.len(), dense_bytes(&from), "reading {from}");
+        self.synchronize("waiting for the device")?;
+        // SAFETY: as in `write`.
+        let copied = unsafe { result::memcpy_dtoh_async(bytes, from.address, self.gpu.stream.cu_stream()) };
+        copied.during("reading from the device")?;
+        self.synchronize("reading from the device")
+    }
+
+    fn run(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<()> {
+        body(self);
+        self.synchronize("running")
+    }
+
+    fn record(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
+        // The first run loads code and fills cuBLASLt's plans, neither of which a capture allows.
+        self.run(body)?;
+        let graph = self.capture(|cuda| {
+            body(cuda);
+            Ok(())
+        })?;
+        Ok(Graph(Box::new(Recorded::Once(graph))))
+    }
+
+    fn replay(&mut self, graph: &Graph) -> Result<()> {
+        match recorded(graph) {
+            Recorded::Once(graph) => graph.launch()?,
+            Recorded::Steps(..) => panic!("a loop is replayed with its number of steps"),
+        }
+        self.synchronize("running a graph")
+    }
+
+    fn record_steps(&mut self, index: Tensor, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
+        self.run(body)?;
+        let kind = self.loop_kind;
+        let graph = match kind {
+            LoopKind::Stepwise => self.capture(|cuda| {
+                body(cuda);
+                cuda.advance(index)
+            })?,
+            LoopKind::While => self.capture_while(index, body)?,
+        };
+        Ok(Graph(Box::new(Recorded::Steps(graph, kind))))
+    }
+
+    fn replay_steps(
+        &mut self,
+        graph: &Graph,
+        steps: usize,
+        on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<usize> {
+        match recorded(graph) {
+            Recorded::Steps(graph, kind) => self.run_steps(graph, *kind, steps, on_step),
+            Recorded::Once(_) => panic!("not a loop"),
+        }
+    }
+
+    fn recorded(&self) -> usize {
+        self.recorded
+    }
+}
+
+fn dense_bytes(tensor: &Tensor) -> usize {
+    assert!(tensor.is_dense(), "{tensor} is not dense");
+    tensor.bytes()
+}
+
+fn recorded(graph: &Graph) -> &Recorded {
+    let graph: &dyn Any = &*graph.0;
+    graph.downcast_ref().expect("recorded by another backend")
+}

@@ -1,0 +1,160 @@
+//! `scheduler/scheduler_config.json` of a diffusers folder.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::name::Sampler;
+use crate::error::{Error, Result};
+
+/// What a model says about its noise and its sampler. `None` stands for the default of whichever
+/// scheduler reads it, as with `from_config` of diffusers.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SchedulerConfig {
+    #[serde(rename = "_class_name")]
+    pub class_name: Option<String>,
+    pub num_train_timesteps: usize,
+    pub beta_start: f64,
+    pub beta_end: f64,
+    /// `scaled_linear`, `linear` or `squaredcos_cap_v2`.
+    pub beta_schedule: String,
+    /// Overrides the three before it.
+    pub trained_betas: Option<Vec<f32>>,
+    /// `epsilon` (default), `v_prediction` or `sample`.
+    pub prediction_type: Option<String>,
+    /// `leading`, `linspace` or `trailing`.
+    pub timestep_spacing: Option<String>,
+    pub steps_offset: Option<usize>,
+    pub rescale_betas_zero_snr: Option<bool>,
+    /// `zero` (default) or `sigma_min`: the noise level after the last step.
+    pub final_sigmas_type: Option<String>,
+    pub use_karras_sigmas: Option<bool>,
+    pub use_exponential_sigmas: Option<bool>,
+
+    // DDIM, PNDM, LCM, DDPM
+    pub set_alpha_to_one: Option<bool>,
+    pub skip_prk_steps: Option<bool>,
+    pub clip_sample: Option<bool>,
+    pub variance_type: Option<String>,
+    pub original_inference_steps: Option<usize>,
+    pub timestep_scaling: Option<f64>,
+
+    // DPM-Solver, UniPC
+    pub algorithm_type: Option<String>,
+    pub solver_order: Option<usize>,
+    pub solver_type: Option<String>,
+    pub lower_order_final: Option<bool>,
+    pub euler_at_final: Option<bool>,
+    pub predict_x0: Option<bool>,
+    pub disable_corrector: Option<Vec<usize>>,
+    pub lambda_min_clipped: Option<f64>,
+
+    // Known to diffusers, refused here.
+    pub thresholding: Option<bool>,
+    pub use_beta_sigmas: Option<bool>,
+    pub use_flow_sigmas: Option<bool>,
+    pub use_lu_lambdas: Option<bool>,
+    pub interpolation_type: Option<String>,
+    pub timestep_type: Option<String>,
+    pub sigma_min: Option<f64>,
+    pub sigma_max: Option<f64>,
+}
+
+impl SchedulerConfig {
+    /// Reads `scheduler_config.json` and corrects outdated ones as `StableDiffusionPipeline` does:
+    /// `steps_offset` becomes 1 and `clip_sample` false, whatever the file says.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+        let mut config = Self::parse(&text).map_err(|e| Error::file(path, e))?;
+        config.steps_offset = Some(1);
+        config.clip_sample = Some(false);
+        Ok(config)
+    }
+
+    /// Parses the text of a `scheduler_config.json`, and changes nothing.
+    pub fn parse(text: &str) -> serde_json::Result<Self> {
+        // diffusers writes Python's `-Infinity` for an unset lambda_min_clipped, which is not JSON.
+        serde_json::from_str(&text.replace(": -Infinity", ": null"))
+    }
+
+    /// The sampler that the configuration was written for.
+    pub fn default_sampler(&self) -> Result<Sampler> {
+        let class = self.class_name.as_deref().unwrap_or("none");
+        let algorithm = self.algorithm_type.as_deref().unwrap_or("dpmsolver++");
+        Ok(match (class, algorithm) {
+            ("DDIMScheduler", _) => Sampler::Ddim,
+            ("PNDMScheduler", _) => Sampler::Pndm,
+            ("EulerDiscreteScheduler", _) => Sampler::Euler,
+            ("EulerAncestralDiscreteScheduler", _) => Sampler::EulerAncestral,
+            ("HeunDiscreteScheduler", _) => Sampler::Heun,
+            ("DPMSolverMultistepScheduler", "dpmsolver++") => Sampler::DpmPp2m,
+            ("DPMSolverMultistepScheduler", "sde-dpmsolver++") => Sampler::DpmPp2mSde,
+            ("DPMSolverMultistepScheduler", _) => {
+                return Err(Error::invalid(format!(
+                    "scheduler_config.json: algorithm_type {algorithm} is not supported (dpmsolver++ and \
+                     sde-dpmsolver++ are); choose a sampler with --sampler"
+                )));
+            }
+            ("LMSDiscreteScheduler", _) => Sampler::Lms,
+            ("UniPCMultistepScheduler", _) => Sampler::UniPc,
+            ("LCMScheduler", _) => Sampler::Lcm,
+            ("DDPMScheduler", _) => Sampler::Ddpm,
+            _ => {
+                let names = Sampler::ALL.map(Sampler::name).join(", ");
+                return Err(Error::invalid(format!(
+                    "scheduler_config.json: _class_name {class} has no sampler here; choose one with \
+                     --sampler: {names}"
+                )));
+            }
+        })
+    }
+
+    /// Refuses what no table here computes, rather than leaving it out.
+    pub(super) fn check(&self, sampler: Sampler) -> Result<()> {
+        let multistep = matches!(sampler, Sampler::DpmPp2m | Sampler::DpmPp2mSde | Sampler::UniPc);
+        let unsupported = [
+            ("clip_sample", self.clip_sample == Some(true)),
+            ("thresholding", self.thresholding == Some(true)),
+            ("use_beta_sigmas", self.use_beta_sigmas == Some(true)),
+            ("use_flow_sigmas", self.use_flow_sigmas == Some(true)),
+            ("use_lu_lambdas", self.use_lu_lambdas == Some(true)),
+            ("sigma_min", self.sigma_min.is_some()),
+            ("sigma_max", self.sigma_max.is_some()),
+            ("lambda_min_clipped", self.lambda_min_clipped.is_some()),
+            ("interpolation_type", self.interpolation_type.as_deref().is_some_and(|t| t != "linear")),
+            ("timestep_type", self.timestep_type.as_deref().is_some_and(|t| t != "discrete")),
+            ("variance_type", self.variance_type.as_deref().is_some_and(|t| t != "fixed_small")),
+            ("skip_prk_steps", sampler == Sampler::Pndm && self.skip_prk_steps == Some(false)),
+            ("predict_x0", sampler == Sampler::UniPc && self.predict_x0 == Some(false)),
+            (
+                "disable_corrector",
+                sampler == Sampler::UniPc && self.disable_corrector.as_ref().is_some_and(|d| !d.is_empty()),
+            ),
+            ("solver_order", multistep && !matches!(self.solver_order, None | Some(1 | 2))),
+            (
+                "solver_type",
+                match self.solver_type.as_deref() {
+                    Some("heun") => multistep && sampler != Sampler::UniPc,
+                    Some("bh1") => sampler == Sampler::UniPc,
+                    None | Some("midpoint" | "logrho" | "bh2") => false,
+                    Some(_) => multistep,
+                },
+            ),
+        ];
+        match unsupported.iter().find(|(_, unsupported)| *unsupported) {
+            None => Ok(()),
+            Some((key, _)) => Err(Error::invalid(format!(
+                "scheduler_config.json: this value of {key} is not supported with the sampler {sampler}; \
+                 try another --sampler, or change the key if the model does not depend on it"
+            ))),
+        }
+    }
+}
+
+/// Looks `value` up among the values that a key may have.
+pub(super) fn choose<T: Copy>(key: &str, value: &str, choices: &[(&str, T)]) -> Result<T> {
+    choices.iter().find(|(name, _)| *name == value).map(|&(_, choice)| choice).ok_or_else(|| {
+        let names: Vec<&str> = choices.iter().map(|&(name, _)| name).collect();
+        Error::invalid(format!("scheduler_config.json: {key} is {value}; supported are {}", names.join(", ")))
+    })
+}

@@ -1,0 +1,20 @@
+//! DDIM (Song et al. 2021, equation 12) with eta 0, as `DDIMScheduler`.
+
+use super::schedules::Settings;
+use super::terms::X;
+use super::{Row, Table};
+use crate::error::Result;
+
+pub(super) fn table(settings: &Settings) -> Result<Table> {
+    let alphas = settings.alphas()?;
+    let row = |t: i64| {
+        let (alpha, sigma) = alphas.at(t);
+        // The stride of the leading spacing, whatever the spacing is.
+        let (alpha_next, sigma_next) = alphas.at(t - settings.stride());
+        let sample = settings.prediction.sample(X, alpha, sigma);
+        let noise = settings.prediction.noise(X, alpha, sigma);
+        Row::new(t as f64, alpha_next * sample + sigma_next * noise)
+    };
+    let rows = settings.whole_timesteps()?.into_iter().map(row).collect();
+    Ok(Table { rows, init_noise_sigma: 1.0 })
+}

@@ -1,0 +1,44 @@
+//! Euler and ancestral Euler steps (Karras et al. 2022, algorithm 1), as `EulerDiscreteScheduler` with
+//! `s_churn` 0 and `EulerAncestralDiscreteScheduler`.
+
+use super::name::Sampler;
+use super::schedules::{Prediction, Settings};
+use super::terms::{NOISE, Terms, X};
+use super::{Row, Table};
+use crate::error::Result;
+
+/// `1/sqrt(sigma² + 1)`: brings latents with noise of variance sigma² to unit variance.
+pub(super) fn in_scale(sigma: f64) -> f64 {
+    1.0 / (sigma * sigma + 1.0).sqrt()
+}
+
+/// The derivative of the latents by sigma.
+pub(super) fn derivative(prediction: Prediction, sigma: f64) -> Terms {
+    let alpha = in_scale(sigma);
+    (X - prediction.sample(alpha * X, alpha, sigma * alpha)) / sigma
+}
+
+pub(super) fn table(settings: &Settings) -> Result<Table> {
+    let sigmas = settings.sigmas()?;
+    let row = |(&t, levels): (&f64, &[f64])| {
+        let (sigma, sigma_next) = (levels[0], levels[1]);
+        let (down, up) = match settings.sampler {
+            Sampler::EulerAncestral => ancestral(sigma as f32, sigma_next as f32),
+            _ => (sigma_next, 0.0),
+        };
+        let next = X + (down - sigma) * derivative(settings.prediction, sigma) + up * NOISE;
+        Row { in_scale: in_scale(sigma), ..Row::new(t, next) }
+    };
+    let rows = sigmas.timesteps.iter().zip(sigmas.levels.windows(2)).map(row).collect();
+    Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })
+}
+
+/// Splits a step to level `to` into a step further down and the noise that is then added.
+///
+/// In f32 like diffusers: where `to` is far below `from`, the difference cancels (and may come out
+/// negative, where diffusers goes on with NaN).
+fn ancestral(from: f32, to: f32) -> (f64, f64) {
+    let up = (to * to * (from * from - to * to) / (from * from)).sqrt();
+    let down = (to * to - up * up).max(0.0).sqrt();
+    (f64::from(down), f64::from(up))
+}

@@ -1,0 +1,332 @@
+//! The verbs' fixtures, run on any backend.
+
+use sdrt::ops::*;
+use sdrt::sampler::ROW_WIDTH;
+
+use super::{Case, Values, check, decode, download, encode, fixture, reserve_arena, upload};
+
+/// How activations lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Layout {
+    Dense,
+    /// Columns of a wider tensor whose other columns hold NaN.
+    Columns,
+    /// Columns, and the output starts as the residual.
+    InPlace,
+}
+
+/// Columns before and after, so that rows stay aligned for vector loads of halves.
+const MARGIN: usize = 8;
+
+struct Bench<'a> {
+    backend: &'a mut dyn Backend,
+    case: &'a Case,
+    layout: Layout,
+}
+
+impl Bench<'_> {
+    fn place(&mut self, values: &[f32], shape: [usize; 4]) -> Tensor {
+        let dtype = self.backend.dtype();
+        if self.layout == Layout::Dense {
+            return upload(self.backend, values, shape, dtype);
+        }
+        let [b, h, w, c] = shape;
+        let width = (c + 2 * MARGIN).next_multiple_of(MARGIN);
+        let mut wide = vec![f32::NAN; b * h * w * width];
+        for (wide, row) in wide.chunks_exact_mut(width).zip(values.chunks_exact(c)) {
+            wide[MARGIN..MARGIN + c].copy_from_slice(row);
+        }
+        upload(self.backend, &wide, [b, h, w, width], dtype).columns(MARGIN, c)
+    }
+
+    /// An activation.
+    fn input(&mut self, field: &str) -> Tensor {
+        let numbers = self.case.tensor(field);
+        self.place(numbers.f32(), numbers.shape4())
+    }
+
+    /// A weight, an index, or what is f32 whatever the backend computes in.
+    fn dense(&mut self, field: &str, dtype: DType) -> Tensor {
+        let numbers = self.case.tensor(field);
+        upload(self.backend, &numbers.to_f32(), numbers.shape4(), dtype)
+    }
+
+    fn weight(&mut self, field: &str) -> Tensor {
+        let dtype = self.backend.dtype();
+        self.dense(field, dtype)
+    }
+
+    fn optional_weight(&mut self, field: &str) -> Option<Tensor> {
+        self.case.has(field).then(|| self.weight(field))
+    }
+
+    /// Where the verb writes, and what it adds. Holds NaN before.
+    fn output(&mut self) -> (Tensor, Option<Tensor>) {
+        let want = self.case.tensor("want");
+        if let Values::U8(values) = &want.values {
+            return (upload(self.backend, &vec![7.0; values.len()], want.shape4(), DType::U8), None);
+        }
+        if self.layout == Layout::InPlace {
+            let out = self.input("residual");
+            return (out, Some(out));
+        }
+        let out = self.place(&vec![f32::NAN; want.f32().len()], want.shape4());
+        (out, self.case.has("residual").then(|| self.input("residual")))
+    }
+
+    /// Reads the output and sees that its surroundings are as they were.
+    fn result(&mut self, out: Tensor) -> Vec<f32> {
+        if out.is_dense() {
+            return download(self.backend, out);
+        }
+        let start = out.address - (MARGIN * out.dtype.size()) as u64;
+        let [b, h, w, c] = out.shape;
+        let wide = download(self.backend, Tensor::new(start, [b, h, w, out.pitch], out.dtype));
+        let mut inside = Vec::with_capacity(out.len());
+        for (row, wide) in wide.chunks_exact(out.pitch).enumerate() {
+            let (before, rest) = wide.split_at(MARGIN);
+            let (row_values, after) = rest.split_at(c);
+            let untouched = before.iter().chain(after).all(|x| x.is_nan());
+            assert!(
+                untouched,
+                "{}: row {row} of the output is written outside of its columns",
+                self.case.name
+            );
+            inside.extend_from_slice(row_values);
+        }
+        inside
+    }
+
+    fn call(&mut self, verb: &str) -> Call {
+        let case = self.case;
+        let (out, residual) = self.output();
+        match verb {
+            "conv2d" => Call::Conv2d(Conv2d {
+                out,
+                x: self.input("x"),
+                weight: self.weight("weight"),
+                bias: self.optional_weight("bias"),
+                row: case.has("table").then(|| TableRow {
+                    table: self.weight("table"),
+                    index: self.dense("index", DType::I32),
+                }),
+                residual,
+                stride: case.number("stride") as usize,
+                pad: case.number("pad") as usize,
+                upsample: case.flag("upsample"),
+            }),
+            "linear" => Call::Linear(Linear {
+                out,
+                x: self.input("x"),
+                weight: self.weight("weight"),
+                bias: self.optional_weight("bias"),
+                activation: case.scalars["activation"].as_str().map(|name| match name {
+                    "silu" => Activation::Silu,
+                    "gelu" => Activation::Gelu,
+                    "quick_gelu" => Activation::QuickGelu,
+                    other => panic!("activation {other}"),
+                }),
+                residual,
+            }),
+            "group_norm" => Call::GroupNorm(GroupNorm {
+                out,
+                x: self.input("x"),
+                weight: self.weight("weight"),
+                bias: self.weight("bias"),
+                groups: case.number("groups") as usize,
+                eps: case.number("eps") as f32,
+                silu: case.flag("silu"),
+            }),
+            "layer_norm" => Call::LayerNorm(LayerNorm {
+                out,
+                x: self.input("x"),
+                weight: self.weight("weight"),
+                bias: self.weight("bias"),
+                eps: case.number("eps") as f32,
+            }),
+            "attention" => Call::Attention(Attention {
+                out,
+                q: self.input("q"),
+                k: self.input("k"),
+                v: self.input("v"),
+                heads: case.number("heads") as usize,
+                causal: case.flag("causal"),
+            }),
+            "geglu" => Call::Geglu(Geglu { out, x: self.input("x") }),
+            "embed" => Call::Embed(Embed {
+                out,
+                ids: self.dense("ids", DType::I32),
+                tokens: self.weight("tokens"),
+                positions: self.weight("positions"),
+            }),
+            "timestep_embedding" => Call::TimestepEmbedding(TimestepEmbedding {
+                out,
+                timesteps: self.dense("timesteps", DType::F32),
+                flip_sin_to_cos: case.flag("flip_sin_to_cos"),
+                freq_shift: case.number("freq_shift") as f32,
+            }),
+            "scale" => {
+                Call::Scale(Scale { out, x: self.dense("x", DType::F32), scale: case.number("scale") as f32 })
+            }
+            "to_rgb8" => Call::ToRgb8(ToRgb8 { out, x: self.input("x") }),
+            other => panic!("no fixtures of {other}"),
+        }
+    }
+}
+
+/// Runs all cases of `tests/fixtures/verbs/VERB.safetensors` in each layout, and compares.
+pub fn agrees_with_torch(backend: &mut dyn Backend, verb: &str, tolerance: f64) {
+    let _region = reserve_arena(backend, 4 << 20);
+    for case in fixture("verbs", verb) {
+        for layout in [Layout::Dense, Layout::Columns, Layout::InPlace] {
+            if layout == Layout::InPlace && !case.has("residual") {
+                continue;
+            }
+            let mark = backend.arena().mark();
+            let mut bench = Bench { backend, case: &case, layout };
+            let call = bench.call(verb);
+            call.check();
+            bench.backend.run(&mut |ops| ops.issue(call)).expect("run");
+            let got = bench.result(call.out());
+            check(&format!("{} {layout:?}", case.name), &got, &case.tensor("want").to_f32(), tolerance);
+            backend.arena().release(mark);
+        }
+    }
+}
+
+/// Numbers between -1 and 1 that only depend on `seed`.
+pub fn random(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
+    let mut next = || {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..8).for_each(|_| drop(next()));
+    (0..len).map(|_| next()).collect()
+}
+
+/// Rounds as memory of `dtype` does, so that a reference starts from what a backend sees.
+fn rounded(values: &[f32], dtype: DType) -> Vec<f32> {
+    decode(&encode(values, dtype), dtype)
+}
+
+/// `model_input` of images at different rows of the table, with and without guidance.
+pub fn model_input_scales(backend: &mut dyn Backend, tolerance: f64) {
+    let _region = reserve_arena(backend, 1 << 20);
+    let (b, pixels, rows) = (3, 15, 4);
+    let x = random(1, b * pixels * 4);
+    let table = random(2, rows * ROW_WIDTH);
+    let index = [2, 0, 3];
+    let arguments = ModelInput {
+        out: Tensor::new(0, [b, 5, 3, 4], DType::F32),
+        x: upload(backend, &x, [b, 5, 3, 4], DType::F32),
+        table: upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32),
+        index: upload(backend, &index.map(|i| i as f32), [1, 1, 1, b], DType::I32),
+    };
+    for copies in [1, 2] {
+        let dtype = backend.dtype();
+        let out = backend.arena().alloc([copies * b, 5, 3, 4], dtype);
+        backend.run(&mut |ops| ops.model_input(ModelInput { out, ..arguments })).expect("run");
+        let scaled = x.chunks(pixels * 4).zip(index).flat_map(|(x, i)| x.iter().map(move |x| (x, i)));
+        let want: Vec<f32> = scaled.map(|(x, i)| x * table[i * ROW_WIDTH]).collect();
+        let got = download(backend, out);
+        check(&format!("model_input x{copies}"), &got, &want.repeat(copies), tolerance);
+    }
+}
+
+/// Terms that each row leaves out, by their place in the basis.
+const LEFT_OUT: [&[usize]; 5] = [&[], &[3], &[2, 4, 5, 6, 7], &[5, 6, 7], &[3, 6, 7]];
+
+/// Rows that use no noise and remember nothing.
+const NOISELESS: [usize; 2] = [1, 4];
+
+/// Three steps of random rows, of which some leave terms out that memory holds NaN for.
+pub fn sampler_step_follows_its_formula(backend: &mut dyn Backend, tolerance: f64) {
+    let _region = reserve_arena(backend, 1 << 20);
+    let (b, rows, steps) = (2, LEFT_OUT.len(), 3);
+    let shape = [b, 5, 3, 4];
+    let n = 5 * 3 * 4;
+    let first = [2, 0];
+    for guided in [false, true] {
+        let dtype = backend.dtype();
+        let copies = if guided { 2 } else { 1 };
+        let mut table = random(3, rows * ROW_WIDTH);
+        for (row, coefficients) in table.chunks_exact_mut(ROW_WIDTH).enumerate() {
+            coefficients[17] = if NOISELESS.contains(&row) { 0.0 } else { 1.0 };
+            for term in LEFT_OUT[row] {
+                (coefficients[1 + term], coefficients[9 + term]) = (0.0, 0.0);
+            }
+        }
+        let output = rounded(&random(4, copies * b * n), dtype);
+        let mut noise = random(5, rows * b * n);
+        for (row, noise) in noise.chunks_exact_mut(b * n).enumerate() {
+            if NOISELESS.contains(&row) {
+                noise.fill(f32::NAN);
+            }
+        }
+        let guidance = [7.5, 1.5];
+        // Image 0 starts at row 2, which reads none of these.
+        let mut x = random(6, b * n);
+        let mut saved = random(7, b * n);
+        let mut history = random(8, 4 * b * n);
+        saved[..n].fill(f32::NAN);
+        for age in 0..4 {
+            history[age * b * n..][..n].fill(f32::NAN);
+        }
+
+        let call = SamplerStep {
+            x: upload(backend, &x, shape, DType::F32),
+            saved: upload(backend, &saved, shape, DType::F32),
+            history: upload(backend, &history, [4 * b, 5, 3, 4], DType::F32),
+            output: upload(backend, &output, [copies * b, 5, 3, 4], dtype),
+            noise: upload(backend, &noise, [rows * b, 5, 3, 4], DType::F32),
+            table: upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32),
+            index: upload(backend, &first.map(|i| i as f32), [1, 1, 1, b], DType::I32),
+            guidance: upload(backend, &guidance, [1, 1, 1, b], DType::F32),
+        };
+        for step in 0..steps {
+            backend.run(&mut |ops| ops.sampler_step(call)).expect("run");
+            let index = first.map(|i| i + step);
+            backend.write(call.index, &encode(&index.map(|i| i as f32 + 1.0), DType::I32)).expect("write");
+
+            for image in 0..b {
+                let row = &table[index[image] * ROW_WIDTH..][..ROW_WIDTH];
+                for j in 0..n {
+                    let at = image * n + j;
+                    let e = match guided {
+                        true => output[at] + guidance[image] * (output[b * n + at] - output[at]),
+                        false => output[at],
+                    };
+                    let h = [0, 1, 2, 3].map(|age| history[age * b * n + at]);
+                    let noise = noise[index[image] * b * n + at];
+                    let basis = [x[at], e, saved[at], noise, h[0], h[1], h[2], h[3]];
+                    let sum = |coefficients: &[f32]| {
+                        let mut sum = 0.0;
+                        for (c, value) in coefficients.iter().zip(basis) {
+                            sum += if *c == 0.0 { 0.0 } else { f64::from(*c) * f64::from(value) };
+                        }
+                        sum as f32
+                    };
+                    (x[at], saved[at]) = (sum(&row[1..9]), sum(&row[9..17]));
+                    if row[17] != 0.0 {
+                        for (age, value) in [sum(&row[18..20]), h[0], h[1], h[2]].into_iter().enumerate() {
+                            history[age * b * n + at] = value;
+                        }
+                    }
+                }
+            }
+            let name = |what: &str| format!("sampler_step guided={guided} step {step}: {what}");
+            check(&name("x"), &download(backend, call.x), &x, tolerance);
+            check(&name("saved"), &download(backend, call.saved), &saved, tolerance);
+            let newest = download(backend, call.history.images(0, b));
+            check(&name("h0"), &newest, &history[..b * n], tolerance);
+            if step == steps - 1 {
+                let second = download(backend, call.history.images(b, b));
+                check(&name("h1"), &second, &history[b * n..2 * b * n], tolerance);
+            }
+        }
+    }
+}

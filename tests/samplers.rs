@@ -1,0 +1,370 @@
+//! Sampler tables against the schedulers of diffusers, over whole trajectories of recorded model outputs.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use sdrt::sampler::{ROW_WIDTH, Sampler, Schedule, SchedulerConfig, Table};
+use serde_json::{Value, json};
+
+const CHANNELS: usize = 2;
+
+/// Largest difference allowed anywhere in a trajectory, relative to the largest latent of the step
+/// (at least 1).
+const TOLERANCE: f32 = 1e-5;
+
+/// diffusers computes in f32, so where a trajectory comes down from latents as large as sigma (up to
+/// 4096), their last two bits are noise in all later latents: a difference of that size counts as
+/// [`TOLERANCE`].
+const LAST_BITS: f32 = 1.0 / (1 << 22) as f32;
+
+fn config(adds: &Value) -> SchedulerConfig {
+    let mut config = json!({
+        "_class_name": "PNDMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "trained_betas": null,
+        "skip_prk_steps": true,
+        "set_alpha_to_one": false,
+        "steps_offset": 1,
+        "clip_sample": false,
+    });
+    for (key, value) in adds.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    SchedulerConfig::parse(&config.to_string()).unwrap()
+}
+
+fn table(sampler: Sampler, adds: Value, schedule: Schedule, steps: usize) -> sdrt::Result<Table> {
+    Table::new(sampler, &config(&adds), schedule, steps)
+}
+
+type Latents = [f32; CHANNELS];
+
+/// `SamplerStep` on packed rows. What was never written is NaN, and must never be read.
+struct State {
+    x: Latents,
+    saved: Latents,
+    history: [Latents; 4],
+}
+
+impl State {
+    fn new(x: Latents) -> Self {
+        let unwritten = [f32::NAN; CHANNELS];
+        State { x, saved: unwritten, history: [unwritten; 4] }
+    }
+
+    fn step(&mut self, row: &[f32; ROW_WIDTH], e: Latents, noise: Latents) {
+        let [h0, h1, h2, h3] = self.history;
+        let basis = [self.x, e, self.saved, noise, h0, h1, h2, h3];
+        let combine = |coefficients: &[f32]| -> Latents {
+            let terms = || coefficients.iter().zip(&basis).filter(|(c, _)| **c != 0.0);
+            std::array::from_fn(|i| terms().map(|(c, tensor)| c * tensor[i]).sum())
+        };
+        if row[17] == 1.0 {
+            self.history = [combine(&row[18..20]), h0, h1, h2];
+        }
+        (self.x, self.saved) = (combine(&row[1..9]), combine(&row[9..17]));
+    }
+}
+
+/// Compares latents with recorded ones, step by step.
+#[derive(Default)]
+struct Comparison {
+    largest_latent: f32,
+    worst: f32,
+}
+
+impl Comparison {
+    fn add(&mut self, ours: &Latents, recorded: &Latents) {
+        let size = recorded.iter().fold(0f32, |size, v| size.max(v.abs()));
+        self.largest_latent = self.largest_latent.max(size);
+        let unit = size.max(1.0).max(self.largest_latent * LAST_BITS / TOLERANCE);
+        for (a, b) in ours.iter().zip(recorded) {
+            assert!(a.is_finite(), "{ours:?}");
+            self.worst = self.worst.max((a - b).abs() / unit);
+        }
+    }
+}
+
+fn fixture(sampler: Sampler) -> PathBuf {
+    let file = format!("{}.safetensors", sampler.name().replace('+', "p"));
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/samplers").join(file)
+}
+
+/// Replays every case of a sampler; returns how many there are and the largest difference.
+fn replay(sampler: Sampler) -> (usize, f32) {
+    let bytes = std::fs::read(fixture(sampler)).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().as_ref().unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&metadata["cases"]).unwrap();
+    let mut worst = 0f32;
+    for case in &cases {
+        let name = case["name"].as_str().unwrap();
+        let schedule: Schedule = case["schedule"].as_str().unwrap().parse().unwrap();
+        let steps = case["steps"].as_u64().unwrap() as usize;
+        let table = table(sampler, case["adds"].clone(), schedule, steps).unwrap();
+        let view = file.tensor(name).unwrap();
+        let floats: Vec<f32> =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let mut recorded = floats.chunks_exact(1 + 4 * CHANNELS);
+        let part = |row: &[f32], i: usize| -> Latents {
+            row[1 + i * CHANNELS..1 + (i + 1) * CHANNELS].try_into().unwrap()
+        };
+
+        let start = recorded.next().unwrap();
+        let sigma = table.init_noise_sigma as f32;
+        let mut state = State::new(part(start, 0).map(|noise| noise * sigma));
+        let mut latents = Comparison::default();
+        let mut before = part(start, 3);
+        latents.add(&state.x, &before);
+        assert_eq!(table.evaluations(), recorded.len(), "{sampler} {name}: evaluations");
+        for (i, (row, recorded)) in table.rows.iter().zip(recorded).enumerate() {
+            let at = format!("{sampler} {name}, evaluation {i}");
+            assert!(
+                (row.timestep as f32 - recorded[0]).abs() <= 1e-4,
+                "{at}: {} {}",
+                row.timestep,
+                recorded[0]
+            );
+            let packed = row.pack();
+            let mut input = Comparison::default();
+            input.add(&before.map(|x| x * packed[0]), &part(recorded, 0));
+            before = part(recorded, 3);
+            let noise = part(recorded, 2);
+            // Noise that diffusers draws and multiplies by zero only ever comes last.
+            let last = i + 1 == table.evaluations();
+            assert!(last || row.draws_noise() == (noise != [0.0; CHANNELS]), "{at}: noise");
+            state.step(&packed, part(recorded, 1), noise);
+            latents.add(&state.x, &part(recorded, 3));
+            worst = worst.max(input.worst);
+        }
+        if latents.worst > TOLERANCE {
+            println!("{sampler} {name}: {:.1e}", latents.worst);
+        }
+        worst = worst.max(latents.worst);
+    }
+    (cases.len(), worst)
+}
+
+#[test]
+fn trajectories_equal_those_of_diffusers() {
+    let mut failed = Vec::new();
+    for sampler in Sampler::ALL {
+        let (cases, worst) = replay(sampler);
+        println!("{sampler:12} {cases:3} trajectories, largest difference {worst:.1e}");
+        if worst > TOLERANCE {
+            failed.push(sampler);
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?} differ by more than {TOLERANCE:e}");
+}
+
+fn timesteps(sampler: Sampler, schedule: Schedule, steps: usize) -> Vec<f32> {
+    table(sampler, json!({}), schedule, steps).unwrap().timesteps()
+}
+
+/// The noise levels at which the model is evaluated, from the scales of its input.
+fn sigmas(table: &Table) -> Vec<f64> {
+    table.rows.iter().map(|row| (1.0 / (row.in_scale * row.in_scale) - 1.0).sqrt()).collect()
+}
+
+#[track_caller]
+fn assert_near(ours: &[f64], expected: &[f64]) {
+    assert_eq!(ours.len(), expected.len());
+    for (a, b) in ours.iter().zip(expected) {
+        assert!((a - b).abs() <= 1e-6 * b.abs().max(1.0), "{ours:?} {expected:?}");
+    }
+}
+
+#[test]
+fn timesteps_of_stable_diffusion() {
+    use Sampler::*;
+    use Schedule::*;
+    let every =
+        |start: usize, step: usize| -> Vec<f32> { (0..20).map(|i| (start - i * step) as f32).collect() };
+    assert_eq!(timesteps(Ddim, Model, 20), every(951, 50));
+    assert_eq!(timesteps(Euler, Leading, 20), every(951, 50));
+    assert_eq!(timesteps(Euler, Trailing, 20), every(999, 50));
+    assert_eq!(timesteps(Euler, Trailing, 4), [999.0, 749.0, 499.0, 249.0]);
+    assert_eq!(timesteps(Euler, Linspace, 20)[..3], [999.0, 946.42107, 893.8421]);
+    assert_eq!(timesteps(DpmPp2m, Leading, 20), every(941, 47));
+    assert_eq!(timesteps(UniPc, Leading, 20), timesteps(DpmPp2m, Leading, 20));
+    assert_eq!(timesteps(DpmPp2m, Linspace, 20)[..3], [999.0, 949.0, 899.0]);
+    let karras = [
+        999.0, 962.0, 921.0, 876.0, 827.0, 772.0, 710.0, 640.0, 561.0, 474.0, 380.0, 285.0, 197.0, 123.0,
+        69.0, 35.0, 15.0, 6.0, 2.0, 0.0,
+    ];
+    assert_eq!(timesteps(DpmPp2m, Karras, 20), karras);
+    assert_eq!(timesteps(Heun, Leading, 4), [751.0, 501.0, 501.0, 251.0, 251.0, 1.0, 1.0]);
+    assert_eq!(timesteps(Lcm, Model, 1), [999.0]);
+    assert_eq!(timesteps(Lcm, Model, 4), [999.0, 759.0, 499.0, 259.0]);
+    let pndm = timesteps(Pndm, Model, 50);
+    assert_eq!((pndm.len(), &pndm[..4], pndm[50]), (51, &[981.0, 961.0, 961.0, 941.0][..], 1.0));
+}
+
+#[test]
+fn noise_levels_of_stable_diffusion() {
+    let euler = |schedule, steps| table(Sampler::Euler, json!({}), schedule, steps).unwrap();
+    let leading = euler(Schedule::Leading, 20);
+    assert_near(&sigmas(&leading)[..2], &[11.028335, 8.390687]);
+    assert_near(&sigmas(&leading)[18..], &[0.228147, 0.041314]);
+    assert_near(&[leading.init_noise_sigma], &[11.073580]);
+    let linspace = euler(Schedule::Linspace, 20);
+    assert_near(&sigmas(&linspace)[..3], &[14.614645, 10.746849, 8.081535]);
+    assert_near(&[linspace.init_noise_sigma], &[14.614645]);
+    assert_near(&sigmas(&euler(Schedule::Trailing, 4)), &[14.614645, 4.081731, 1.612887, 0.693205]);
+    assert_near(&sigmas(&euler(Schedule::Trailing, 1)), &[14.614645]);
+    assert_eq!(table(Sampler::DpmPp2m, json!({}), Schedule::Karras, 20).unwrap().init_noise_sigma, 1.0);
+}
+
+#[test]
+fn evaluations_by_steps() {
+    for (sampler, steps, evaluations) in [
+        (Sampler::Pndm, 1, 1),
+        (Sampler::Pndm, 2, 3),
+        (Sampler::Pndm, 50, 51),
+        (Sampler::Heun, 1, 1),
+        (Sampler::Heun, 20, 39),
+        (Sampler::Euler, 20, 20),
+        (Sampler::UniPc, 20, 20),
+        // numpy's arange has 62 values here, the last of them a timestep of -1.
+        (Sampler::Ddim, 61, 61),
+    ] {
+        let table = table(sampler, json!({}), Schedule::Trailing, steps).unwrap();
+        assert_eq!(table.evaluations(), evaluations, "{sampler} {steps}");
+        assert_eq!(table.pack().len(), evaluations * ROW_WIDTH);
+    }
+}
+
+#[test]
+fn noise_is_drawn_where_it_counts() {
+    let rows = |sampler, steps| -> Vec<usize> {
+        table(sampler, json!({}), Schedule::Model, steps).unwrap().noise_rows().collect()
+    };
+    assert_eq!(rows(Sampler::EulerAncestral, 4), [0, 1, 2]);
+    assert_eq!(rows(Sampler::DpmPp2mSde, 4), [0, 1, 2]);
+    assert_eq!(rows(Sampler::Lcm, 4), [0, 1, 2]);
+    // The last timestep is 1, not 0, so DDPM draws once more, with a standard deviation of 1e-10.
+    assert_eq!(rows(Sampler::Ddpm, 4), [0, 1, 2, 3]);
+    for sampler in [Sampler::Ddim, Sampler::Pndm, Sampler::Euler, Sampler::Heun, Sampler::UniPc] {
+        assert!(rows(sampler, 4).is_empty(), "{sampler}");
+    }
+}
+
+#[test]
+fn names() {
+    for sampler in Sampler::ALL {
+        for name in
+            [sampler.name().to_string(), sampler.label().to_string(), sampler.name().replace('-', "_")]
+        {
+            assert_eq!(name.parse::<Sampler>().unwrap(), sampler, "{name}");
+        }
+    }
+    for (alias, sampler) in [
+        ("euler_a", Sampler::EulerAncestral),
+        ("euler ancestral", Sampler::EulerAncestral),
+        ("dpmpp_2m", Sampler::DpmPp2m),
+        ("dpmpp2m_sde", Sampler::DpmPp2mSde),
+        ("plms", Sampler::Pndm),
+    ] {
+        assert_eq!(alias.parse::<Sampler>().unwrap(), sampler, "{alias}");
+    }
+    for schedule in Schedule::ALL {
+        assert_eq!(schedule.name().parse::<Schedule>().unwrap(), schedule);
+        assert_eq!(schedule.label().parse::<Schedule>().unwrap(), schedule);
+    }
+    let message = "eular".parse::<Sampler>().unwrap_err().to_string();
+    assert!(
+        message.contains("eular") && message.contains("euler-a") && message.contains("unipc"),
+        "{message}"
+    );
+    let message = "carras".parse::<Schedule>().unwrap_err().to_string();
+    assert!(message.contains("carras") && message.contains("karras"), "{message}");
+}
+
+#[test]
+fn sampler_of_the_model() {
+    let class = |name: &str| config(&json!({ "_class_name": name }));
+    for (name, sampler) in [
+        ("PNDMScheduler", Sampler::Pndm),
+        ("DDIMScheduler", Sampler::Ddim),
+        ("DDPMScheduler", Sampler::Ddpm),
+        ("EulerDiscreteScheduler", Sampler::Euler),
+        ("EulerAncestralDiscreteScheduler", Sampler::EulerAncestral),
+        ("HeunDiscreteScheduler", Sampler::Heun),
+        ("LMSDiscreteScheduler", Sampler::Lms),
+        ("DPMSolverMultistepScheduler", Sampler::DpmPp2m),
+        ("UniPCMultistepScheduler", Sampler::UniPc),
+        ("LCMScheduler", Sampler::Lcm),
+    ] {
+        assert_eq!(class(name).default_sampler().unwrap(), sampler);
+    }
+    let message = class("EDMEulerScheduler").default_sampler().unwrap_err().to_string();
+    assert!(message.contains("EDMEulerScheduler") && message.contains("--sampler"), "{message}");
+    let solver = |algorithm: &str| {
+        config(&json!({ "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": algorithm }))
+            .default_sampler()
+    };
+    assert_eq!(solver("sde-dpmsolver++").unwrap(), Sampler::DpmPp2mSde);
+    assert!(solver("dpmsolver").unwrap_err().to_string().contains("algorithm_type"));
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    for (adds, sampler, schedule, steps, named) in [
+        (json!({ "clip_sample": true }), Sampler::Ddim, Schedule::Model, 4, "clip_sample"),
+        (json!({ "thresholding": true }), Sampler::Ddim, Schedule::Model, 4, "thresholding"),
+        (json!({ "skip_prk_steps": false }), Sampler::Pndm, Schedule::Model, 4, "skip_prk_steps"),
+        (json!({ "solver_order": 3 }), Sampler::UniPc, Schedule::Model, 4, "solver_order"),
+        (json!({ "solver_type": "bh1" }), Sampler::UniPc, Schedule::Model, 4, "solver_type"),
+        (json!({ "beta_schedule": "sigmoid" }), Sampler::Euler, Schedule::Model, 4, "beta_schedule"),
+        (json!({ "trained_betas": [0.1] }), Sampler::Euler, Schedule::Model, 4, "trained_betas"),
+        (json!({ "beta_end": -1.0 }), Sampler::Euler, Schedule::Model, 4, "beta_end"),
+        (json!({ "prediction_type": "flow" }), Sampler::Euler, Schedule::Model, 4, "prediction_type"),
+        (json!({ "prediction_type": "sample" }), Sampler::Pndm, Schedule::Model, 4, "prediction_type"),
+        (json!({ "timestep_spacing": "even" }), Sampler::Euler, Schedule::Model, 4, "timestep_spacing"),
+        (json!({ "final_sigmas_type": "one" }), Sampler::Euler, Schedule::Model, 4, "final_sigmas_type"),
+        (json!({}), Sampler::Ddim, Schedule::Karras, 4, "--schedule karras"),
+        (json!({}), Sampler::Lcm, Schedule::Trailing, 4, "--schedule trailing"),
+        (json!({}), Sampler::Lcm, Schedule::Model, 51, "at most 50"),
+        (json!({}), Sampler::Euler, Schedule::Model, 0, "--steps 0"),
+        (json!({}), Sampler::Euler, Schedule::Model, 1001, "--steps 1001"),
+        (json!({}), Sampler::Ddim, Schedule::Leading, 1000, "steps_offset"),
+        (json!({}), Sampler::DpmPp2m, Schedule::Leading, 1000, "infinite"),
+        (
+            json!({ "rescale_betas_zero_snr": true }),
+            Sampler::Ddim,
+            Schedule::Trailing,
+            4,
+            "rescale_betas_zero_snr",
+        ),
+    ] {
+        let message = table(sampler, adds.clone(), schedule, steps).unwrap_err().to_string();
+        assert!(message.contains(named), "{adds}: {message}");
+    }
+}
+
+#[test]
+fn reads_what_diffusers_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scheduler_config.json");
+    let required =
+        r#""num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear""#;
+    std::fs::write(
+        &path,
+        format!(r#"{{ "lambda_min_clipped": -Infinity, "clip_sample": true, {required} }}"#),
+    )
+    .unwrap();
+    let config = SchedulerConfig::load(&path).unwrap();
+    assert_eq!(
+        (config.steps_offset, config.clip_sample, config.lambda_min_clipped),
+        (Some(1), Some(false), None)
+    );
+
+    std::fs::write(&path, r#"{ "num_train_timesteps": 1000, "beta_end": 0.012 }"#).unwrap();
+    let message = SchedulerConfig::load(&path).unwrap_err().to_string();
+    assert!(message.contains("scheduler_config.json") && message.contains("beta_start"), "{message}");
+}

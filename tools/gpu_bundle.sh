@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Packs the tests, the benches and sdrt into .gpu/, for a GPU machine that has Python but no Rust.
+# There: .gpu/run.sh test | bench | sanitize | sdrt
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+rm -rf .gpu
+mkdir -p .gpu/bundle/{tests,benches}
+cargo build --release --bins --tests --bench '*' --message-format=json-render-diagnostics |
+    python3 -c '
+import json, shutil, sys
+
+for line in sys.stdin:
+    artifact = json.loads(line)
+    if artifact.get("reason") != "compiler-artifact" or not artifact["executable"]:
+        continue
+    name, kind = artifact["target"]["name"], artifact["target"]["kind"][0]
+    if kind == "bench":
+        place = f"benches/{name}"
+    elif kind == "test":
+        place = f"tests/{name}"
+    elif artifact["profile"]["test"]:
+        place = "tests/unit-" + kind
+    elif kind == "bin":
+        place = name
+    else:
+        continue
+    shutil.copy2(artifact["executable"], ".gpu/bundle/" + place)
+'
+find .gpu/bundle -type f -exec strip --strip-debug {} +
+for folder in tests/fixtures models/tiny; do
+    [ -d "$folder" ] || continue
+    mkdir -p ".gpu/bundle/$(dirname "$folder")"
+    cp -r "$folder" ".gpu/bundle/$folder"
+done
+
+# Every binary embeds the same kernels: a window that spans several binaries stores them once.
+tar --sort=name -cf - -C .gpu bundle | xz --lzma2=preset=2,dict=128MiB >.gpu/bundle.tar.xz
+rm -r .gpu/bundle
+cp tools/gpu_run.sh .gpu/run.sh
+du -sh .gpu/bundle.tar.xz
+if [ "$(stat -c %s .gpu/bundle.tar.xz)" -gt $((50 << 20)) ]; then
+    echo "gpu_bundle.sh: .gpu/bundle.tar.xz is larger than 50 MB" >&2
+    exit 1
+fi

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Runs what `make gpu-bundle` packed.
+#   .gpu/run.sh test [NAME..] [-- ARG..]   all test binaries, or those named; arguments for each
+#   .gpu/run.sh bench NAME [ARG..]         a bench
+#   .gpu/run.sh sanitize [ARG..]           the kernel tests under compute-sanitizer
+#   .gpu/run.sh sdrt ARG..                 sdrt itself
+# Tests find their files under SDRT_ROOT and sdrt itself in SDRT_BIN.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+bundle=$here/bundle
+
+if [ ! -d "$bundle" ] || [ "$here/bundle.tar.xz" -nt "$bundle" ]; then
+    rm -rf "$bundle"
+    python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' \
+        "$here/bundle.tar.xz" "$here"
+    touch "$bundle"
+fi
+export SDRT_ROOT=$bundle SDRT_BIN=$bundle/sdrt
+
+# cuBLASLt 13: in torch's packages, where there is no toolkit.
+libraries=$(python3 - <<'PYTHON'
+import pathlib, sys
+
+folders = [pathlib.Path(path, "nvidia/cu13/lib") for path in sys.path]
+print(":".join(str(folder) for folder in folders if list(folder.glob("libcublasLt.so*"))))
+PYTHON
+)
+libraries=${libraries:-$(dirname "$(find / -name 'libcublasLt.so.13' -not -path '/proc/*' 2>/dev/null | head -n 1)")}
+export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+
+verb=${1:-}
+[ $# -gt 0 ] && shift
+case $verb in
+test)
+    export SDRT_REQUIRE_GPU=${SDRT_REQUIRE_GPU:-1}
+    names=()
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do names+=("$1") && shift; done
+    [ "${1:-}" = -- ] && shift
+    [ ${#names[@]} -gt 0 ] || mapfile -t names < <(find "$bundle/tests" -maxdepth 1 -type f -printf '%f\n' | sort)
+    cd "$bundle"
+    failed=()
+    for name in "${names[@]}"; do
+        echo "== $name"
+        "tests/$name" "$@" || failed+=("$name")
+    done
+    [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}" >&2 && exit 1; }
+    ;;
+bench)
+    name=${1:?"bench NAME; there are: $(ls "$bundle/benches" | tr '\n' ' ')"}
+    shift
+    exec "$bundle/benches/$name" --bench "$@"
+    ;;
+sanitize)
+    export SDRT_REQUIRE_GPU=1
+    cd "$bundle"
+    for tool in memcheck racecheck; do
+        echo "== $tool"
+        compute-sanitizer --tool "$tool" --error-exitcode 9 tests/kernels --test-threads 1 "$@"
+    done
+    ;;
+sdrt) exec "$bundle/sdrt" "$@" ;;
+*)
+    sed -n '2,7s/^# //p' "$here/run.sh" >&2
+    exit 2
+    ;;
+esac

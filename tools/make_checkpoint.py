@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Writes a Stable Diffusion 1.5 checkpoint of full size with random weights, in the diffusers layout.
+
+Configurations and shapes are those of the public checkpoint, so speed, memory and numerics can be
+measured without its weights. Needs torch, diffusers and transformers; 2 GB of disk in fp16.
+
+    python tools/make_checkpoint.py OUT [--dtype fp16|bf16|fp32] [--seed 0] [--tokenizer DIR]
+
+No tokenizer is written unless one is given: sdrt brings CLIP's own, diffusers does not.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+CLASSES = {
+    "scheduler": ["diffusers", "PNDMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def make_text_encoder():
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=768,
+            intermediate_size=3072,
+            projection_dim=768,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            max_position_embeddings=77,
+            hidden_act="quick_gelu",
+            bos_token_id=49406,
+            eos_token_id=49407,
+            pad_token_id=49407,
+        )
+    )
+
+
+def make_unet():
+    return UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(320, 640, 1280, 1280),
+        layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        attention_head_dim=8,
+        cross_attention_dim=768,
+    )
+
+
+def make_vae():
+    return AutoencoderKL(
+        sample_size=512,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+
+
+def make_scheduler():
+    return PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        set_alpha_to_one=False,
+        skip_prk_steps=True,
+        steps_offset=1,
+    )
+
+
+def save_component(model, folder, dtype):
+    """Saves the configuration and the weights under the keys that public checkpoints have: transformers 5
+    leaves the text encoder's `text_model.` out."""
+    text = isinstance(model, CLIPTextModel)
+    model.config.save_pretrained(folder) if text else model.save_config(folder)
+    prefix = "text_model." if text else ""
+    name = "model.safetensors" if text else "diffusion_pytorch_model.safetensors"
+    weights = {prefix + key: value.to(dtype).contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, folder / name, metadata={"format": "pt"})
+    (folder / name).chmod(0o644)
+    print(f"{folder / name}: {sum(value.numel() for value in weights.values()):,} numbers")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Writes a Stable Diffusion 1.5 checkpoint with random weights.")
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--dtype", choices=DTYPES, default="fp16")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokenizer", type=pathlib.Path, help="folder with CLIP's vocab.json and merges.txt")
+    arguments = parser.parse_args()
+
+    torch.manual_seed(arguments.seed)
+    classes = dict(CLASSES)
+    if arguments.tokenizer:
+        shutil.copytree(arguments.tokenizer, arguments.out / "tokenizer", dirs_exist_ok=True)
+    else:
+        del classes["tokenizer"]
+    for component, make in (("text_encoder", make_text_encoder), ("unet", make_unet), ("vae", make_vae)):
+        save_component(make(), arguments.out / component, DTYPES[arguments.dtype])
+    make_scheduler().save_pretrained(arguments.out / "scheduler")
+    absent = {name: [None, None] for name in ("feature_extractor", "image_encoder", "safety_checker")}
+    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **absent, **classes}
+    (arguments.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
