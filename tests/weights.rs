@@ -356,27 +356,6 @@ fn a_checkpoint_must_be_the_model_that_is_configured() {
 }
 
 #[test]
-fn the_vae_encoder_may_stay_unused() {
-    let model = Model::new();
-    let data = f32s(6);
-    let key = ["decoder.conv_in.bias", "encoder.conv_in.bias", "quant_conv.bias", "encoder.conv_out.bias"];
-    model.write(VAE, &safetensors(&key.map(|key| (key, "F32", &[6][..], &data[..]))));
-    let ask = |keys: &[&str]| {
-        let requests = requests(DType::F32, |plan| {
-            plan.component("vae", |plan| {
-                for key in keys {
-                    plan.vector(key, 6);
-                }
-            });
-        });
-        model.open().unwrap().check(&requests)
-    };
-    ask(&key[..1]).unwrap();
-    ask(&key).unwrap();
-    assert_refused(ask(&key[..3]), &model.path(VAE), &["encoder.conv_out.bias: unexpected"]);
-}
-
-#[test]
 fn malformed_files_are_refused_in_a_sentence() {
     let model = Model::new();
     let refused = |bytes: &[u8], parts: &[&str]| {
@@ -425,7 +404,7 @@ fn no_mutated_header_panics() {
         state = state.wrapping_mul(1664525).wrapping_add(1013904223);
         (state >> 8) as usize % below
     };
-    for _ in 0..3000 {
+    for _ in 0..1000 {
         let mut bytes = good.clone();
         for _ in 0..1 + random(3) {
             let at = random(bytes.len());
