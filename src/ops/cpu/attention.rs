@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::math::{exp, vectorized};
 use super::memory::Memory;
-use super::product::{gemm, with_panel};
+use super::product::{gemm, with_scratch};
 use crate::ops::Attention;
 
 /// Queries of one task.
@@ -31,13 +31,13 @@ pub fn attention(memory: &Memory, v: &Attention) {
         let to = out.pointer(image * t + first).wrapping_add(at);
 
         // Scores are kept key by key, [keys, pitch], so that the softmax runs over queries in vectors.
-        with_panel(keys * pitch, |scores| {
+        with_scratch(keys * pitch, |scores| {
             let scale = 1.0 / (d as f32).sqrt();
             // SAFETY: columns at..at+d of `queries` and `keys` rows, which the asserts of
             // `Attention::check` put inside the tensors; the output's are this task's alone.
             unsafe {
                 let scores = (scores.as_mut_ptr(), 1, pitch);
-                gemm([queries, keys, d], scores, false, (query, q.pitch, 1), (key, k.pitch, 1), scale);
+                gemm([queries, keys, d], scores, false, (query, q.pitch, 1), (key, 1, k.pitch), scale);
             }
             if v.causal {
                 for (j, scores) in scores.chunks_exact_mut(pitch).enumerate().skip(first + 1) {
@@ -47,7 +47,7 @@ pub fn attention(memory: &Memory, v: &Attention) {
             let sums = vectorized(|| softmax(scores, pitch));
             // SAFETY: as above.
             unsafe {
-                let weights = (scores.as_ptr(), 1, pitch);
+                let weights = (scores.as_ptr(), pitch, 1);
                 gemm([d, queries, keys], (to, 1, out.pitch), false, (value, 1, values.pitch), weights, 1.0);
             }
             for (i, sum) in sums.iter().take(queries).enumerate() {
