@@ -78,7 +78,9 @@ impl Device {
 fn open_cpu(dtype: Option<DType>, notice: Option<&str>) -> Result<Opened> {
     if let Some(dtype) = dtype.filter(|&dtype| dtype != DType::F32) {
         let why = notice.map(|why| format!("{why}, and ")).unwrap_or_default();
-        return Err(Error::invalid(format!("{why}the CPU computes in f32 only, not {dtype}: leave --dtype out")));
+        return Err(Error::invalid(format!(
+            "{why}the CPU computes in f32 only, not {dtype}: leave --dtype out"
+        )));
     }
     Ok(Opened { backend: Box::new(Cpu::new()), notice: notice.map(str::to_string) })
 }

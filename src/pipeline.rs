@@ -399,7 +399,8 @@ impl Pipeline {
         write_noise(backend, t, request, &table)?;
         backend.write(t.guidance, &padded(&vec![request.guidance_scale; request.images], request.images))?;
         backend.write(t.index, bytemuck::cast_slice(&vec![0i32; t.index.len()]))?;
-        let done = backend.replay_steps(&bucket.denoise, evaluations, &mut |done| on_step(done, evaluations))?;
+        let done =
+            backend.replay_steps(&bucket.denoise, evaluations, &mut |done| on_step(done, evaluations))?;
         if done < evaluations {
             return Err(Error::Cancelled { done, steps: evaluations });
         }

@@ -168,7 +168,11 @@ fn choose_algorithm(
     };
     let choose = || {
         let workspace: usize = WORKSPACE_BYTES;
-        set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const workspace).cast(), size_of::<usize>())?;
+        set(
+            Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+            (&raw const workspace).cast(),
+            size_of::<usize>(),
+        )?;
         for attribute in [
             Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
             Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -192,7 +196,9 @@ fn set_operation<T>(
     value: &T,
 ) -> Result<(), result::CublasError> {
     // SAFETY: `operation` is alive; `value` has the size that the attribute asks for.
-    unsafe { result::set_matmul_desc_attribute(operation, attribute, (&raw const *value).cast(), size_of::<T>()) }
+    unsafe {
+        result::set_matmul_desc_attribute(operation, attribute, (&raw const *value).cast(), size_of::<T>())
+    }
 }
 
 impl Drop for Plan {

@@ -188,7 +188,12 @@ impl Gpu {
     ///
     /// # Safety
     /// `A` is the struct that the kernel takes, and its addresses are valid for the sizes it gives.
-    pub unsafe fn launch<A: KernelArgs>(&self, kernel: &CudaFunction, launch: Launch, args: &A) -> Result<()> {
+    pub unsafe fn launch<A: KernelArgs>(
+        &self,
+        kernel: &CudaFunction,
+        launch: Launch,
+        args: &A,
+    ) -> Result<()> {
         let mut params = [(&raw const *args).cast_mut().cast::<c_void>()];
         // SAFETY: one argument, as the caller vouches; the driver copies it before returning.
         unsafe {

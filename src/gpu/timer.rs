@@ -14,7 +14,8 @@ pub struct Timer {
 
 impl Timer {
     pub fn new(gpu: &Gpu) -> Result<Self> {
-        let event = || gpu.context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).during("creating an event");
+        let event =
+            || gpu.context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).during("creating an event");
         Ok(Timer { start: event()?, end: event()? })
     }
 
