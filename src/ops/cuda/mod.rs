@@ -58,7 +58,9 @@ pub struct Cuda {
     kind: Kind,
     loop_kind: LoopKind,
     /// Synchronise after each verb, so that a failure names the verb that caused it (`SDRT_SYNC=1`).
+    /// Not while a capture is under way: verbs run once before they are captured.
     sync: bool,
+    capturing: bool,
     /// Graphs recorded so far.
     recorded: usize,
     /// The first failure since the last time anybody asked.
@@ -89,6 +91,7 @@ impl Cuda {
             kind: if dtype == DType::F32 { Kind::Naive } else { Kind::Fast },
             loop_kind,
             sync: std::env::var("SDRT_SYNC").is_ok_and(|value| value == "1"),
+            capturing: false,
             recorded: 0,
             failure: None,
             gpu,
@@ -127,10 +130,13 @@ impl Cuda {
     fn capture(&mut self, body: impl FnOnce(&mut Self) -> Result<()>) -> Result<CapturedGraph> {
         self.recorded += 1;
         let gpu = self.gpu.clone();
-        CapturedGraph::capture(&gpu, || {
+        self.capturing = true;
+        let graph = CapturedGraph::capture(&gpu, || {
             let result = body(self);
             self.settle(result)
-        })
+        });
+        self.capturing = false;
+        graph
     }
 }
 
@@ -147,7 +153,7 @@ impl Ops for Cuda {
             return;
         }
         let mut result = self.launch(&call);
-        if result.is_ok() && self.sync {
+        if result.is_ok() && self.sync && !self.capturing {
             result = self.gpu.synchronize("running a kernel");
         }
         if let Err(error) = result {

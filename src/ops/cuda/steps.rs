@@ -82,14 +82,17 @@ impl Cuda {
     ) -> Result<CapturedGraph> {
         self.recorded += 1;
         let gpu = self.gpu.clone();
-        CapturedGraph::capture_while(&gpu, |condition| {
+        self.capturing = true;
+        let graph = CapturedGraph::capture_while(&gpu, |condition| {
             body(self);
             let args = self.control.args(index, condition);
             let step_while = self.kernels.step_while.as_ref().expect("loaded when the driver knows WHILE");
             // SAFETY: as in `advance`.
             let result = unsafe { gpu.launch(step_while, STEP_END, &args) };
             self.settle(result)
-        })
+        });
+        self.capturing = false;
+        graph
     }
 
     pub(super) fn run_steps(
