@@ -45,7 +45,8 @@ template <typename T, int N> __device__ __forceinline__ bool is_aligned(const Co
 }
 
 // out[row, column ..] = v + bias + table row + residual
-template <typename T, int N> __device__ __forceinline__ void finish(const Conv2dArgs& a, int row, int column, float (&v)[N]) {
+template <typename T, int N>
+__device__ __forceinline__ void finish(const Conv2dArgs& a, int row, int column, float (&v)[N]) {
     auto add = [&](const void* from, int64_t offset) {
         auto u = *reinterpret_cast<const Vector<T, N>*>(static_cast<const T*>(from) + offset + column);
 #pragma unroll
@@ -121,7 +122,7 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
         for (int j = 0; j < A_COPIES; j++) {
             int2 row = rows[first_row + j * PASS];
             int iy = (row.y >> 16) + ky, ix = static_cast<int16_t>(row.y) + kx;
-            bool inside = tap < taps && static_cast<uint32_t>(iy) < a.virtual_h && static_cast<uint32_t>(ix) < a.virtual_w;
+            bool inside = tap < taps && iy >= 0 && iy < a.virtual_h && ix >= 0 && ix < a.virtual_w;
             uint32_t pixel = row.x + (iy >> a.upsample) * a.w + (ix >> a.upsample);
             a_offset[j] = inside ? pixel * pitch + channel : 0;
             a_inside |= (inside ? 1u : 0u) << j;
