@@ -12,7 +12,7 @@ mod norm;
 mod product;
 mod sampler;
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
@@ -125,8 +125,8 @@ impl Backend for Cpu {
         let rows = (BYTES / row_bytes.max(1)).max(1);
         self.memory.bytes_mut(to).par_chunks_mut((rows * row_bytes).max(1)).enumerate().for_each(
             |(chunk, bytes)| {
-                let range = Range { start: chunk * rows, end: chunk * rows + bytes.len() / row_bytes };
-                fill(range, bytes);
+                let first = chunk * rows;
+                fill(first..first + bytes.len() / row_bytes, bytes);
             },
         );
         Ok(())
@@ -193,6 +193,7 @@ impl Backend for Cpu {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;

@@ -192,6 +192,7 @@ impl Product<'_> {
         });
     }
 }
+
 /// An f32 matrix: address, distance of neighbours in a column, in a row.
 type Matrix<P> = (P, usize, usize);
 
