@@ -349,24 +349,7 @@ impl Pipeline {
 
     /// The request that the model suggests, for an empty prompt.
     pub fn defaults(&self) -> Result<Request> {
-        let sampler = self.scheduler.default_sampler()?;
-        let config = &self.models.config;
-        let side = config.unet.sample_size * config.vae.scale_factor();
-        // A latent consistency model has its guidance distilled into few steps.
-        let (steps, guidance_scale) = if sampler == Sampler::Lcm { (4, 1.0) } else { (20, 7.5) };
-        Ok(Request {
-            prompt: String::new(),
-            negative_prompt: String::new(),
-            steps,
-            guidance_scale,
-            sampler,
-            schedule: Schedule::default(),
-            seed: 0,
-            rng: Rng::default(),
-            height: side,
-            width: side,
-            images: 1,
-        })
+        Ok(Request::defaults(&self.models.config, self.scheduler.default_sampler()?))
     }
 
     /// Paints a request.
@@ -374,8 +357,7 @@ impl Pipeline {
     /// # Errors
     /// A value that cannot be used, memory that is not there, or [`Error::Cancelled`].
     pub fn paint(&mut self, request: &Request, on_step: OnStep) -> Result<Painting> {
-        self.check(request)?;
-        let table = Table::new(request.sampler, &self.scheduler, request.schedule, request.steps)?;
+        let table = request.check(&self.models.config, &self.scheduler)?;
         let evaluations = table.evaluations();
         let shape = request.shape(evaluations);
         let mut times = Times { evaluations, ..Times::default() };
@@ -433,38 +415,87 @@ impl Pipeline {
         Ok(())
     }
 
-    fn check(&self, request: &Request) -> Result<()> {
-        let scale = self.models.config.vae.scale_factor();
+    /// The verbs of a shape over the memory that its graphs use: what a profile executes one by one.
+    pub fn program(&mut self, shape: Shape) -> Result<Counted> {
+        self.prepare(shape)?;
+        let Region { base, bytes, .. } = self.buckets[&shape].region;
+        let dtype = self.backend.dtype();
+        Ok(Counted::new(&self.models, &shape, dtype, Arena::new(base, bytes)).0)
+    }
+
+    /// Runs the stages of a shape once, and `steps` steps, verb by verb under their scopes' names, on
+    /// whatever its memory holds: for profilers that show named ranges.
+    pub fn trace(&mut self, shape: Shape, steps: usize) -> Result<()> {
+        self.prepare(shape)?;
+        let Region { base, bytes, .. } = self.buckets[&shape].region;
+        let (backend, models) = (&mut *self.backend, &self.models);
+        let before = backend.use_arena(Arena::new(base, bytes));
+        let t = Tensors::new(backend, models, &shape);
+        let traced = backend.run(&mut |ops| {
+            models.encode(ops, &t);
+            (0..steps).for_each(|_| models.denoise(ops, &t));
+            models.decode(ops, &t);
+        });
+        backend.use_arena(before);
+        traced
+    }
+}
+
+impl Request {
+    /// The request that a model and a sampler suggest, for an empty prompt.
+    pub fn defaults(config: &ModelConfig, sampler: Sampler) -> Self {
+        let side = config.unet.sample_size * config.vae.scale_factor();
+        // A latent consistency model has its guidance distilled into few steps.
+        let (steps, guidance_scale) = if sampler == Sampler::Lcm { (4, 1.0) } else { (20, 7.5) };
+        Request {
+            prompt: String::new(),
+            negative_prompt: String::new(),
+            steps,
+            guidance_scale,
+            sampler,
+            schedule: Schedule::default(),
+            seed: 0,
+            rng: Rng::default(),
+            height: side,
+            width: side,
+            images: 1,
+        }
+    }
+
+    /// Checks every value against a model; returns the table of its steps.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], with the flag's name.
+    pub fn check(&self, config: &ModelConfig, scheduler: &SchedulerConfig) -> Result<Table> {
+        let scale = config.vae.scale_factor();
         let invalid = |message: String| Err(Error::invalid(message));
-        for (flag, side) in [("width", request.width), ("height", request.height)] {
+        for (flag, side) in [("width", self.width), ("height", self.height)] {
             if side == 0 || !side.is_multiple_of(scale) {
                 let nearest = (side.saturating_add(scale / 2) / scale).max(1) * scale;
                 return invalid(format!("--{flag} {side}: expected a multiple of {scale}; try {nearest}"));
             }
         }
-        if request.images == 0 {
+        if self.images == 0 {
             return invalid("--num-images 0: expected at least 1".to_string());
         }
-        if !request.guidance_scale.is_finite() {
-            return invalid(format!("--guidance-scale {}: expected a finite number", request.guidance_scale));
+        if !self.guidance_scale.is_finite() {
+            return invalid(format!("--guidance-scale {}: expected a finite number", self.guidance_scale));
         }
         // Kernels index within a tensor with 31 bits; the VAE's are the largest.
-        let channels = self.models.config.vae.block_out_channels.iter().max().copied().unwrap_or(1);
-        let elements = [request.images, request.height, request.width, channels]
+        let channels = config.vae.block_out_channels.iter().max().copied().unwrap_or(1);
+        let elements = [self.images, self.height, self.width, channels]
             .iter()
             .try_fold(1usize, |product, &n| product.checked_mul(n));
         if elements.is_none_or(|n| n > i32::MAX as usize) {
-            let Request { images, width, height, .. } = request;
+            let Request { images, width, height, .. } = self;
             return invalid(format!(
                 "{images} pictures of {width}x{height} at once are too many pixels: lower --num-images, --width \
                  or --height"
             ));
         }
-        Ok(())
+        Table::new(self.sampler, scheduler, self.schedule, self.steps)
     }
-}
 
-impl Request {
     /// The shape that the request is painted in.
     pub fn shape(&self, evaluations: usize) -> Shape {
         Shape::new(self.images, self.guidance_scale > 1.0, self.height, self.width, evaluations)
