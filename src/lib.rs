@@ -7,6 +7,7 @@ pub mod error;
 #[cfg(sdrt_cuda)]
 pub mod gpu;
 pub mod image;
+pub mod info;
 pub mod json;
 pub mod model;
 pub mod ops;

@@ -98,7 +98,7 @@ fn which_model(flags: &str) -> Error {
 }
 
 /// Says on stderr that `--device auto` found no GPU.
-fn say_notice(notice: &Option<String>) {
+fn say_notice(notice: Option<&str>) {
     if let Some(why) = notice {
         eprintln!("running on the CPU: {why}");
     }

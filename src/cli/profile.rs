@@ -60,7 +60,7 @@ impl Profile {
         let request = model.request(self.images, STEPS, self.width, self.height)?;
         self.json.as_deref().map(image::check_writable).transpose()?;
         let opened = self.device.device.open(self.device.dtype)?;
-        say_notice(&opened.notice);
+        say_notice(opened.notice.as_deref());
         let machine = opened.backend.describe();
         let mut pipeline = model.load(opened.backend, &mut |_, _| ())?;
         if let Some(steps) = self.trace {

@@ -115,7 +115,7 @@ impl Run {
         let dtype = opened.backend.dtype();
         let progress = Progress { quiet: self.quiet || self.json };
         if !progress.quiet {
-            say_notice(&opened.notice);
+            say_notice(opened.notice.as_deref());
         }
 
         let start = Instant::now();
@@ -207,18 +207,13 @@ impl Run {
 fn paint(pipeline: &mut Pipeline, request: &Request, bar: ProgressBar) -> Result<Painting> {
     let cancelled = Arc::new(AtomicBool::new(false));
     // In this order: the flag that the first one looks at is set by the second.
-    let handlers = [
-        flag::register_conditional_shutdown(SIGINT, KILLED_BY_CTRL_C, cancelled.clone())?,
-        flag::register(SIGINT, cancelled.clone())?,
-    ];
+    flag::register_conditional_shutdown(SIGINT, KILLED_BY_CTRL_C, cancelled.clone())?;
+    flag::register(SIGINT, cancelled.clone())?;
     let painting = pipeline.paint(request, &mut |done, _| {
         bar.set_position(done as u64);
         if cancelled.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
-    for handler in handlers {
-        signal_hook::low_level::unregister(handler);
-    }
     Ok(painting?)
 }
 
