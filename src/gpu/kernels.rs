@@ -168,7 +168,12 @@ impl Module {
                 loaded => loaded,
             },
         };
-        Ok(Module(module.during(&format!("loading the kernels of {file}.cu"))?))
+        let (major, minor) = (gpu.driver / 1000, gpu.driver % 1000 / 10);
+        let operation = format!(
+            "loading the kernels of {file}.cu (the driver is of CUDA {major}.{minor}; kernels built by an nvcc of \
+             a later major version need a newer driver)"
+        );
+        Ok(Module(module.during(&operation)?))
     }
 
     fn function(&self, symbol: &str, shared_bytes: usize) -> Result<CudaFunction> {

@@ -116,6 +116,7 @@ impl Cuda {
         let device = conv::Device { sms: self.gpu.multiprocessors, shared_bytes: self.gpu.shared_bytes };
         let plan = Conv2dPlan::choose(product, device);
         assert!(plan.partial_bytes <= SCRATCH_BYTES, "{plan:?}");
+        tracing::trace!(?product, ?plan, "chose a convolution");
         args.splits = int(plan.splits);
         args.k_tiles_per_split = int(plan.k_tiles_per_split);
         let launch = Launch { grid: plan.grid, block: (plan.threads, 1, 1), shared_bytes: plan.shared_bytes };

@@ -78,6 +78,14 @@ impl Cuda {
     pub fn open(ordinal: usize, dtype: DType) -> Result<Self> {
         let gpu = Rc::new(Gpu::open(ordinal)?);
         let kernels = Kernels::load(&gpu, dtype)?;
+        tracing::debug!(
+            name = gpu.name,
+            arch = gpu.arch,
+            multiprocessors = gpu.multiprocessors,
+            driver = gpu.driver,
+            portable = gpu.portable,
+            "opened the GPU"
+        );
         let loop_kind = if gpu.has_conditional_graphs() { LoopKind::While } else { LoopKind::Stepwise };
         Ok(Cuda {
             kernels,
