@@ -51,7 +51,7 @@ pub struct Tile {
 /// - 64x64_i4: i or the pitch of x is no multiple of 8: conv_in of U-Net and VAE (4).
 pub static TILES: [Tile; 8] = [
     Tile { name: "256x128", m: 256, n: 128, threads: 256, stages: 3, vector: 8, k_tile_ns: 1270.0 },
-    Tile { name: "128x160", m: 128, n: 160, threads: 256, stages: 4, vector: 8, k_tile_ns: 850.0 },
+    Tile { name: "128x160", m: 128, n: 160, threads: 256, stages: 4, vector: 8, k_tile_ns: 800.0 },
     Tile { name: "128x128", m: 128, n: 128, threads: 128, stages: 3, vector: 8, k_tile_ns: 680.0 },
     Tile { name: "64x160", m: 64, n: 160, threads: 128, stages: 3, vector: 8, k_tile_ns: 500.0 },
     Tile { name: "128x64", m: 128, n: 64, threads: 128, stages: 4, vector: 8, k_tile_ns: 400.0 },
