@@ -106,9 +106,12 @@ impl Cuda {
         self.control.done().store(0, Ordering::Relaxed);
         self.control.cancel().store(0, Ordering::Relaxed);
         let counters = [steps as i32, 0];
-        // SAFETY: two integers into memory of two integers; the stream is idle.
-        unsafe { result::memcpy_htod_sync(self.control.counters.address, &counters) }
-            .during("setting the step counters")?;
+        // On the stream, which does not wait for copies on the default stream.
+        // SAFETY: two integers into memory of two integers; `counters` outlives the loop.
+        unsafe {
+            result::memcpy_htod_async(self.control.counters.address, &counters, self.gpu.stream.cu_stream())
+        }
+        .during("setting the step counters")?;
         match kind {
             LoopKind::While => {
                 graph.launch()?;
