@@ -61,6 +61,8 @@ pub struct Cuda {
     sync: bool,
     /// Graphs recorded so far.
     recorded: usize,
+    /// A stream that is being captured cannot be waited for.
+    capturing: bool,
     /// The first failure since the last time anybody asked.
     failure: Option<Error>,
 }
@@ -90,6 +92,7 @@ impl Cuda {
             loop_kind,
             sync: std::env::var("SDRT_SYNC").is_ok_and(|value| value == "1"),
             recorded: 0,
+            capturing: false,
             failure: None,
             gpu,
         })
@@ -125,12 +128,17 @@ impl Cuda {
     }
 
     fn capture(&mut self, body: impl FnOnce(&mut Self) -> Result<()>) -> Result<CapturedGraph> {
-        self.recorded += 1;
         let gpu = self.gpu.clone();
-        CapturedGraph::capture(&gpu, || {
-            let result = body(self);
-            self.settle(result)
-        })
+        CapturedGraph::capture(&gpu, || self.captured(body))
+    }
+
+    /// Issues what is being captured.
+    fn captured(&mut self, body: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        self.recorded += 1;
+        self.capturing = true;
+        let result = body(self);
+        self.capturing = false;
+        self.settle(result)
     }
 }
 
@@ -147,7 +155,7 @@ impl Ops for Cuda {
             return;
         }
         let mut result = self.launch(&call);
-        if result.is_ok() && self.sync {
+        if result.is_ok() && self.sync && !self.capturing {
             result = self.gpu.synchronize("running a kernel");
         }
         if let Err(error) = result {

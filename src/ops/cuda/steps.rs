@@ -80,15 +80,16 @@ impl Cuda {
         index: Tensor,
         body: &mut dyn FnMut(&mut dyn Ops),
     ) -> Result<CapturedGraph> {
-        self.recorded += 1;
         let gpu = self.gpu.clone();
         CapturedGraph::capture_while(&gpu, |condition| {
-            body(self);
-            let args = self.control.args(index, condition);
-            let step_while = self.kernels.step_while.as_ref().expect("loaded when the driver knows WHILE");
-            // SAFETY: as in `advance`.
-            let result = unsafe { gpu.launch(step_while, STEP_END, &args) };
-            self.settle(result)
+            self.captured(|cuda| {
+                body(cuda);
+                let args = cuda.control.args(index, condition);
+                let step_while =
+                    cuda.kernels.step_while.as_ref().expect("loaded when the driver knows WHILE");
+                // SAFETY: as in `advance`.
+                unsafe { cuda.gpu.launch(step_while, STEP_END, &args) }
+            })
         })
     }
 
