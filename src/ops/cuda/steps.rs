@@ -121,7 +121,7 @@ impl Cuda {
             LoopKind::Stepwise => {
                 for step in 1..=steps {
                     graph.launch()?;
-                    self.follow(&mut |_| ControlFlow::Continue(()))?;
+                    self.synchronize("denoising")?;
                     if on_step(step).is_break() {
                         break;
                     }
