@@ -58,11 +58,11 @@ pub struct Cuda {
     kind: Kind,
     loop_kind: LoopKind,
     /// Synchronise after each verb, so that a failure names the verb that caused it (`SDRT_SYNC=1`).
-    /// Not while a capture is under way: verbs run once before they are captured.
     sync: bool,
-    capturing: bool,
     /// Graphs recorded so far.
     recorded: usize,
+    /// A stream that is being captured cannot be waited for.
+    capturing: bool,
     /// The first failure since the last time anybody asked.
     failure: Option<Error>,
 }
@@ -78,14 +78,6 @@ impl Cuda {
     pub fn open(ordinal: usize, dtype: DType) -> Result<Self> {
         let gpu = Rc::new(Gpu::open(ordinal)?);
         let kernels = Kernels::load(&gpu, dtype)?;
-        tracing::debug!(
-            name = gpu.name,
-            arch = gpu.arch,
-            multiprocessors = gpu.multiprocessors,
-            driver = gpu.driver,
-            portable = gpu.portable,
-            "opened the GPU"
-        );
         let loop_kind = if gpu.has_conditional_graphs() { LoopKind::While } else { LoopKind::Stepwise };
         Ok(Cuda {
             kernels,
@@ -99,8 +91,8 @@ impl Cuda {
             kind: if dtype == DType::F32 { Kind::Naive } else { Kind::Fast },
             loop_kind,
             sync: std::env::var("SDRT_SYNC").is_ok_and(|value| value == "1"),
-            capturing: false,
             recorded: 0,
+            capturing: false,
             failure: None,
             gpu,
         })
@@ -136,15 +128,17 @@ impl Cuda {
     }
 
     fn capture(&mut self, body: impl FnOnce(&mut Self) -> Result<()>) -> Result<CapturedGraph> {
-        self.recorded += 1;
         let gpu = self.gpu.clone();
+        CapturedGraph::capture(&gpu, || self.captured(body))
+    }
+
+    /// Issues what is being captured.
+    fn captured(&mut self, body: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        self.recorded += 1;
         self.capturing = true;
-        let graph = CapturedGraph::capture(&gpu, || {
-            let result = body(self);
-            self.settle(result)
-        });
+        let result = body(self);
         self.capturing = false;
-        graph
+        self.settle(result)
     }
 }
 
