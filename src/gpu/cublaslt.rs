@@ -11,8 +11,8 @@ use cudarc::cublaslt::{result, sys};
 
 use super::device::Gpu;
 use super::memory::DeviceMemory;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops::DType;
 
 /// What NVIDIA recommends for Hopper; older chips need less.
 const WORKSPACE_BYTES: usize = 32 << 20;

@@ -11,9 +11,9 @@ use cudarc::nvrtc::Ptx;
 
 use super::During;
 use super::device::Gpu;
+use super::{attention, conv};
+use crate::dtype::DType;
 use crate::error::Result;
-use crate::ops::DType;
-use crate::ops::cuda::{attention, conv};
 
 /// Name, machine code, portable PTX of each file in cuda/.
 mod images {

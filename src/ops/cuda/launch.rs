@@ -2,10 +2,10 @@
 
 use cudarc::driver::CudaFunction;
 
-use super::attention::AttentionPlan;
-use super::conv::{self, Conv2dPlan};
 use super::{Cuda, Kind, SCRATCH_BYTES};
 use crate::error::Result;
+use crate::gpu::attention::AttentionPlan;
+use crate::gpu::conv::{self, Conv2dPlan};
 use crate::gpu::cublaslt::{Operands, Product};
 use crate::gpu::kernels::*;
 use crate::ops::*;

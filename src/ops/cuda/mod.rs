@@ -1,7 +1,5 @@
 //! The CUDA backend: verbs become kernel launches on one stream, models become graphs.
 
-pub mod attention;
-pub mod conv;
 mod launch;
 mod steps;
 
@@ -78,6 +76,14 @@ impl Cuda {
     pub fn open(ordinal: usize, dtype: DType) -> Result<Self> {
         let gpu = Rc::new(Gpu::open(ordinal)?);
         let kernels = Kernels::load(&gpu, dtype)?;
+        tracing::debug!(
+            name = gpu.name,
+            arch = gpu.arch,
+            multiprocessors = gpu.multiprocessors,
+            driver = gpu.driver,
+            portable = gpu.portable,
+            "opened the GPU"
+        );
         let loop_kind = if gpu.has_conditional_graphs() { LoopKind::While } else { LoopKind::Stepwise };
         Ok(Cuda {
             kernels,

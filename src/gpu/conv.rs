@@ -234,7 +234,7 @@ mod tests {
                     assert!(plan.shared_bytes as usize <= device.shared_bytes, "{plan:?}");
                     assert!(plan.partial_bytes <= PARTIAL_BYTES, "{plan:?}");
                     assert_eq!(plan.partial_bytes, if plan.splits > 1 { plan.splits * m * n * 4 } else { 0 });
-                    assert_eq!(plan.grid[2] as usize, plan.splits);
+                    assert_eq!(plan.grid.2 as usize, plan.splits);
                 }
             }
         }
@@ -247,7 +247,7 @@ mod tests {
                 for k in [4, 36, 64, 72, 2880] {
                     for vector in [4, 8] {
                         let plan = Conv2dPlan::choose(Product { m, n, k, vector }, RTX_4090);
-                        assert!(TILES[plan.tile].vector <= vector && plan.grid[0] >= 1, "{plan:?}");
+                        assert!(TILES[plan.tile].vector <= vector && plan.grid.0 >= 1, "{plan:?}");
                     }
                 }
             }
