@@ -214,7 +214,10 @@ pub fn table(rows: &[Row], before: &[Row]) -> String {
     }
     let mut lines: Vec<Vec<String>> = vec![heading.into_iter().map(String::from).collect()];
     for row in rows {
-        let mut line = vec![row.stage.clone(), row.images.to_string(), row.unet_batch.to_string()];
+        let mut line = vec![row.stage.clone()];
+        line.extend(
+            [row.images, row.unet_batch].map(|n| if n == 0 { "-".to_string() } else { n.to_string() }),
+        );
         line.extend([row.median_ms, row.min_ms, row.max_ms].map(|ms| format!("{ms:.3}")));
         if row.work.bytes > 0.0 {
             line.extend(row.work.cells(row.median_ms));

@@ -32,7 +32,7 @@ fn run(cli: &cli::Cli) -> u8 {
     if cause.downcast_ref().is_some_and(|e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe) {
         return OK;
     }
-    eprintln!("error: {error}");
+    cli::say(&format!("error: {error}"));
     match cause.downcast_ref() {
         Some(Error::Invalid(_)) => USAGE,
         _ => FAILED,
@@ -43,7 +43,7 @@ fn run(cli: &cli::Cli) -> u8 {
 fn usage(error: &clap::Error) -> u8 {
     let ours = error.source().filter(|source| source.is::<Error>());
     match ours.filter(|_| error.kind() == ErrorKind::ValueValidation) {
-        Some(sentence) => eprintln!("error: {sentence}"),
+        Some(sentence) => cli::say(&format!("error: {sentence}")),
         // That the terminal is gone is no news.
         None => drop(error.print()),
     }

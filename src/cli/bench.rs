@@ -12,6 +12,7 @@ use super::{DeviceArgs, ModelArgs};
 
 /// Measures how long the stages take, each after a warm-up, and prints medians beside the roofline.
 #[derive(Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Bench {
     #[command(flatten)]
     model: ModelArgs,
@@ -49,7 +50,7 @@ impl Bench {
             width: self.width,
             height: self.height,
         };
-        let rows = bench::measure(&settings, &mut |stage| eprintln!("{stage}"))?;
+        let rows = bench::measure(&settings, &mut super::say)?;
         if let Some(path) = &self.json {
             bench::write(path, &rows)?;
         }

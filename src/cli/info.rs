@@ -10,13 +10,14 @@ use sdrt::columns::{bytes, columns};
 use sdrt::info;
 use sdrt::ops::DType;
 use sdrt::pipeline::Request;
-use sdrt::sampler::SchedulerConfig;
+use sdrt::sampler::{Sampler, SchedulerConfig};
 use serde_json::json;
 
 use super::{KnownShapes, which_model};
 
 /// Shows what a model is made of, the memory it needs and the work it does; needs no GPU.
 #[derive(Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Info {
     /// Folder of a model in the diffusers layout
     model: Option<PathBuf>,
@@ -53,7 +54,7 @@ impl Info {
             (None, None) => return Err(which_model("MODEL, or --random-weights sd15").into()),
         };
         let (config, scheduler) = model.describe()?;
-        let defaults = Request::defaults(&config, scheduler.default_sampler()?);
+        let defaults = Request::defaults(&config, scheduler.default_sampler().unwrap_or(Sampler::Ddim));
         let request = Request {
             width: self.width.unwrap_or(defaults.width),
             height: self.height.unwrap_or(defaults.height),
@@ -82,8 +83,8 @@ impl Info {
             let (moved, arena) = (bytes(stage.bytes as usize), bytes(stage.arena_bytes));
             work.push(row(&[stage.stage, &stage.verbs.to_string(), &gflop, &moved, &arena]));
         }
-        let image = format!("{:.1}", info.image_flops() as f64 / 1e9);
-        work.push(row(&[&format!("all, {} steps", request.steps), "", &image]));
+        let all = format!("{:.1}", info.image_flops() as f64 / 1e9);
+        work.push(row(&[&format!("all, {} steps", request.steps), "", &all]));
 
         let info::Info { dtype, weight_bytes, arena_bytes, .. } = *info;
         let memory = [
@@ -156,13 +157,12 @@ fn configuration(info: &info::Info, request: &Request) -> [(&'static str, String
     };
     let (clip, unet, vae) = (&info.config.clip, &info.config.unet, &info.config.vae);
     let text_encoder = format!(
-        "{} layers of width {}, {} heads, {} words, {} tokens, {:?}",
+        "{} layers of width {}, {} heads, vocabulary of {}, {} tokens",
         clip.num_hidden_layers,
         clip.hidden_size,
         clip.num_attention_heads,
         clip.vocab_size,
         clip.max_position_embeddings,
-        clip.hidden_act,
     );
     let unet = format!(
         "channels {}, resnets {}, heads {}, context width {}, latents {}x{}x{}",
@@ -189,10 +189,15 @@ fn configuration(info: &info::Info, request: &Request) -> [(&'static str, String
         info.scheduler.beta_end,
         info.scheduler.prediction_type.as_deref().unwrap_or("epsilon"),
     );
-    let suggests = format!(
-        "--sampler {} --steps {} --guidance-scale {}",
-        request.sampler, request.steps, request.guidance_scale
-    );
+    let suggests = match info.scheduler.default_sampler() {
+        Ok(sampler) => {
+            format!(
+                "--sampler {sampler} --steps {} --guidance-scale {}",
+                request.steps, request.guidance_scale
+            )
+        }
+        Err(error) => error.to_string(),
+    };
     [
         ("text encoder", text_encoder),
         ("U-Net", unet),

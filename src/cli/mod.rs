@@ -5,6 +5,7 @@ mod info;
 mod profile;
 mod run;
 
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -44,6 +45,7 @@ impl Cli {
         tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(level))
             .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
             .without_time()
             .init();
         match &self.command {
@@ -100,8 +102,13 @@ fn which_model(flags: &str) -> Error {
 /// Says on stderr that `--device auto` found no GPU.
 fn say_notice(notice: Option<&str>) {
     if let Some(why) = notice {
-        eprintln!("running on the CPU: {why}");
+        say(&format!("running on the CPU: {why}"));
     }
+}
+
+/// A line on stderr. If nobody can read it, that is no reason to stop.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn ms(milliseconds: f64) -> String {

@@ -12,6 +12,7 @@ use super::{DeviceArgs, ModelArgs, say_notice};
 
 /// Measures how long each verb and shape takes, slowest first, or runs the stages once for nsys and ncu.
 #[derive(Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Profile {
     #[command(flatten)]
     model: ModelArgs,

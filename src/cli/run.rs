@@ -24,7 +24,7 @@ use serde_json::json;
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
-use super::{DeviceArgs, ms, say_notice, which_model};
+use super::{DeviceArgs, ms, say, say_notice, which_model};
 use crate::progress::{Progress, unit};
 
 /// torch's CPU generator looks at no more than these bits of a seed.
@@ -33,6 +33,7 @@ const SEED_BITS: u32 = 32;
 const KILLED_BY_CTRL_C: i32 = 130;
 
 #[derive(Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Run {
     /// What the picture shows
     #[arg(short, long, value_name = "TEXT")]
@@ -47,7 +48,7 @@ pub struct Run {
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// How far to follow the prompt; up to 1 is no guidance, at half the time [default: the model's]
-    #[arg(long, alias = "cfg-scale", value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, alias = "cfg-scale", value_name = "X")]
     guidance_scale: Option<f32>,
     /// ddim, pndm, euler, euler-a, heun, dpm++2m, dpm++2m-sde, lms, unipc, lcm or ddpm [default: the
     /// model's]
@@ -57,7 +58,7 @@ pub struct Run {
     #[arg(long, value_name = "NAME", default_value = "model")]
     schedule: Schedule,
     /// The same seed paints the same picture; picture i of several has seed N + i [default: random]
-    #[arg(short, long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "N", value_parser = seed)]
     seed: Option<u64>,
     /// Pixels, a multiple of 8 [default: the model's]
     #[arg(short = 'W', long, value_name = "N")]
@@ -134,7 +135,7 @@ impl Run {
             warnings
                 .push(format!("the negative prompt has no effect: --guidance-scale {scale} is not above 1"));
         }
-        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
 
         let start = Instant::now();
         save(&painting, &request, &model_name(&folder.path), &files)?;
