@@ -231,7 +231,7 @@ mod tests {
                     let k_tiles = k.div_ceil(K_TILE);
                     assert!(plan.splits * plan.k_tiles_per_split >= k_tiles, "{plan:?}");
                     assert!((plan.splits - 1) * plan.k_tiles_per_split < k_tiles, "an empty split: {plan:?}");
-                    assert!(plan.shared_bytes as usize <= device.shared_bytes, "{plan:?}");
+                    assert!(plan.shared_bytes <= device.shared_bytes, "{plan:?}");
                     assert!(plan.partial_bytes <= PARTIAL_BYTES, "{plan:?}");
                     assert_eq!(plan.partial_bytes, if plan.splits > 1 { plan.splits * m * n * 4 } else { 0 });
                     assert_eq!(plan.grid.2 as usize, plan.splits);
