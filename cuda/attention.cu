@@ -412,9 +412,10 @@ ATTENTION(40, 128, 4, 2, 64)
 ATTENTION(64, 64, 4, 1, 64)
 ATTENTION(64, 128, 4, 2, 64)
 ATTENTION(80, 64, 4, 1, 64)
-ATTENTION(80, 128, 8, 1, 64)
+ATTENTION(80, 128, 4, 2, 32)
 ATTENTION(128, 64, 4, 1, 32)
-ATTENTION(160, 64, 4, 1, 32)
+ATTENTION(160, 32, 2, 1, 32)
+ATTENTION(160, 64, 4, 1, 64)
 
 extern "C" __global__ void __launch_bounds__(256) attention_wide_f16(const __grid_constant__ AttentionArgs a) {
     attention_wide<half>(a);

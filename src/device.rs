@@ -40,19 +40,6 @@ impl fmt::Display for Device {
     }
 }
 
-impl FromStr for DType {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "f16" | "fp16" | "float16" => Ok(DType::F16),
-            "bf16" | "bfloat16" => Ok(DType::BF16),
-            "f32" | "fp32" | "float32" => Ok(DType::F32),
-            _ => Err(Error::invalid(format!("--dtype {text}: expected f16, bf16 or f32"))),
-        }
-    }
-}
-
 /// A machine, ready to hold a model.
 pub struct Opened {
     pub backend: Box<dyn Backend>,

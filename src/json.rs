@@ -36,8 +36,8 @@ impl Object {
     pub fn refuse(&self, key: &str, expected: impl std::fmt::Display) -> Error {
         let value = self.map.get(key).unwrap_or(&Value::Null);
         let mut value = value.to_string();
-        if value.chars().count() > 80 {
-            value = value.chars().take(80).chain("...".chars()).collect();
+        if value.chars().count() > 160 {
+            value = value.chars().take(160).chain("...".chars()).collect();
         }
         Error::file(&self.path, format!("{key} is {value}; {expected}"))
     }

@@ -202,6 +202,10 @@ impl UNetConfig {
         for (key, supported) in UNET_ONLY {
             only(&json, key, supported)?;
         }
+        // Here null is no default: it leaves the block out.
+        if json.map.get("mid_block_type") == Some(&Value::Null) {
+            return Err(json.refuse("mid_block_type", "only \"UNetMidBlock2DCrossAttn\" is supported"));
+        }
         let block_out_channels = levels(&json, &[320, 640, 1280, 1280])?;
         let n = block_out_channels.len();
         let down = [BlockKind::CrossAttention; 3].into_iter().chain([BlockKind::Resnets]).collect();

@@ -43,7 +43,7 @@ pub struct Row {
     pub next: Terms,
     /// `saved` after the step.
     pub save: Terms,
-    /// What becomes the newest entry of the history; of [`terms::X`] and [`terms::E`] only.
+    /// What becomes the newest entry of the history; of `x` and `e` only.
     pub remember: Option<Terms>,
 }
 
@@ -114,9 +114,9 @@ impl Table {
         match table.rows.iter().find(|row| !row.pack().iter().all(|c| c.is_finite())) {
             None => Ok(table),
             Some(row) => Err(Error::invalid(format!(
-                "{sampler} cannot take a step from timestep {} on this schedule with {steps} steps: a \
-                 coefficient is infinite (with rescale_betas_zero_snr, prediction_type epsilon says \
-                 nothing at the last training timestep); try another --schedule, --steps or --sampler",
+                "--steps {steps}: {sampler} cannot step from timestep {}, because two steps share a noise \
+                 level, or because the model says nothing there (rescale_betas_zero_snr with \
+                 prediction_type epsilon); try fewer steps, another --schedule or another --sampler",
                 row.timestep
             ))),
         }

@@ -1,7 +1,7 @@
 //! Safetensors files of a model folder, memory-mapped, looked up by key.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -251,10 +251,9 @@ impl Component {
         Ok(())
     }
 
-    /// Refuses tensors that no request names. A component without requests is not in use, and so is the
-    /// VAE's encoder.
+    /// Refuses tensors that no request names. A component without requests is not in use.
     fn check_leftovers(&self, requests: &[Request]) -> Result<()> {
-        let named: std::collections::HashSet<_> = requests
+        let named: HashSet<_> = requests
             .iter()
             .filter(|request| request.component == self.name)
             .flat_map(|request| request.keys.iter().map(|key| names::canonical(self.name, key)))
@@ -262,12 +261,10 @@ impl Component {
         if named.is_empty() {
             return Ok(());
         }
-        let encodes = named.iter().any(|key| names::is_encoder(self.name, key));
         let mut leftovers: Vec<_> = self
             .tensors
             .iter()
             .filter(|(key, _)| !named.contains(key.as_str()) && !names::is_ignored(self.name, key))
-            .filter(|(key, _)| encodes || !names::is_encoder(self.name, key))
             .map(|(_, stored)| stored)
             .collect();
         leftovers.sort_by(|a, b| a.key.cmp(&b.key));

@@ -24,8 +24,3 @@ pub fn is_ignored(component: &str, canonical: &str) -> bool {
     // Position ids are 0, 1, 2, ...; the projection is for comparing texts with pictures.
     component == "text_encoder" && matches!(canonical, "embeddings.position_ids" | "text_projection.weight")
 }
-
-/// Whether a tensor is of the half of the VAE that only reads pictures. Takes a canonical key.
-pub fn is_encoder(component: &str, canonical: &str) -> bool {
-    component == "vae" && (canonical.starts_with("encoder.") || canonical.starts_with("quant_conv."))
-}

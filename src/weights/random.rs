@@ -53,3 +53,55 @@ fn unit_deviation(position: u64) -> f32 {
     let uniform = (bits >> 40) as f32 / (1 << 24) as f32;
     (2.0 * uniform - 1.0) * 3f32.sqrt()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::DType;
+    use crate::weights::Plan;
+
+    /// The packed tensor, `chunk` rows at a time.
+    fn fill(request: &Request, chunk: usize) -> Vec<f32> {
+        let c = request.tensor.c();
+        let mut out = vec![f32::NAN; request.tensor.len()];
+        for (i, part) in out.chunks_mut(c * chunk).enumerate() {
+            let rows = i * chunk..i * chunk + part.len() / c;
+            RandomWeights.fill(request, rows, bytemuck::cast_slice_mut(part));
+        }
+        out
+    }
+
+    fn mean_and_deviation(x: &[f32]) -> (f32, f32) {
+        let mean = x.iter().sum::<f32>() / x.len() as f32;
+        (mean, (x.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / x.len() as f32).sqrt())
+    }
+
+    #[test]
+    fn values_depend_on_key_and_position_alone() {
+        let mut plan = Plan::measure(DType::F32);
+        plan.conv("conv.weight", 16, 60, 3);
+        plan.conv("other.weight", 16, 60, 3);
+        plan.stacked_matrices(&["first.weight", "conv.weight"], 16, 540);
+        let conv = fill(&plan.requests[0], 1);
+        assert_eq!(conv, fill(&plan.requests[0], 7));
+        assert_ne!(conv, fill(&plan.requests[1], 1));
+        let sorted = |x: &[f32]| {
+            let mut x = x.to_vec();
+            x.sort_by(f32::total_cmp);
+            x
+        };
+        assert_eq!(sorted(&fill(&plan.requests[2], 5)[conv.len()..]), sorted(&conv));
+    }
+
+    #[test]
+    fn values_have_the_scale_of_a_trained_model() {
+        let mut plan = Plan::measure(DType::F32);
+        plan.conv("conv.weight", 16, 60, 3);
+        plan.vector("norm.weight", 512);
+        plan.vector("norm.bias", 512);
+        let [conv, scale, bias] = [0, 1, 2].map(|i| mean_and_deviation(&fill(&plan.requests[i], 3)));
+        assert!(conv.0.abs() < 1e-3 && (conv.1 * 540f32.sqrt() - 1.0).abs() < 0.02, "{conv:?}");
+        assert!((scale.0 - 1.0).abs() < 0.01 && scale.1 < 0.03, "{scale:?}");
+        assert!(bias.0.abs() < 0.01 && bias.1 < 0.03, "{bias:?}");
+    }
+}

@@ -204,7 +204,9 @@ pub fn random(seed: u64, len: usize) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
-    (0..8).for_each(|_| drop(next()));
+    (0..8).for_each(|_| {
+        next();
+    });
     (0..len).map(|_| next()).collect()
 }
 

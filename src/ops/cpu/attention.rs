@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::math::{exp, vectorized};
 use super::memory::Memory;
-use super::product::{gemm, with_panel};
+use super::product::{gemm, with_scratch};
 use crate::ops::Attention;
 
 /// Queries of one task.
@@ -31,23 +31,23 @@ pub fn attention(memory: &Memory, v: &Attention) {
         let to = out.pointer(image * t + first).wrapping_add(at);
 
         // Scores are kept key by key, [keys, pitch], so that the softmax runs over queries in vectors.
-        with_panel(keys * pitch, |scores| {
+        with_scratch(keys * pitch, |scores| {
             let scale = 1.0 / (d as f32).sqrt();
             // SAFETY: columns at..at+d of `queries` and `keys` rows, which the asserts of
             // `Attention::check` put inside the tensors; the output's are this task's alone.
             unsafe {
                 let scores = (scores.as_mut_ptr(), 1, pitch);
-                gemm([queries, keys, d], scores, false, (query, q.pitch, 1), (key, k.pitch, 1), scale);
+                gemm([queries, keys, d], scores, false, (query, q.pitch, 1), (key, 1, k.pitch), scale);
             }
             if v.causal {
                 for (j, scores) in scores.chunks_exact_mut(pitch).enumerate().skip(first + 1) {
                     scores[..j - first].fill(f32::NEG_INFINITY);
                 }
             }
-            let sums = vectorized(|| softmax(scores, pitch));
+            let sums = softmax(scores, pitch);
             // SAFETY: as above.
             unsafe {
-                let weights = (scores.as_ptr(), 1, pitch);
+                let weights = (scores.as_ptr(), pitch, 1);
                 gemm([d, queries, keys], (to, 1, out.pitch), false, (value, 1, values.pitch), weights, 1.0);
             }
             for (i, sum) in sums.iter().take(queries).enumerate() {
@@ -59,25 +59,26 @@ pub fn attention(memory: &Memory, v: &Attention) {
     });
 }
 
-/// Replaces every column's scores by `e^(score - max)`; returns the sum of each column.
-#[inline(always)]
-fn softmax(scores: &mut [f32], pitch: usize) -> [f32; TILE] {
-    let mut sums = [0.0; TILE];
-    for lane in (0..pitch).step_by(LANES) {
-        let mut max = [f32::NEG_INFINITY; LANES];
-        for row in scores.chunks_exact(pitch) {
-            for (max, &score) in max.iter_mut().zip(&row[lane..lane + LANES]) {
-                *max = if *max > score { *max } else { score };
+vectorized! {
+    /// Replaces every column's scores by `e^(score - max)`; returns the sum of each column.
+    fn softmax(scores: &mut [f32], pitch: usize) -> [f32; TILE] {
+        let mut sums = [0.0; TILE];
+        for lane in (0..pitch).step_by(LANES) {
+            let mut max = [f32::NEG_INFINITY; LANES];
+            for row in scores.chunks_exact(pitch) {
+                for (max, &score) in max.iter_mut().zip(&row[lane..lane + LANES]) {
+                    *max = if *max > score { *max } else { score };
+                }
             }
-        }
-        let mut sum = [0.0; LANES];
-        for row in scores.chunks_exact_mut(pitch) {
-            for ((score, max), sum) in row[lane..lane + LANES].iter_mut().zip(&max).zip(&mut sum) {
-                *score = exp(*score - max);
-                *sum += *score;
+            let mut sum = [0.0; LANES];
+            for row in scores.chunks_exact_mut(pitch) {
+                for ((score, max), sum) in row[lane..lane + LANES].iter_mut().zip(&max).zip(&mut sum) {
+                    *score = exp(*score - max);
+                    *sum += *score;
+                }
             }
+            sums[lane..lane + LANES].copy_from_slice(&sum);
         }
-        sums[lane..lane + LANES].copy_from_slice(&sum);
+        sums
     }
-    sums
 }

@@ -10,38 +10,42 @@ use super::memory::{Memory, Rows, RowsMut};
 use crate::ops::{Activation, Linear, Tensor};
 
 thread_local! {
-    static PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends `body` this thread's scratch memory, at least `len` long, with anything in it.
-pub fn with_panel<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
-    PANEL.with_borrow_mut(|panel| {
-        if panel.len() < len {
-            panel.resize(len, 0.0);
-        }
-        body(&mut panel[..len])
-    })
+/// Lends `body` memory of this thread, with anything in it.
+pub fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut scratch = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+    let result = body(&mut scratch[..len]);
+    SPARE.with_borrow_mut(|spare| spare.push(scratch));
+    result
 }
 
-/// A matrix `[n,k]` turned into `[k,n]`: then gemm reads it as it is, instead of once more per tile.
-pub struct Transposed<'a> {
+/// A weight `[n,k]`, placed so that gemm reads little more than once.
+///
+/// gemm multiplies fastest along adjacent outputs of one row, for which it wants the transpose `[k,n]`.
+/// Making that costs `n·k`; leaving the weight as it is and multiplying along adjacent rows of the
+/// output costs rearranging x and the output instead, which is less when they have few rows.
+pub struct Weight<'a> {
     data: &'a [f32],
-    pub n: usize,
-    pub k: usize,
+    n: usize,
     pitch: usize,
+    transposed: bool,
 }
 
 /// Side of the blocks that a matrix is transposed in: a cache line of f32.
 const BLOCK: usize = 16;
 
-impl<'a> Transposed<'a> {
-    /// `row(j)` is row j of the matrix, of length k.
-    pub fn new<'b>(
-        buffer: &'a mut Vec<f32>,
-        n: usize,
-        k: usize,
-        row: impl Fn(usize) -> &'b [f32] + Sync,
-    ) -> Self {
+impl<'a> Weight<'a> {
+    /// `weight` is dense, for an output of `rows`; a transpose goes to `buffer`.
+    pub fn new(weight: &'a [f32], [n, k]: [usize; 2], rows: usize, buffer: &'a mut Vec<f32>) -> Self {
+        assert_eq!(weight.len(), n * k);
+        if n * k > rows * (n + k) {
+            return Weight { data: weight, n, pitch: k, transposed: false };
+        }
         let pitch = n.next_multiple_of(BLOCK);
         if buffer.len() < k * pitch {
             buffer.resize(k * pitch, 0.0);
@@ -50,15 +54,27 @@ impl<'a> Transposed<'a> {
         data.par_chunks_mut(BLOCK * pitch).enumerate().for_each(|(chunk, out)| {
             let (first, depth) = (chunk * BLOCK, out.len() / pitch);
             for j in (0..n).step_by(BLOCK) {
-                for column in j..n.min(j + BLOCK) {
-                    let values = &row(column)[first..first + depth];
-                    for (line, &value) in values.iter().enumerate() {
-                        out[line * pitch + column] = value;
+                let mut block = [[0.0; BLOCK]; BLOCK];
+                for (column, row) in weight[j * k..].chunks(k).take(BLOCK).enumerate() {
+                    for (line, &value) in block.iter_mut().zip(&row[first..first + depth]) {
+                        line[column] = value;
                     }
+                }
+                for (line, values) in out.chunks_exact_mut(pitch).zip(&block) {
+                    line[j..j + BLOCK].copy_from_slice(values);
                 }
             }
         });
-        Transposed { data, n, k, pitch }
+        Weight { data, n, pitch, transposed: true }
+    }
+
+    /// Rows and columns of an output tile, which is one task.
+    fn tile(&self, rows: usize) -> (usize, usize) {
+        let tasks = 4 * rayon::current_num_threads();
+        let tile_rows = if self.transposed { rows.div_ceil(tasks).clamp(32, 256) } else { rows.min(128) };
+        let splits = tasks.div_ceil(2 * rows.div_ceil(tile_rows));
+        // gemm's own tiles are up to 64 wide.
+        (tile_rows, self.n.div_ceil(splits).next_multiple_of(64))
     }
 }
 
@@ -106,8 +122,15 @@ impl<'a> Start<'a> {
     }
 }
 
-/// Takes the address of some rows of x and the distance between them.
-type Multiply<'a> = &'a mut dyn FnMut(*const f32, usize);
+/// Some columns of x, for some rows: address and distance between rows.
+pub struct Block {
+    pub x: *const f32,
+    pub pitch: usize,
+    pub depth: Range<usize>,
+}
+
+/// Columns of sums that are added to the output together, so that they stay in the first-level cache.
+const SUM_COLUMNS: usize = 64;
 
 /// `out = activation(start + x · weightᵀ)`.
 pub struct Product<'a> {
@@ -117,121 +140,92 @@ pub struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// `panel` finds or makes the rows of x that it is asked for, and calls back with them.
-    pub fn run(&self, weight: &Transposed, panel: impl Fn(Range<usize>, Multiply) + Sync) {
+    /// `blocks` finds or makes the rows of x that it is asked for, and calls back with blocks that
+    /// together have all columns.
+    pub fn run(&self, weight: &Weight, blocks: impl Fn(Range<usize>, &mut dyn FnMut(Block)) + Sync) {
         let Product { out, start, .. } = self;
-        let (n, k) = (weight.n, weight.k);
-        let (tile_rows, tile_columns) = tile(out.count, n, k);
-        let columns = n.div_ceil(tile_columns);
-        (0..out.count.div_ceil(tile_rows) * columns).into_par_iter().for_each(|tile| {
-            let (r, c) = (tile / columns * tile_rows, tile % columns * tile_columns);
-            let (rows, columns) = (r..out.count.min(r + tile_rows), c..n.min(c + tile_columns));
-            for row in rows.clone() {
-                // SAFETY: this tile is this task's alone.
-                start.write(row, columns.clone(), unsafe { out.columns_mut(row, columns.clone()) });
-            }
-            panel(rows.clone(), &mut |x, x_pitch| {
+        let (tile_rows, tile_columns) = weight.tile(out.count);
+        let across = weight.n.div_ceil(tile_columns);
+        (0..out.count.div_ceil(tile_rows) * across).into_par_iter().for_each(|tile| {
+            let (r, c) = (tile / across * tile_rows, tile % across * tile_columns);
+            let rows = r..out.count.min(r + tile_rows);
+            let columns = c..weight.n.min(c + tile_columns);
+            // SAFETY: the rows are visited one after another, and the tile is this task's alone.
+            let row_mut = |row: usize| unsafe { out.columns_mut(row, columns.clone()) };
+            rows.clone().for_each(|row| start.write(row, columns.clone(), row_mut(row)));
+            if weight.transposed {
                 let to = out.pointer(rows.start).wrapping_add(columns.start);
-                let weight_at = weight.data[columns.start..].as_ptr();
-                // Column-major in gemm's eyes: its rows are our columns.
-                // SAFETY: the tile lies in `out` and is this task's alone, the weight's columns lie
-                // in `data`, and `panel` vouches for the rows of x.
-                unsafe {
-                    gemm(
-                        [columns.len(), rows.len(), k],
-                        (to, 1, out.pitch),
-                        true,
-                        (weight_at, 1, weight.pitch),
-                        (x, x_pitch, 1),
-                        1.0,
-                    );
-                }
-            });
+                blocks(rows.clone(), &mut |Block { x, pitch, depth }| {
+                    let shape = [columns.len(), rows.len(), depth.len()];
+                    let at = weight.data[depth.start * weight.pitch + columns.start..].as_ptr();
+                    // SAFETY: the tile lies in `out` and is this task's alone, the block of the weight
+                    // in `data`; `blocks` vouches for x.
+                    unsafe {
+                        gemm(shape, (to, 1, out.pitch), true, (at, 1, weight.pitch), (x, 1, pitch), 1.0)
+                    };
+                });
+            } else {
+                let height = rows.len();
+                with_scratch(columns.len() * height, |sums| {
+                    sums.fill(0.0);
+                    blocks(rows.clone(), &mut |Block { x, pitch, depth }| {
+                        let shape = [height, columns.len(), depth.len()];
+                        let at = weight.data[columns.start * weight.pitch + depth.start..].as_ptr();
+                        let to = sums.as_mut_ptr();
+                        // SAFETY: as above, with `sums` for `out`.
+                        unsafe {
+                            gemm(shape, (to, 1, height), true, (x, pitch, 1), (at, 1, weight.pitch), 1.0)
+                        };
+                    });
+                    for (i, sums) in sums.chunks(SUM_COLUMNS * height).enumerate() {
+                        for row in rows.clone() {
+                            let out = &mut row_mut(row)[i * SUM_COLUMNS..];
+                            let sums = sums[row - rows.start..].iter().step_by(height);
+                            out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                        }
+                    }
+                });
+            }
             if let Some(activation) = self.activation {
-                for row in rows {
-                    // SAFETY: as above.
-                    math::activate(activation, unsafe { out.columns_mut(row, columns.clone()) });
-                }
+                rows.for_each(|row| math::activate(activation, row_mut(row)));
             }
         });
     }
 }
 
-/// Rows and columns of an output tile.
-fn tile(rows: usize, n: usize, k: usize) -> (usize, usize) {
-    // Rows of x that stay in a core's second-level cache, but enough to be worth passing over the weight.
-    let cached = ((1 << 18) / k).clamp(32, 256);
-    let tasks = 4 * rayon::current_num_threads();
-    let tile_rows = rows.div_ceil(tasks).clamp(32, cached);
-    // gemm's own tiles are up to 64 wide.
-    let splits = tasks.div_ceil(2 * rows.div_ceil(tile_rows));
-    (tile_rows, n.div_ceil(splits).next_multiple_of(64))
-}
+/// An f32 matrix: address, distance of neighbours in a column, in a row.
+type Matrix<P> = (P, usize, usize);
 
-/// `dst = (accumulate ? dst : 0) + scale·a·b`, with `[m, n, k]` and per matrix (address, distance of
-/// neighbours in a column, in a row): `a` is m by k, `b` k by n.
+/// `dst = scale·a·b + (accumulate ? dst : 0)`, where `dst` is m by n and `a` m by k.
 ///
 /// # Safety
 /// The matrices lie in live memory; nothing else uses `dst`.
 pub unsafe fn gemm(
     [m, n, k]: [usize; 3],
-    (dst, dst_down, dst_right): (*mut f32, usize, usize),
+    (dst, dst_down, dst_right): Matrix<*mut f32>,
     accumulate: bool,
-    (a, a_down, a_right): (*const f32, usize, usize),
-    (b, b_right, b_down): (*const f32, usize, usize),
+    (a, a_down, a_right): Matrix<*const f32>,
+    (b, b_down, b_right): Matrix<*const f32>,
     scale: f32,
 ) {
-    let stride = |n: usize| n as isize;
+    let [dst_down, dst_right, a_down, a_right, b_down, b_right] =
+        [dst_down, dst_right, a_down, a_right, b_down, b_right].map(|stride| stride as isize);
+    let one_thread = gemm::Parallelism::None;
     // SAFETY: the caller's word.
     unsafe {
         gemm::gemm(
-            m,
-            n,
-            k,
-            dst,
-            stride(dst_right),
-            stride(dst_down),
-            accumulate,
-            a,
-            stride(a_right),
-            stride(a_down),
-            b,
-            stride(b_right),
-            stride(b_down),
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
+            m, n, k, dst, dst_right, dst_down, accumulate, a, a_right, a_down, b, b_right, b_down, 1.0,
+            scale, false, false, false, one_thread,
         );
     }
 }
 
-/// With so few rows a weight is read once and not worth transposing.
-const FEW_ROWS: usize = 8;
-
 pub fn linear(memory: &Memory, transposed: &mut Vec<f32>, v: &Linear) {
     let x = memory.rows::<f32>(v.x);
-    let weight = memory.rows::<f32>(v.weight);
-    let out = memory.rows_mut(v.out);
+    let weight = Weight::new(memory.slice(v.weight), [v.out.c(), v.x.c()], x.count, transposed);
     let start = Start::new(memory, v.out, v.bias, |_| None, v.residual);
-    if x.count <= FEW_ROWS {
-        let task = (4096 / x.c).max(1);
-        (0..weight.count).into_par_iter().with_min_len(task).for_each(|j| {
-            for row in 0..x.count {
-                // SAFETY: column j is this task's alone.
-                let out = unsafe { out.columns_mut(row, j..j + 1) };
-                start.write(row, j..j + 1, out);
-                out[0] += math::vectorized(|| math::dot(x.row(row), weight.row(j)));
-                if let Some(activation) = v.activation {
-                    math::activate(activation, out);
-                }
-            }
-        });
-        return;
-    }
-    let weight = Transposed::new(transposed, weight.count, weight.c, |j| weight.row(j));
-    let product = Product { out, start, activation: v.activation };
-    product.run(&weight, |rows, multiply| multiply(x.pointer(rows.start), x.pitch));
+    let product = Product { out: memory.rows_mut(v.out), start, activation: v.activation };
+    product.run(&weight, |rows, multiply| {
+        multiply(Block { x: x.pointer(rows.start), pitch: x.pitch, depth: 0..x.c });
+    });
 }

@@ -1,0 +1,240 @@
+//! Configurations: the public ones as their files say them, and what is said about the others.
+
+use std::fs;
+use std::path::Path;
+
+use sdrt::model::config::{BlockKind, ClipConfig, ModelConfig, UNetConfig, VaeConfig};
+use sdrt::ops::Activation;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// `unet/config.json` of Stable Diffusion 1.5, without the keys that say the default.
+fn unet() -> Value {
+    json!({
+        "_class_name": "UNet2DConditionModel", "act_fn": "silu", "attention_head_dim": 8,
+        "block_out_channels": [320, 640, 1280, 1280], "center_input_sample": false,
+        "cross_attention_dim": 768,
+        "down_block_types":
+            ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "downsample_padding": 1, "flip_sin_to_cos": true, "freq_shift": 0, "in_channels": 4,
+        "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-05, "norm_num_groups": 32,
+        "out_channels": 4, "sample_size": 64,
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    })
+}
+
+fn vae() -> Value {
+    json!({
+        "_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": vec!["DownEncoderBlock2D"; 4], "in_channels": 3, "latent_channels": 4,
+        "layers_per_block": 2, "out_channels": 3, "sample_size": 512,
+        "up_block_types": vec!["UpDecoderBlock2D"; 4],
+    })
+}
+
+fn clip() -> Value {
+    json!({
+        "architectures": ["CLIPTextModel"], "hidden_act": "quick_gelu", "hidden_size": 768,
+        "intermediate_size": 3072, "layer_norm_eps": 1e-05, "max_position_embeddings": 77,
+        "model_type": "clip_text_model", "num_attention_heads": 12, "num_hidden_layers": 12,
+        "projection_dim": 768, "vocab_size": 49408,
+    })
+}
+
+/// `config` with other values for some keys.
+fn with(mut config: Value, changes: Value) -> Value {
+    config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    config
+}
+
+fn read<T>(config: Value, read: fn(&Path) -> sdrt::Result<T>) -> sdrt::Result<T> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("config.json");
+    fs::write(&path, config.to_string()).unwrap();
+    let result = read(&path);
+    if let Err(error) = &result {
+        let sentence = error.to_string();
+        assert!(sentence.starts_with(&path.display().to_string()), "{sentence:?} does not name the file");
+    }
+    result
+}
+
+#[track_caller]
+fn assert_refused<T>(result: sdrt::Result<T>, parts: &[&str]) {
+    let sentence = result.err().expect("refused").to_string();
+    for part in parts {
+        assert!(sentence.contains(part), "{sentence:?} does not say {part:?}");
+    }
+}
+
+#[test]
+fn stable_diffusion_1_5_reads_as_its_public_shapes() {
+    assert_eq!(read(unet(), UNetConfig::read).unwrap(), UNetConfig::sd15());
+    assert_eq!(read(vae(), VaeConfig::read).unwrap(), VaeConfig::sd15());
+    assert_eq!(read(clip(), ClipConfig::read).unwrap(), ClipConfig::sd15());
+    assert_eq!(VaeConfig::sd15().scale_factor(), 8);
+}
+
+#[test]
+fn lists_nulls_and_other_shapes_read() {
+    let changes = json!({
+        "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": true, "upcast_attention": true,
+        "layers_per_block": [1, 2, 3, 4], "transformer_layers_per_block": [1, 2, 1, 1], "act_fn": "swish",
+        "cross_attention_dim": [1024, 1024, 1024, 1024], "sample_size": null, "class_embed_type": null,
+        "mid_block_scale_factor": 1.0, "only_cross_attention": [false, false, false, false],
+        "num_attention_heads": null,
+    });
+    let config = read(with(unet(), changes), UNetConfig::read).unwrap();
+    assert_eq!(config.heads, [5, 10, 20, 20]);
+    assert_eq!((config.cross_attention_dim, config.use_linear_projection), (1024, true));
+    assert_eq!(
+        (config.layers_per_block, config.transformer_layers_per_block),
+        (vec![1, 2, 3, 4], vec![1, 2, 1, 1])
+    );
+    assert_eq!(config.sample_size, 64);
+    assert_eq!(config.down_blocks[3], BlockKind::Resnets);
+    let heads =
+        read(with(unet(), json!({"num_attention_heads": [4, 8, 16, 16]})), UNetConfig::read).unwrap().heads;
+    assert_eq!(heads, [4, 8, 16, 16], "the key that says what it means wins");
+
+    let config =
+        read(with(vae(), json!({"scaling_factor": 0.5, "use_quant_conv": false})), VaeConfig::read).unwrap();
+    assert_eq!(
+        (config.scaling_factor, config.use_quant_conv, config.use_post_quant_conv),
+        (0.5, false, true)
+    );
+    let config = read(with(clip(), json!({"hidden_act": "gelu"})), ClipConfig::read).unwrap();
+    assert_eq!(config.hidden_act, Activation::Gelu);
+}
+
+#[test]
+fn unsupported_u_nets_are_refused_in_a_sentence() {
+    let refused = |changes: Value, parts: &[&str]| {
+        assert_refused(read(with(unet(), changes), UNetConfig::read), parts);
+    };
+    refused(json!({"addition_embed_type": "text_time"}), &["addition_embed_type is \"text_time\"", "XL"]);
+    for (key, value, supported) in [
+        ("_class_name", json!("UNet2DModel"), "\"UNet2DConditionModel\""),
+        ("act_fn", json!("gelu"), "only \"silu\" and \"swish\" are supported"),
+        ("attention_type", json!("gated"), "only \"default\" is supported"),
+        ("center_input_sample", json!(true), "only false is supported"),
+        ("class_embed_type", json!("timestep"), "only null is supported"),
+        ("class_embeddings_concat", json!(true), "only false"),
+        ("conv_in_kernel", json!(1), "only 3"),
+        ("conv_out_kernel", json!(1), "only 3"),
+        ("cross_attention_norm", json!("layer_norm"), "only null"),
+        ("downsample_padding", json!(0), "only 1"),
+        ("dual_cross_attention", json!(true), "only false"),
+        ("encoder_hid_dim", json!(64), "only null"),
+        ("encoder_hid_dim_type", json!("text_proj"), "only null"),
+        ("mid_block_only_cross_attention", json!(true), "only false"),
+        ("mid_block_scale_factor", json!(2), "only 1"),
+        ("mid_block_type", json!("UNetMidBlock2D"), "only \"UNetMidBlock2DCrossAttn\""),
+        ("mid_block_type", json!(null), "only \"UNetMidBlock2DCrossAttn\""),
+        ("num_class_embeds", json!(10), "only null"),
+        ("only_cross_attention", json!([true, false, false, false]), "only false"),
+        ("resnet_out_scale_factor", json!(1.5), "only 1"),
+        ("resnet_skip_time_act", json!(true), "only false"),
+        ("resnet_time_scale_shift", json!("scale_shift"), "only \"default\""),
+        ("reverse_transformer_layers_per_block", json!([[1]]), "only null"),
+        ("time_cond_proj_dim", json!(256), "only null"),
+        ("time_embedding_act_fn", json!("silu"), "only null"),
+        ("time_embedding_dim", json!(64), "only null"),
+        ("time_embedding_type", json!("fourier"), "only \"positional\""),
+        ("timestep_post_act", json!("silu"), "only null"),
+        (
+            "attention_head_dim",
+            json!(7),
+            "must divide 320 channels into heads of a multiple of 8, at most 160",
+        ),
+        ("attention_head_dim", json!(1), "must divide 320 channels"),
+        ("attention_head_dim", json!([8, 8]), "or 4 of them, one for each level"),
+        ("block_out_channels", json!([]), "expected a list of 1 to 8"),
+        ("block_out_channels", json!(320), "expected a list of 1 to 8"),
+        ("block_out_channels", json!([320, 640, 1280, 1284]), "expected multiples of 8"),
+        ("block_out_channels", json!([320, 640, 1280, 1u64 << 40]), "from 8 to 16384"),
+        ("cross_attention_dim", json!(770), "one multiple of 8 for all levels"),
+        ("cross_attention_dim", json!([768, 768, 1024, 768]), "one multiple of 8 for all levels"),
+        ("down_block_types", json!(["DownBlock2D"]), "expected 4 blocks"),
+        (
+            "down_block_types",
+            json!(vec!["AttnDownBlock2D"; 4]),
+            "\"DownBlock2D\" or \"CrossAttnDownBlock2D\"",
+        ),
+        ("down_block_types", json!(1), "expected a list of strings"),
+        ("up_block_types", json!(vec!["DownBlock2D"; 4]), "\"UpBlock2D\" or \"CrossAttnUpBlock2D\""),
+        ("flip_sin_to_cos", json!(1), "expected true or false"),
+        ("freq_shift", json!("x"), "expected a number"),
+        ("freq_shift", json!(160), "expected a number below 160"),
+        ("in_channels", json!(0), "from 1 to"),
+        ("out_channels", json!(6), "expected a multiple of 4"),
+        ("layers_per_block", json!(0), "from 1 to 32"),
+        ("layers_per_block", json!(2.5), "expected a whole number"),
+        ("norm_eps", json!(0), "expected a number above 0"),
+        ("norm_num_groups", json!(48), "320 channels cannot be divided into that many groups"),
+        ("sample_size", json!([64, 64]), "expected a whole number"),
+        ("transformer_layers_per_block", json!([[1, 1], 1, 1, 1]), "one for each level"),
+    ] {
+        let mut config = json!({});
+        config[key] = value.clone();
+        refused(config, &[&format!("{key} is {value}; "), supported]);
+    }
+}
+
+#[test]
+fn unsupported_vaes_and_text_encoders_are_refused_in_a_sentence() {
+    for (key, value, supported) in [
+        ("_class_name", json!("AutoencoderTiny"), "\"AutoencoderKL\""),
+        ("act_fn", json!("relu"), "\"silu\""),
+        ("down_block_types", json!(vec!["AttnDownEncoderBlock2D"; 4]), "\"DownEncoderBlock2D\""),
+        ("down_block_types", json!(vec!["DownEncoderBlock2D"; 3]), "as many as block_out_channels"),
+        ("up_block_types", json!(vec!["AttnUpDecoderBlock2D"; 4]), "\"UpDecoderBlock2D\""),
+        ("latents_mean", json!([0.5, 0.5, 0.5, 0.5]), "only null is supported"),
+        ("latents_std", json!([0.5, 0.5, 0.5, 0.5]), "only null is supported"),
+        ("shift_factor", json!(0.1), "only null is supported"),
+        ("in_channels", json!(4), "only 3"),
+        ("out_channels", json!(4), "only 3"),
+        ("latent_channels", json!(3), "expected a multiple of 4"),
+        ("scaling_factor", json!(-1), "expected a number above 0"),
+        ("block_out_channels", json!([128, 256, 512, 1024]), "at most 512 at the end"),
+        ("norm_num_groups", json!(5), "128 channels cannot be divided"),
+    ] {
+        let mut config = vae();
+        config[key] = value.clone();
+        assert_refused(read(config, VaeConfig::read), &[&format!("{key} is {value}; "), supported]);
+    }
+    for (key, value, supported) in [
+        ("model_type", json!("t5"), "\"clip_text_model\""),
+        ("hidden_act", json!("relu"), "\"quick_gelu\" and \"gelu\""),
+        ("num_attention_heads", json!(7), "must divide 768 channels"),
+        ("hidden_size", json!(1 << 20), "from 1 to 16384"),
+        ("hidden_size", json!(770), "expected a multiple of 8"),
+        ("vocab_size", json!(1u64 << 40), "from 4 to 1048576"),
+    ] {
+        let mut config = clip();
+        config[key] = value.clone();
+        assert_refused(read(config, ClipConfig::read), &[&format!("{key} is {value}; "), supported]);
+    }
+}
+
+#[test]
+fn the_three_models_must_fit_one_another() {
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, config: Value| {
+        fs::create_dir_all(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name).join("config.json"), config.to_string()).unwrap();
+    };
+    write("unet", unet());
+    write("vae", vae());
+    assert_refused(ModelConfig::read(folder.path()), &["text_encoder/config.json", "no such file"]);
+    write("text_encoder", clip());
+    assert_eq!(ModelConfig::read(folder.path()).unwrap(), ModelConfig::sd15());
+    write("unet", with(unet(), json!({"cross_attention_dim": 1024})));
+    let parts = ["unet/config.json", "cross_attention_dim is 1024", "hidden_size is 768"];
+    assert_refused(ModelConfig::read(folder.path()), &parts);
+    write("unet", with(unet(), json!({"in_channels": 9})));
+    assert_refused(
+        ModelConfig::read(folder.path()),
+        &["in_channels is 9", "latent_channels, 4", "inpainting"],
+    );
+}

@@ -1,0 +1,265 @@
+//! Models and their blocks on the CPU against diffusers and transformers (`tools/fixtures/models.py`), with
+//! weights that come through the checkpoint's own path.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{Case, check, download, fixture, reserve_arena, root, upload};
+use sdrt::model::blocks::{Resnet, Transformer};
+use sdrt::model::clip::ClipText;
+use sdrt::model::config::ModelConfig;
+use sdrt::model::unet::UNet;
+use sdrt::model::vae::Vae;
+use sdrt::ops::cpu::Cpu;
+use sdrt::ops::{Backend, DType, Ops, Region, TableRow, Tensor};
+use sdrt::pipeline::Models;
+use sdrt::weights::{Checkpoint, ModelFolder, Plan, Source};
+
+/// Relative L2 error of f32 sums in another order than torch's, through tens of layers.
+const MODEL: f64 = 3e-6;
+/// The same through the few layers of a block.
+const BLOCK: f64 = 1e-6;
+
+/// More than any of these models needs.
+const ARENA: usize = 16 << 20;
+
+fn folder(model: &str) -> PathBuf {
+    let parent = if model == "tiny" { "models" } else { "tests/fixtures/models" };
+    root().join(parent).join(model)
+}
+
+fn open(model: &str) -> (ModelConfig, Checkpoint) {
+    let folder = ModelFolder::open(&folder(model)).expect("a model");
+    let config = ModelConfig::read(&folder.path).expect("a supported configuration");
+    (config, Checkpoint::open(&folder).expect("weights"))
+}
+
+/// One case on a backend.
+struct Run<'a> {
+    backend: &'a mut dyn Backend,
+    checkpoint: &'a Checkpoint,
+    case: &'a Case,
+    /// Keeps the memory of weights and activations.
+    regions: Vec<Region>,
+}
+
+impl Run<'_> {
+    /// Builds a model, or a part of one, and fills its weights.
+    fn load<M>(&mut self, build: impl Fn(&mut Plan) -> M) -> M {
+        let dtype = self.backend.dtype();
+        let mut plan = Plan::measure(dtype);
+        build(&mut plan);
+        let weights = self.backend.reserve(plan.bytes(), "weights").expect("memory");
+        let mut plan = Plan::new(weights.base, weights.bytes, dtype);
+        let model = build(&mut plan);
+        for request in &plan.requests {
+            let fill = |rows, out: &mut [u8]| self.checkpoint.fill(request, rows, out);
+            self.backend.fill(request.tensor, &fill).expect("fill");
+        }
+        self.backend.finish_fill().expect("fill");
+        self.regions.push(weights);
+
+        // Activations start as NaN: what is read before it is written shows.
+        let activations = reserve_arena(self.backend, ARENA);
+        let all = Tensor::new(activations.base, [1, 1, 1, ARENA], DType::U8);
+        self.backend.write(all, &[0xff; ARENA]).expect("write");
+        self.regions.push(activations);
+        model
+    }
+
+    /// An input in the dtype of activations.
+    fn input(&mut self, field: &str) -> Tensor {
+        let dtype = self.backend.dtype();
+        self.input_as(field, dtype)
+    }
+
+    fn input_as(&mut self, field: &str, dtype: DType) -> Tensor {
+        let numbers = self.case.tensor(field);
+        upload(self.backend, &numbers.to_f32(), numbers.shape4(), dtype)
+    }
+
+    fn alloc(&mut self, shape: [usize; 4]) -> Tensor {
+        let dtype = self.backend.dtype();
+        self.backend.arena().alloc(shape, dtype)
+    }
+
+    /// Computes the result by `body`, which is given the output, and compares.
+    fn compare(&mut self, tolerance: f64, body: impl Fn(&mut dyn Ops, Tensor)) {
+        let out = self.alloc(self.case.tensor("want").shape4());
+        self.compare_at(out, tolerance, body);
+    }
+
+    fn compare_at(&mut self, out: Tensor, tolerance: f64, body: impl Fn(&mut dyn Ops, Tensor)) {
+        self.backend.run(&mut |ops| body(ops, out)).expect("run");
+        let want = self.case.tensor("want").f32();
+        check(&self.case.name, &download(self.backend, out), want, tolerance);
+    }
+
+    fn clip(&mut self, config: &ModelConfig) {
+        let clip = self.load(|plan| plan.component("text_encoder", |plan| ClipText::new(&config.clip, plan)));
+        let ids = self.input_as("ids", DType::I32);
+        self.compare(MODEL, |ops, out| clip.forward(ops, out, ids));
+    }
+
+    fn unet(&mut self, config: &ModelConfig) {
+        let unet = self.load(|plan| plan.component("unet", |plan| UNet::new(&config.unet, plan)));
+        let (x, states) = (self.input("x"), self.input("states"));
+        let timesteps = self.input_as("timesteps", DType::F32);
+        let index = self.input_as("index", DType::I32);
+        let table = self.alloc([1, 1, timesteps.len(), unet.time_columns()]);
+        let context = self.alloc([x.b(), 1, states.w(), unet.context_columns()]);
+        self.compare(MODEL, |ops, out| {
+            unet.time_table(ops, table, timesteps);
+            unet.context(ops, context, states);
+            unet.forward(ops, out, x, TableRow { table, index }, context);
+        });
+    }
+
+    fn vae(&mut self, config: &ModelConfig) -> Vae {
+        self.load(|plan| plan.component("vae", |plan| Vae::new(&config.vae, plan)))
+    }
+
+    fn decode(&mut self, config: &ModelConfig) {
+        let vae = self.vae(config);
+        let x = self.input_as("x", DType::F32);
+        self.compare(MODEL, |ops, out| vae.decode(ops, out, x));
+    }
+
+    fn encode(&mut self, config: &ModelConfig) {
+        let vae = self.vae(config);
+        let x = self.input("x");
+        self.compare(MODEL, |ops, out| vae.encode(ops, out, x));
+    }
+
+    /// Builds the block at the case's path.
+    fn load_block<M>(&mut self, build: impl Fn(&mut Plan) -> M) -> M {
+        let path = self.case.scalars["path"].as_str().expect("path");
+        let component = if self.case.scalars["component"] == "vae" { "vae" } else { "unet" };
+        self.load(|plan| plan.component(component, |plan| plan.scope(path, &build)))
+    }
+
+    fn resnet(&mut self) {
+        let (groups, eps) = (self.case.number("groups") as usize, self.case.number("eps") as f32);
+        let channels = |field: &str| self.case.tensor(field).shape4()[3];
+        let (i, o) = (channels("x"), channels("want"));
+        // In a table the resnet's columns are some of many, and the rows of a batch come in any order.
+        let column = 3;
+        let resnet = self.load_block(|plan| Resnet::new(plan, i, o, groups, eps).with_time(column));
+        let x = self.input("x");
+        let time = self.case.has("table").then(|| {
+            let rows = self.case.tensor("table").f32();
+            let b = rows.len() / o;
+            let mut table = vec![f32::NAN; b * (column + o)];
+            for (wide, row) in table.chunks_exact_mut(column + o).rev().zip(rows.chunks_exact(o)) {
+                wide[column..].copy_from_slice(row);
+            }
+            let dtype = self.backend.dtype();
+            let index: Vec<f32> = (0..b).rev().map(|i| i as f32).collect();
+            TableRow {
+                table: upload(self.backend, &table, [1, 1, b, column + o], dtype),
+                index: upload(self.backend, &index, [1, 1, 1, b], DType::I32),
+            }
+        });
+        self.compare(BLOCK, |ops, out| resnet.forward(ops, "resnet", out, x, time));
+        if i == o {
+            let in_place = self.input("x");
+            self.compare_at(in_place, BLOCK, |ops, out| resnet.forward(ops, "resnet", out, out, time));
+        }
+    }
+
+    fn transformer(&mut self) {
+        let [layers, heads, groups] =
+            ["layers", "heads", "groups"].map(|field| self.case.number(field) as usize);
+        let c = self.case.tensor("x").shape4()[3];
+        let dim = self.case.tensor("states").shape4()[3];
+        // Columns that other transformers have taken before.
+        let taken = 5;
+        let transformer = self.load_block(|plan| {
+            let mut columns = taken;
+            let transformer = Transformer::new(plan, c, layers, heads, groups, dim, &mut columns);
+            assert_eq!(columns, taken + layers * 2 * c);
+            transformer
+        });
+        let (x, states) = (self.input("x"), self.input("states"));
+        let context = self.alloc([x.b(), 1, states.w(), taken + layers * 2 * c]);
+        self.compare(BLOCK, |ops, out| {
+            transformer.context(ops, context, states);
+            transformer.forward(ops, "attentions.0", out, x, context);
+        });
+    }
+}
+
+/// Runs all cases of a kind, of all models.
+fn agrees_with_torch(kind: &str, run: impl Fn(&mut Run, &ModelConfig)) {
+    let mut cases = 0;
+    for model in ["tiny", "sd15", "sd2"] {
+        let (config, checkpoint) = open(model);
+        for case in fixture("models", model).iter().filter(|case| case.scalars["model"] == kind) {
+            let backend = &mut Cpu::new();
+            run(&mut Run { backend, checkpoint: &checkpoint, case, regions: Vec::new() }, &config);
+            cases += 1;
+        }
+    }
+    assert!(cases > 0, "no cases of {kind}");
+}
+
+#[test]
+fn resnet() {
+    agrees_with_torch("resnet", |run, _| run.resnet());
+}
+
+#[test]
+fn transformer() {
+    agrees_with_torch("transformer", |run, _| run.transformer());
+}
+
+#[test]
+fn clip() {
+    agrees_with_torch("clip", |run, config| run.clip(config));
+}
+
+#[test]
+fn unet() {
+    agrees_with_torch("unet", |run, config| run.unet(config));
+}
+
+#[test]
+fn vae_decoder() {
+    agrees_with_torch("decode", |run, config| run.decode(config));
+}
+
+#[test]
+fn vae_encoder() {
+    agrees_with_torch("encode", |run, config| run.encode(config));
+}
+
+/// What a checkpoint says about the plan of a configuration.
+fn plan_check(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<usize, String> {
+    let mut plan = Plan::measure(DType::F16);
+    Models::new(config, &mut plan);
+    checkpoint.check(&plan.requests).map_err(|error| error.to_string())?;
+    Ok(plan.requests.iter().map(|request| request.keys.len()).sum())
+}
+
+#[test]
+fn plans_want_exactly_the_keys_of_checkpoints() {
+    for model in ["tiny", "sd15", "sd2"] {
+        let (config, checkpoint) = open(model);
+        assert_eq!(plan_check(&config, &checkpoint), Ok(checkpoint.tensors().len()), "{model}");
+
+        let refused = |change: &dyn Fn(&mut ModelConfig)| {
+            let mut other = config.clone();
+            change(&mut other);
+            plan_check(&other, &checkpoint).expect_err(model)
+        };
+        let message = refused(&|other| other.unet.layers_per_block[0] += 1);
+        assert!(message.contains("down_blocks.0.resnets") && message.contains("missing"), "{message}");
+        let message = refused(&|other| other.clip.num_hidden_layers += 1);
+        assert!(message.contains("encoder.layers") && message.contains("missing"), "{message}");
+        let message = refused(&|other| other.vae.use_quant_conv ^= true);
+        assert!(message.contains("quant_conv"), "{message}");
+        let message = refused(&|other| other.unet.block_out_channels[0] *= 2);
+        assert!(message.contains("shape"), "{message}");
+    }
+}

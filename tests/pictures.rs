@@ -1,0 +1,179 @@
+//! Whole pictures on the CPU against diffusers' (`tools/fixtures/pictures.py`), and what the pipeline
+//! promises from one request to the next.
+
+mod common;
+
+use std::ops::ControlFlow;
+
+use common::{Case, Values, fixture, root};
+use sdrt::Error;
+use sdrt::ops::cpu::Cpu;
+use sdrt::pipeline::{Painting, Pipeline, Request};
+use sdrt::rng::Rng;
+use sdrt::sampler::{Sampler, Schedule};
+
+/// Largest difference of a colour, of 255: what lies near the middle of two may be rounded either way.
+const LEVELS: u8 = 1;
+
+fn pipeline() -> Pipeline {
+    Pipeline::load(&root().join("models/tiny"), Box::new(Cpu::new()), &mut |_, _| {}).expect("models/tiny")
+}
+
+fn paint(pipeline: &mut Pipeline, request: &Request) -> Painting {
+    pipeline.paint(request, &mut |_, _| ControlFlow::Continue(())).expect("a picture")
+}
+
+/// A small request with everything that can be given.
+fn request() -> Request {
+    Request {
+        prompt: "a red fox in the snow".to_string(),
+        negative_prompt: "summer".to_string(),
+        steps: 3,
+        guidance_scale: 5.0,
+        sampler: Sampler::EulerAncestral,
+        schedule: Schedule::Model,
+        seed: 7,
+        rng: Rng::Cpu,
+        height: 24,
+        width: 40,
+        images: 1,
+    }
+}
+
+fn request_of(case: &Case) -> Request {
+    let text = |field: &str| case.scalars[field].as_str().expect(field).to_string();
+    let count = |field: &str| case.scalars[field].as_u64().expect(field) as usize;
+    Request {
+        prompt: text("prompt"),
+        negative_prompt: text("negative_prompt"),
+        steps: count("steps"),
+        guidance_scale: case.number("guidance_scale") as f32,
+        sampler: text("sampler").parse().expect("a sampler"),
+        schedule: text("schedule").parse().expect("a schedule"),
+        seed: count("seed") as u64,
+        rng: Rng::Cpu,
+        height: count("height"),
+        width: count("width"),
+        images: count("images"),
+    }
+}
+
+/// Differences between two pictures' colours: how many there are, and the largest.
+fn differences<'a>(got: impl IntoIterator<Item = &'a u8>, want: &[u8]) -> (usize, u8) {
+    let got: Vec<u8> = got.into_iter().copied().collect();
+    assert_eq!(got.len(), want.len());
+    let unequal = got.iter().zip(want).map(|(&got, &want)| got.abs_diff(want)).filter(|&level| level > 0);
+    (unequal.clone().count(), unequal.max().unwrap_or_default())
+}
+
+#[test]
+fn pictures_equal_those_of_diffusers() {
+    let mut pipeline = pipeline();
+    let mut failed = Vec::new();
+    for case in fixture("pictures", "tiny") {
+        let request = request_of(&case);
+        let want = case.tensor("want");
+        assert_eq!(want.shape, [request.images, request.height, request.width, 3], "{}", case.name);
+        let Values::U8(want) = &want.values else { panic!("{} is not u8", case.name) };
+        let painting = paint(&mut pipeline, &request);
+        assert_eq!(painting.pictures.len(), request.images, "{}", case.name);
+        let got = painting.pictures.iter().flat_map(|picture| &picture.rgb);
+        let (unequal, worst) = differences(got, want);
+        let report = format!("{}: {unequal} of {} colours differ, by at most {worst}", case.name, want.len());
+        println!("{report}");
+        if worst > LEVELS {
+            failed.push(report);
+        }
+    }
+    assert!(failed.is_empty(), "more than {LEVELS} apart:\n{}", failed.join("\n"));
+}
+
+#[test]
+fn dropped_words_are_named() {
+    let prompt = format!("{} a zebra", "x".repeat(80));
+    let painting = paint(&mut pipeline(), &Request { prompt, steps: 1, ..request() });
+    let [warning] = &painting.warnings[..] else { panic!("{:?}", painting.warnings) };
+    assert!(warning.starts_with("the prompt") && warning.contains("zebra"), "{warning}");
+}
+
+#[test]
+fn other_requests_of_a_shape_record_nothing_and_leave_nothing_behind() {
+    let first = Request { images: 2, ..request() };
+    let second = Request {
+        prompt: "two boats".to_string(),
+        negative_prompt: "fog".to_string(),
+        steps: 6,
+        guidance_scale: 7.5,
+        sampler: Sampler::DpmPp2m,
+        schedule: Schedule::Karras,
+        seed: 1,
+        ..first.clone()
+    };
+    let third = Request { sampler: Sampler::Heun, schedule: Schedule::Linspace, ..second.clone() };
+
+    let mut used = pipeline();
+    let painted = paint(&mut used, &first).pictures;
+    let recorded = used.backend().recorded();
+    assert!(recorded > 0);
+    for other in [&second, &third] {
+        let pictures = paint(&mut used, other).pictures;
+        assert_eq!(used.backend().recorded(), recorded, "graphs recorded for {other:?}");
+        assert!(pictures == paint(&mut pipeline(), other).pictures, "{other:?}");
+    }
+    assert!(paint(&mut used, &first).pictures == painted);
+
+    // Another size and no guidance are other shapes; the old one stays.
+    paint(&mut used, &Request { height: 16, ..first.clone() });
+    paint(&mut used, &Request { guidance_scale: 1.0, ..first.clone() });
+    let recorded = used.backend().recorded();
+    assert!(paint(&mut used, &first).pictures == painted);
+    assert_eq!(used.backend().recorded(), recorded);
+}
+
+#[test]
+fn a_cancelled_request_stops_and_the_next_is_right() {
+    let mut pipeline = pipeline();
+    let whole = Request { steps: 5, ..request() };
+    let painted = paint(&mut pipeline, &whole).pictures;
+
+    let mut heard = Vec::new();
+    let result = pipeline.paint(&whole, &mut |done, steps| {
+        heard.push((done, steps));
+        if done == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!(heard, [(1, 5), (2, 5)]);
+    match result {
+        Err(Error::Cancelled { done: 2, steps: 5 }) => {}
+        other => panic!("{:?}", other.map(|painting| painting.times)),
+    }
+    assert!(paint(&mut pipeline, &whole).pictures == painted);
+}
+
+#[test]
+fn a_picture_does_not_depend_on_its_neighbours() {
+    let mut pipeline = pipeline();
+    for sampler in [Sampler::Ddim, Sampler::EulerAncestral] {
+        let three = paint(&mut pipeline, &Request { sampler, images: 3, ..request() }).pictures;
+        assert_eq!(three.iter().map(|picture| picture.seed).collect::<Vec<_>>(), [7, 8, 9]);
+        assert!(three[0].rgb != three[1].rgb);
+        for picture in three {
+            let alone = paint(&mut pipeline, &Request { sampler, seed: picture.seed, ..request() });
+            // Products are cut into tiles by the rows of the whole batch, which moves last bits.
+            let (_, worst) = differences(&picture.rgb, &alone.pictures[0].rgb);
+            assert!(worst <= LEVELS, "{sampler}: picture {} differs by {worst}", picture.seed);
+        }
+    }
+}
+
+#[test]
+fn guidance_of_at_most_one_leaves_the_negative_prompt_out() {
+    let mut pipeline = pipeline();
+    let plain = Request { guidance_scale: 1.0, ..request() };
+    let painted = paint(&mut pipeline, &plain).pictures;
+    for guidance_scale in [0.0, -3.0] {
+        let other = Request { guidance_scale, negative_prompt: "snow".to_string(), ..plain.clone() };
+        assert!(paint(&mut pipeline, &other).pictures == painted);
+    }
+    let guided = Request { guidance_scale: 1.5, ..plain };
+    assert!(paint(&mut pipeline, &guided).pictures != painted);
+}
