@@ -366,6 +366,15 @@ fn reads_what_diffusers_writes() {
         (Some(1), Some(false), None)
     );
 
+    for timesteps in [1, 1 << 50] {
+        let config = SchedulerConfig { num_train_timesteps: timesteps, ..config.clone() };
+        let message = Table::new(Sampler::Ddim, &config, Schedule::Model, 1).unwrap_err().to_string();
+        assert!(
+            message.contains(&format!("num_train_timesteps is {timesteps}; expected 2 to ")),
+            "{message}"
+        );
+    }
+
     std::fs::write(&path, r#"{ "num_train_timesteps": 1000, "beta_end": 0.012 }"#).unwrap();
     let message = SchedulerConfig::load(&path).unwrap_err().to_string();
     assert!(message.contains("scheduler_config.json") && message.contains("beta_start"), "{message}");

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::name::Sampler;
 use crate::error::{Error, Result};
+use crate::json::read_text;
 
 /// What a model says about its noise and its sampler. `None` stands for the default of whichever
 /// scheduler reads it, as with `from_config` of diffusers.
@@ -64,8 +65,8 @@ impl SchedulerConfig {
     /// Reads `scheduler_config.json` and corrects outdated ones as `StableDiffusionPipeline` does:
     /// `steps_offset` becomes 1 and `clip_sample` false, whatever the file says.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
-        let mut config = Self::parse(&text).map_err(|e| Error::file(path, e))?;
+        let text = read_text(path)?;
+        let mut config = Self::parse(&text).map_err(|error| Error::file(path, error))?;
         config.steps_offset = Some(1);
         config.clip_sample = Some(false);
         Ok(config)

@@ -9,6 +9,9 @@ use super::name::{Sampler, Schedule};
 use super::terms::{E, Terms};
 use crate::error::{Error, Result};
 
+/// No model was trained on more timesteps; every model of the family on 1000.
+const MOST_TIMESTEPS: usize = 1 << 16;
+
 /// What the model's output means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prediction {
@@ -84,6 +87,11 @@ impl<'a> Settings<'a> {
     ) -> Result<Self> {
         config.check(sampler)?;
         let train = config.num_train_timesteps;
+        if !(2..=MOST_TIMESTEPS).contains(&train) {
+            return Err(Error::invalid(format!(
+                "scheduler_config.json: num_train_timesteps is {train}; expected 2 to {MOST_TIMESTEPS}"
+            )));
+        }
         if steps == 0 || steps > train {
             return Err(Error::invalid(format!("--steps {steps}: must be between 1 and {train}")));
         }
@@ -361,10 +369,10 @@ fn cumprod(factors: impl Iterator<Item = f32>) -> Vec<f32> {
 fn alphas_cumprod(config: &SchedulerConfig, zero_snr: bool) -> Result<Vec<f32>> {
     let train = config.num_train_timesteps;
     let (start, end) = (config.beta_start, config.beta_end);
-    if train < 2 || !(0.0 < start && start <= end && end < 1.0) {
+    if !(0.0 < start && start <= end && end < 1.0) {
         return Err(Error::invalid(format!(
-            "scheduler_config.json: num_train_timesteps is {train}, beta_start {start} and beta_end {end}; \
-             expected at least 2 timesteps and 0 < beta_start <= beta_end < 1"
+            "scheduler_config.json: beta_start is {start} and beta_end {end}; \
+             expected 0 < beta_start <= beta_end < 1"
         )));
     }
     let betas: Vec<f32> = match &config.trained_betas {

@@ -14,8 +14,6 @@ pub const NOISE: Terms = Terms::unit(3);
 pub const HISTORY: [Terms; 4] = [Terms::unit(4), Terms::unit(5), Terms::unit(6), Terms::unit(7)];
 
 impl Terms {
-    pub const ZERO: Terms = Terms([0.0; 8]);
-
     const fn unit(index: usize) -> Self {
         let mut terms = [0.0; 8];
         terms[index] = 1.0;
