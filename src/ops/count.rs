@@ -38,11 +38,6 @@ impl Count {
     pub fn bytes(&self) -> u64 {
         self.calls.iter().map(|c| c.call.bytes()).sum()
     }
-
-    /// The arena as the walk left it.
-    pub fn into_arena(self) -> (Arena, Vec<Counted>) {
-        (self.arena, self.calls)
-    }
 }
 
 impl Ops for Count {

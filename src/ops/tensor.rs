@@ -66,12 +66,6 @@ impl Tensor {
         Tensor { shape: [self.b(), 1, self.tokens(), self.c()], ..self }
     }
 
-    /// The same rows as `[b, h, w, c]`.
-    pub fn as_map(self, h: usize, w: usize) -> Self {
-        assert_eq!(self.tokens(), h * w, "{self} has no {h}x{w} map");
-        Tensor { shape: [self.b(), h, w, self.c()], ..self }
-    }
-
     /// Columns `start .. start + count` of every row.
     pub fn columns(self, start: usize, count: usize) -> Self {
         assert!(start + count <= self.c(), "columns {start}+{count} of {self}");
