@@ -152,7 +152,7 @@ fn unsupported_u_nets_are_refused_in_a_sentence() {
         ("block_out_channels", json!([]), "expected a list of 1 to 8"),
         ("block_out_channels", json!(320), "expected a list of 1 to 8"),
         ("block_out_channels", json!([320, 640, 1280, 1284]), "expected multiples of 8"),
-        ("block_out_channels", json!([320, 640, 1280, 1u64 << 40]), "from 8 to 16384"),
+        ("block_out_channels", json!([320, 640, 1280, 1u64 << 40]), "from 8 to 2048"),
         ("cross_attention_dim", json!(770), "one multiple of 8 for all levels"),
         ("cross_attention_dim", json!([768, 768, 1024, 768]), "one multiple of 8 for all levels"),
         ("down_block_types", json!(["DownBlock2D"]), "expected 4 blocks"),
@@ -207,7 +207,8 @@ fn unsupported_vaes_and_text_encoders_are_refused_in_a_sentence() {
         ("model_type", json!("t5"), "\"clip_text_model\""),
         ("hidden_act", json!("relu"), "\"quick_gelu\" and \"gelu\""),
         ("num_attention_heads", json!(7), "must divide 768 channels"),
-        ("hidden_size", json!(1 << 20), "from 1 to 16384"),
+        ("hidden_size", json!(1 << 20), "from 1 to 2048"),
+        ("intermediate_size", json!(1 << 20), "from 1 to 16384"),
         ("hidden_size", json!(770), "expected a multiple of 8"),
         ("vocab_size", json!(1u64 << 40), "from 4 to 1048576"),
     ] {

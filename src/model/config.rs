@@ -11,7 +11,10 @@ use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::ops::Activation;
 
-/// Most channels of one tensor: four times the largest of Stable Diffusion's, far from overflowing anything.
+/// Most channels of a level, and the widest hidden states. Layer norm's rows are no wider, and group norm's
+/// twice as wide, as a concatenation is. Stable Diffusion has 1280.
+const MAX_WIDTH: usize = 1 << 11;
+/// Most of any other count of channels: far from overflowing anything.
 const MAX_CHANNELS: usize = 1 << 14;
 /// Largest head of the attention kernels; the VAE's single head has its own limit.
 const MAX_HEAD_DIM: usize = 160;
@@ -127,8 +130,8 @@ impl ClipConfig {
         only(&json, "model_type", &["\"clip_text_model\""])?;
         let config = ClipConfig {
             vocab_size: json.count("vocab_size", 49408, 4..=1 << 20)?,
-            hidden_size: channels(&json, "hidden_size", 512, 8)?,
-            intermediate_size: channels(&json, "intermediate_size", 2048, 8)?,
+            hidden_size: channels(&json, "hidden_size", 512, 8, MAX_WIDTH)?,
+            intermediate_size: channels(&json, "intermediate_size", 2048, 8, MAX_CHANNELS)?,
             num_hidden_layers: json.count("num_hidden_layers", 12, 1..=128)?,
             num_attention_heads: json.count("num_attention_heads", 8, 1..=MAX_CHANNELS)?,
             max_position_embeddings: json.count("max_position_embeddings", 77, 3..=1024)?,
@@ -224,8 +227,8 @@ impl UNetConfig {
         }
         let config = UNetConfig {
             sample_size: json.count("sample_size", 64, 1..=4096)?,
-            in_channels: channels(&json, "in_channels", 4, 1)?,
-            out_channels: channels(&json, "out_channels", 4, 4)?,
+            in_channels: channels(&json, "in_channels", 4, 1, MAX_CHANNELS)?,
+            out_channels: channels(&json, "out_channels", 4, 4, MAX_CHANNELS)?,
             down_blocks: block_kinds(&json, "down_block_types", "DownBlock2D", n, down)?,
             up_blocks: block_kinds(&json, "up_block_types", "UpBlock2D", n, up)?,
             layers_per_block: json.counts("layers_per_block", 2, n, 1..=32)?,
@@ -292,7 +295,7 @@ impl VaeConfig {
         let config = VaeConfig {
             in_channels: 3,
             out_channels: 3,
-            latent_channels: channels(&json, "latent_channels", 4, 4)?,
+            latent_channels: channels(&json, "latent_channels", 4, 4, MAX_CHANNELS)?,
             block_out_channels: levels(&json, &[64])?,
             layers_per_block: json.count("layers_per_block", 1, 1..=32)?,
             norm_num_groups: json.count("norm_num_groups", 32, 1..=MAX_CHANNELS)?,
@@ -338,6 +341,17 @@ impl VaeConfig {
     pub fn scale_factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
+
+    /// Elements of the largest map between layers, for one picture of h x w.
+    pub fn largest_map(&self, h: usize, w: usize) -> usize {
+        let channels = &self.block_out_channels;
+        let level = |level: usize| {
+            // In the decoder a level also holds the enlarged map of the coarser one.
+            let c = channels[level].max(channels[(level + 1).min(channels.len() - 1)]);
+            h.div_ceil(1 << level) * w.div_ceil(1 << level) * c
+        };
+        (0..channels.len()).map(level).max().unwrap_or(0)
+    }
 }
 
 /// Refuses every value but the `supported` ones, given as JSON. A list must have supported entries only.
@@ -361,8 +375,8 @@ fn only(json: &Object, key: &str, supported: &[&str]) -> Result<()> {
     Err(json.refuse(key, format!("only {} {verb} supported", supported.join(" and "))))
 }
 
-fn channels(json: &Object, key: &str, default: usize, multiple: usize) -> Result<usize> {
-    let count = json.count(key, default, 1..=MAX_CHANNELS)?;
+fn channels(json: &Object, key: &str, default: usize, multiple: usize, most: usize) -> Result<usize> {
+    let count = json.count(key, default, 1..=most)?;
     if count.is_multiple_of(multiple) {
         Ok(count)
     } else {
@@ -378,7 +392,7 @@ fn levels(json: &Object, default: &[usize]) -> Result<Vec<usize>> {
     if !(1..=8).contains(&n) {
         return Err(json.refuse(key, "expected a list of 1 to 8 channel counts"));
     }
-    let channels = json.counts(key, 0, n, 8..=MAX_CHANNELS)?;
+    let channels = json.counts(key, 0, n, 8..=MAX_WIDTH)?;
     if channels.iter().any(|count| !count.is_multiple_of(8)) {
         return Err(json.refuse(key, "expected multiples of 8"));
     }

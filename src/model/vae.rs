@@ -145,7 +145,7 @@ impl Vae {
             };
             ops.scope("decoder", |ops| {
                 let coder = &self.decoder;
-                let mut maps = Maps::new(ops, self.widest(latents.b(), out.h(), out.w()));
+                let mut maps = Maps::new(ops, latents.b() * self.config.largest_map(out.h(), out.w()));
                 let [b, h, w, _] = x.shape;
                 let mut hidden = maps.next([b, h, w, coder.conv_in.weight.b()]);
                 ops.conv2d(coder.conv_in.to(hidden, x));
@@ -171,7 +171,7 @@ impl Vae {
             ops.scope("encoder", |ops| {
                 let coder = &self.encoder;
                 let [b, h, w, _] = picture.shape;
-                let mut maps = Maps::new(ops, self.widest(b, h, w));
+                let mut maps = Maps::new(ops, b * self.config.largest_map(h, w));
                 let mut hidden = maps.next([b, h, w, coder.conv_in.weight.b()]);
                 ops.conv2d(coder.conv_in.to(hidden, picture));
                 for (i, block) in coder.blocks.iter().enumerate() {
@@ -189,17 +189,6 @@ impl Vae {
                 ops.conv2d(conv.to(out, moments));
             }
         });
-    }
-
-    /// Elements of the largest map between layers of a picture of h x w.
-    fn widest(&self, b: usize, h: usize, w: usize) -> usize {
-        let channels = &self.config.block_out_channels;
-        let level = |level: usize| {
-            // In the decoder a level also holds the enlarged map of the coarser one.
-            let c = channels[level].max(channels[(level + 1).min(channels.len() - 1)]);
-            b * h.div_ceil(1 << level) * w.div_ceil(1 << level) * c
-        };
-        (0..channels.len()).map(level).max().unwrap_or(0)
     }
 }
 

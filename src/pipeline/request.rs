@@ -26,6 +26,9 @@ pub struct Request {
     pub images: usize,
 }
 
+/// Pixels of a side. The convolution's coordinates have 16 bits, with a sign.
+const LARGEST_SIDE: usize = 1 << 14;
+
 impl Request {
     /// The request that a model and a sampler suggest, for an empty prompt.
     pub fn defaults(config: &ModelConfig, sampler: Sampler) -> Self {
@@ -59,6 +62,9 @@ impl Request {
                 let nearest = (side.saturating_add(scale / 2) / scale).max(1) * scale;
                 return invalid(format!("--{flag} {side}: expected a multiple of {scale}; try {nearest}"));
             }
+            if side > LARGEST_SIDE {
+                return invalid(format!("--{flag} {side}: too many pixels; expected at most {LARGEST_SIDE}"));
+            }
         }
         if self.images == 0 {
             return invalid("--num-images 0: expected at least 1".to_string());
@@ -66,16 +72,13 @@ impl Request {
         if !self.guidance_scale.is_finite() {
             return invalid(format!("--guidance-scale {}: expected a finite number", self.guidance_scale));
         }
-        // Kernels index within a tensor with 31 bits; the VAE's are the largest.
-        let channels = config.vae.block_out_channels.iter().max().copied().unwrap_or(1);
-        let elements = [self.images, self.height, self.width, channels]
-            .iter()
-            .try_fold(1usize, |product, &n| product.checked_mul(n));
+        // Kernels count the elements of a tensor with 31 bits; the VAE's are the largest.
+        let elements = self.images.checked_mul(config.vae.largest_map(self.height, self.width));
         if elements.is_none_or(|n| n > i32::MAX as usize) {
             let Request { images, width, height, .. } = self;
+            let pictures = if *images == 1 { "picture" } else { "pictures at once" };
             return invalid(format!(
-                "{images} pictures of {width}x{height} at once are too many pixels: lower --num-images, --width \
-                 or --height"
+                "{images} {pictures} of {width}x{height}: too many pixels; lower --num-images, --width or --height"
             ));
         }
         Table::new(self.sampler, scheduler, self.schedule, self.steps)
