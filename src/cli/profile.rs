@@ -53,7 +53,7 @@ enum StageName {
     Decode,
 }
 
-/// Steps of the picture that fills the memory before anything is measured.
+/// Steps of the picture whose shape is looked at, and which fills the memory before anything is measured.
 const STEPS: usize = 2;
 
 impl Profile {
@@ -66,7 +66,7 @@ impl Profile {
         let machine = opened.backend.describe();
         let mut pipeline = model.load(opened.backend, &mut |_, _| ())?;
         if let Some(steps) = self.trace {
-            let shape = request.shape(steps);
+            let shape = request.shape(STEPS);
             pipeline.run_eagerly(shape, Stage::Encode)?;
             (0..steps).try_for_each(|_| pipeline.run_eagerly(shape, Stage::Denoise))?;
             return Ok(pipeline.run_eagerly(shape, Stage::Decode)?);

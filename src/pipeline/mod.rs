@@ -76,7 +76,7 @@ impl Pipeline {
         let bytes = plan.bytes();
         let weights = backend.reserve(bytes, "the weights")?;
         let mut plan = Plan::new(weights.base, weights.bytes, dtype);
-        let models = Models::new(config, &mut plan);
+        let models = Models { tokens: tokenizer.max_length(), ..Models::new(config, &mut plan) };
         let mut done = 0;
         for request in &plan.requests {
             backend.fill(request.tensor, &|rows, out| source.fill(request, rows, out))?;
@@ -159,10 +159,17 @@ impl Pipeline {
         Ok(Painting { pictures, times, warnings })
     }
 
-    /// Records the graphs of a shape, unless they are there.
+    /// Records the graphs of a shape, unless they are there. Shapes of earlier requests keep their memory
+    /// until a new one needs it.
     pub fn prepare(&mut self, shape: Shape) -> Result<()> {
         if !self.buckets.contains_key(&shape) {
-            let bucket = Bucket::new(&mut *self.backend, &self.models, &shape)?;
+            let bucket = match Bucket::new(&mut *self.backend, &self.models, &shape) {
+                Err(Error::OutOfMemory { .. }) if !self.buckets.is_empty() => {
+                    self.buckets.clear();
+                    Bucket::new(&mut *self.backend, &self.models, &shape)
+                }
+                bucket => bucket,
+            }?;
             tracing::debug!(?shape, bytes = bucket.region.bytes, "recorded graphs");
             self.buckets.insert(shape, bucket);
         }
@@ -178,12 +185,14 @@ impl Pipeline {
     }
 
     /// Runs a stage of a shape once, verb by verb under its scopes' names, on whatever its memory holds:
-    /// for profilers that show named ranges. The latents take a step; the step counter does not.
+    /// for profilers that show named ranges. The latents take the first step of the sampler's table.
     pub fn run_eagerly(&mut self, shape: Shape, stage: Stage) -> Result<()> {
         self.prepare(shape)?;
-        let Region { base, bytes, .. } = self.buckets[&shape].region;
-        let (backend, models) = (&mut *self.backend, &self.models);
-        let before = backend.use_arena(Arena::new(base, bytes));
+        let Bucket { tensors, region: Region { base, bytes, .. }, .. } = &self.buckets[&shape];
+        let (backend, models, index) = (&mut *self.backend, &self.models, tensors.index);
+        // A loop that has run leaves the index past the table.
+        backend.write(index, bytemuck::cast_slice(&vec![0i32; index.len()]))?;
+        let before = backend.use_arena(Arena::new(*base, *bytes));
         let t = Tensors::new(backend, models, &shape);
         let ran = backend.run(&mut |ops| match stage {
             Stage::Encode => models.encode(ops, &t),

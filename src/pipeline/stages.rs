@@ -12,18 +12,21 @@ use crate::weights::Plan;
 /// The three models on a backend: weights are there, nothing has run.
 pub struct Models {
     pub config: ModelConfig,
+    /// Tokens of a prompt, at most as many as the text encoder has positions for.
+    pub tokens: usize,
     pub text_encoder: ClipText,
     pub unet: UNet,
     pub vae: Vae,
 }
 
 impl Models {
-    /// Plans the weights of all three. Tells the slab's size in `plan`.
+    /// Plans the weights of all three. Prompts are as long as the text encoder allows.
     pub fn new(config: &ModelConfig, plan: &mut Plan) -> Self {
         Models {
             text_encoder: plan.component("text_encoder", |plan| ClipText::new(&config.clip, plan)),
             unet: plan.component("unet", |plan| UNet::new(&config.unet, plan)),
             vae: plan.component("vae", |plan| Vae::new(&config.vae, plan)),
+            tokens: config.clip.max_position_embeddings,
             config: config.clone(),
         }
     }
@@ -121,7 +124,7 @@ impl Tensors {
         let latent = [shape.height / scale, shape.width / scale, models.config.vae.latent_channels];
         let [h, w, c] = latent;
         let (rows, images, n) = (shape.unet_batch(), shape.images, shape.evaluations);
-        let tokens = models.config.clip.max_position_embeddings;
+        let tokens = models.tokens;
         let time_table = ops.alloc([1, 1, n, models.unet.time_columns()]);
         let context = ops.alloc([rows, 1, tokens, models.unet.context_columns()]);
         let arena = ops.arena();
