@@ -228,6 +228,18 @@ fn json_is_one_object_with_everything() {
     assert!(stderr(&output).contains(warning), "{}", stderr(&output));
 }
 
+#[cfg(unix)]
+#[test]
+fn json_tells_of_files_whose_names_are_not_utf_8() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let model = tiny();
+    let mut command = place.command(&place.run_flags(&model, &["--json", "-o"]));
+    let output = command.arg(std::ffi::OsStr::from_bytes(b"\xff.png")).output().unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(json(&output)["files"][0], "\u{fffd}.png");
+}
+
 #[test]
 fn quiet_says_warnings_only() {
     let place = Place::new();
@@ -260,11 +272,11 @@ fn wrong_flags_are_sentences_and_leave_nothing_behind() {
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--width", "100"], 2, "--width 100: expected a multiple of 8; try 104"),
         (&["--height", "0"], 2, "--height 0: expected a multiple of 8; try 8"),
-        (&["--width", "8000000"], 2, "too many pixels"),
+        (&["--width", "8000000"], 2, "--width 8000000: too many pixels; expected at most 16384"),
         (&["--width", "18446744073709551608"], 2, "too many pixels"),
         (&["--width", "-8"], 2, "--width"),
         (&["--num-images", "0"], 2, "--num-images 0: expected at least 1"),
-        (&["--num-images", "9999999999"], 2, "too many pixels"),
+        (&["--num-images", "9999999999"], 2, "9999999999 pictures at once of 64x128: too many pixels"),
         (&["--steps", "0"], 2, "--steps 0: must be between 1 and"),
         (&["--steps", "1000000000000"], 2, "must be between 1 and"),
         (&["--steps", "many"], 2, "--steps"),
@@ -332,6 +344,18 @@ fn copy_folder(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+#[test]
+fn a_tokenizer_may_be_shorter_than_the_text_encoder() {
+    let place = Place::new();
+    copy_folder(&root().join("models/tiny"), &place.path("short"));
+    let config = r#"{"model_max_length": 20}"#;
+    fs::write(place.path("short/tokenizer/tokenizer_config.json"), config).unwrap();
+    let prompt = "word ".repeat(30);
+    let output = place.sdrt(&place.run_flags("short", &["--negative-prompt", &prompt, "--quiet"]));
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stderr(&output).contains("has more than 18 tokens"), "{}", stderr(&output));
 }
 
 #[test]

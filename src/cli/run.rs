@@ -147,9 +147,9 @@ impl Run {
             let times_ms: BTreeMap<_, _> =
                 stages.rows().into_iter().map(|(name, time)| (name, in_ms(time))).collect();
             let object = json!({
-                "files": files,
+                "files": files.iter().map(|file| file.to_string_lossy()).collect::<Vec<_>>(),
                 "seeds": seeds,
-                "model": folder.path,
+                "model": folder.path.to_string_lossy(),
                 "prompt": request.prompt,
                 "negative_prompt": request.negative_prompt,
                 "width": request.width,
