@@ -26,8 +26,11 @@ impl CapturedGraph {
     pub fn capture(gpu: &Gpu, body: impl FnOnce() -> Result<()>) -> Result<Self> {
         gpu.context.bind_to_thread().during("binding the context")?;
         gpu.stream.begin_capture(CAPTURE_MODE).during("beginning a capture")?;
-        let graph = Self::end_capture(gpu, body())?;
-        Self::instantiate(gpu, graph)
+        let launched = body();
+        // The capture ends whatever came of the body: a stream left capturing is of no use.
+        let graph = Self::end_capture(gpu).map(Unfinished);
+        launched?;
+        Self::instantiate(gpu, graph?)
     }
 
     /// Captures what `body` launches as the body of a WHILE node, which runs at least once and again as
@@ -73,21 +76,21 @@ impl CapturedGraph {
         }
         .result()
         .during("beginning a capture")?;
-        Self::end_capture(gpu, body(handle))?;
-        std::mem::forget(owned);
-        Self::instantiate(gpu, graph)
+        let launched = body(handle);
+        // As in `capture`; what this returns is `body_graph` again.
+        let ended = Self::end_capture(gpu);
+        launched?;
+        ended?;
+        Self::instantiate(gpu, owned)
     }
 
-    /// Ends the capture whatever came of the body: a stream left capturing is of no use.
-    fn end_capture(gpu: &Gpu, body: Result<()>) -> Result<sys::CUgraph> {
+    fn end_capture(gpu: &Gpu) -> Result<sys::CUgraph> {
         // SAFETY: the stream is capturing.
-        let graph = unsafe { result::stream::end_capture(gpu.stream.cu_stream()) };
-        body?;
-        graph.during("ending a capture")
+        unsafe { result::stream::end_capture(gpu.stream.cu_stream()) }.during("ending a capture")
     }
 
-    fn instantiate(gpu: &Gpu, graph: sys::CUgraph) -> Result<Self> {
-        let owned = Unfinished(graph);
+    fn instantiate(gpu: &Gpu, owned: Unfinished) -> Result<Self> {
+        let graph = owned.0;
         // SAFETY: `graph` is alive.
         let exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }
             .during("instantiating a graph")?;
