@@ -24,7 +24,7 @@
 // CLIP t=s=77 d=64 causal (12 heads); VAE t=s=4096 d=512 (1 head).
 //
 // Test: cargo test --release --test kernels attention. Bench: cargo bench --bench kernels attention.
-// Which kernel and what launch: AttentionPlan in src/ops/cuda/attention.rs.
+// Which kernel and what launch: AttentionPlan in src/gpu/attention.rs.
 #include "mma.cuh"
 
 constexpr float LOG2_E = 1.4426950408889634f;

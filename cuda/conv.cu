@@ -27,7 +27,7 @@
 //   6. Split k where the map is small (8x8, 16x16): 29 MB of weights need every SM to pull.
 //
 // SD 1.5 at 512x512, batch 2 (m, o, k): 8192x320x2880, 2048x640x5760, 512x1280x11520, 128x1280x23040;
-// VAE decoder: 262144x128x1152, 262144x256x2304, 65536x512x4608. Which tile for which: src/ops/cuda/conv.rs.
+// VAE decoder: 262144x128x1152, 262144x256x2304, 65536x512x4608. Which tile for which: src/gpu/conv.rs.
 // Test: cargo test --release --test kernels conv2d        Bench: cargo bench --bench kernels conv2d
 #include "mma.cuh"
 

@@ -1,7 +1,7 @@
-// What a denoising step does besides the U-Net: model_input, sampler_step, and the step counter.
+// What a denoising step does around the U-Net: model_input in front of it, sampler_step after it.
 //
-// A sampler is a table (src/sampler/mod.rs); the row is chosen by index[image], which step_advance
-// increments at the end of each step. So steps, sampler, guidance, seed and prompt are data, and one
+// A sampler is a table (src/sampler/mod.rs); the row is chosen by index[image], which the end of each step
+// (steps.cuh) increments. So steps, sampler, guidance, seed and prompt are data, and one
 // captured graph serves every request.
 //
 // cargo test --release --test kernels sampler
