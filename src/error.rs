@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::columns::bytes;
+
 /// An error that a user can act on. Bugs (a wrong shape, a misaligned pointer) are panics instead.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -17,12 +19,12 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
 
-    /// Device memory that is not there.
+    /// Memory that is not there, of the GPU or of the host (which cannot say how much it has).
     #[error(
-        "out of GPU memory: {purpose} need {needed} bytes, {free} are free; \
-         try a smaller picture, fewer pictures at once, or --device cpu"
+        "out of memory: {purpose} need {}{}; try a smaller picture or fewer pictures at once", 
+        bytes(*needed), free.map(|free| format!(", the GPU has {} free", bytes(free))).unwrap_or_default()
     )]
-    OutOfMemory { purpose: String, needed: usize, free: usize },
+    OutOfMemory { purpose: String, needed: usize, free: Option<usize> },
 
     /// A CUDA call that failed.
     #[error("CUDA: {operation}: {message}")]

@@ -50,10 +50,12 @@ impl Gpu {
         }
         // SAFETY: as above.
         if !unsafe { cublaslt::sys::is_culib_present() } {
-            return Err(Error::invalid(
-                "libcublasLt was not found: install the CUDA 12 or 13 libraries, or \
-                 `pip install nvidia-cublas` and name its lib folder in LD_LIBRARY_PATH; or use --device cpu",
-            ));
+            let message = "install the CUDA 12 or 13 libraries, or `pip install nvidia-cublas` and name its lib \
+                           folder in LD_LIBRARY_PATH; or use --device cpu";
+            return Err(Error::Cuda {
+                operation: "libcublasLt was not found".into(),
+                message: message.into(),
+            });
         }
         let context = CudaContext::new(ordinal).during("opening the device")?;
         // SAFETY: one stream does all the work, and nothing has been allocated yet. Events per

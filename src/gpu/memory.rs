@@ -22,7 +22,11 @@ impl DeviceMemory {
         let address = match unsafe { result::malloc_sync(bytes.max(1)) } {
             Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, _) = result::mem_get_info().during("reading free memory")?;
-                return Err(Error::OutOfMemory { purpose: purpose.to_string(), needed: bytes, free });
+                return Err(Error::OutOfMemory {
+                    purpose: purpose.to_string(),
+                    needed: bytes,
+                    free: Some(free),
+                });
             }
             address => address.during("allocating device memory")?,
         };

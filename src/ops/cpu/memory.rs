@@ -48,9 +48,7 @@ impl Memory {
         // SAFETY: the size is at least ALIGNMENT, so not zero.
         let allocated = layout.map(|layout| (layout, unsafe { alloc_zeroed(layout) }));
         let Some((layout, pointer)) = allocated.filter(|(_, pointer)| !pointer.is_null()) else {
-            return Err(Error::invalid(format!(
-                "out of memory: {purpose} need {bytes} bytes; try a smaller picture or fewer pictures at once"
-            )));
+            return Err(Error::OutOfMemory { purpose: purpose.to_string(), needed: bytes, free: None });
         };
         let base = (pointer as u64).next_multiple_of(ALIGNMENT as u64);
         let range = base..base + bytes as u64;
