@@ -93,14 +93,33 @@ pub fn check_writable(path: &Path) -> Result<()> {
             format!("no such folder to write to; try mkdir -p {0:?} first", folder),
         ));
     }
-    write_beside(path, &[]).and_then(|beside| remove(&beside)).map_err(|error| cannot_write(path, error))
+    if is_device(path) {
+        return Ok(());
+    }
+    write_beside(&followed(path), &[])
+        .and_then(|beside| remove(&beside))
+        .map_err(|error| cannot_write(path, error))
 }
 
 /// Writes a file as a whole: a reader, or a crash, never meets half of it.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_beside(path, bytes)
-        .and_then(|beside| fs::rename(&beside, path).inspect_err(|_| drop(remove(&beside))))
+    if is_device(path) {
+        return fs::write(path, bytes).map_err(|error| cannot_write(path, error));
+    }
+    let file = followed(path);
+    write_beside(&file, bytes)
+        .and_then(|beside| fs::rename(&beside, &file).inspect_err(|_| drop(remove(&beside))))
         .map_err(|error| cannot_write(path, error))
+}
+
+/// Whether bytes only pass through, as with `/dev/stdout`: renaming would put a file in its place.
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
+/// The file that a link stands for.
+fn followed(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 fn write_beside(path: &Path, bytes: &[u8]) -> std::io::Result<PathBuf> {
@@ -162,6 +181,18 @@ mod tests {
                 assert_eq!(info.utf8_text[0].get_text().unwrap(), text);
             }
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link] = ["a.png", "b.png"].map(|name| folder.path().join(name));
+        write(&file, b"old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        check_destination(&link).unwrap();
+        write(&link, b"new").unwrap();
+        assert!(link.is_symlink() && fs::read(&file).unwrap() == b"new");
     }
 
     #[test]
