@@ -14,7 +14,8 @@ use sdrt::bench::Model;
 use sdrt::device::Device;
 use sdrt::error::Error;
 use sdrt::ops::DType;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 /// Stable Diffusion, from a prompt to a picture.
 #[derive(Parser)]
@@ -41,13 +42,14 @@ enum Command {
 
 impl Cli {
     pub fn run(&self) -> Result<()> {
-        let level = ["warn", "sdrt=debug", "sdrt=trace"][usize::from(self.verbose.min(2))];
-        tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(level))
+        let level =
+            [LevelFilter::WARN, LevelFilter::DEBUG, LevelFilter::TRACE][usize::from(self.verbose.min(2))];
+        let lines = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
-            .without_time()
-            .init();
+            .without_time();
+        let ours = Targets::new().with_default(LevelFilter::WARN).with_target("sdrt", level);
+        tracing_subscriber::registry().with(lines).with(ours).init();
         match &self.command {
             Command::Run(run) => run.run(),
             Command::Info(info) => info.run(),
