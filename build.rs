@@ -165,6 +165,8 @@ impl Job {
             }
             _ => {}
         }
+        // An image that is cut short by an interruption must not pass for what the earlier log tells of.
+        let _ = fs::remove_file(&log);
 
         let mut command = Command::new(nvcc);
         command.args(FLAGS).args(&self.targets).arg(&self.source).arg("-o").arg(&self.image);
