@@ -1,6 +1,6 @@
 //! Noise against torch's.
 
-use std::path::Path;
+mod common;
 
 use safetensors::SafeTensors;
 use sdrt::rng::{NoiseSource, Philox, Rng, TorchCpu};
@@ -34,7 +34,7 @@ fn first_numbers_of_torch() {
 /// Successive tensors of all kinds of sizes from one generator, bit by bit.
 #[test]
 fn streams_equal_those_of_torch() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/rng/torch_cpu.safetensors");
+    let path = common::root().join("tests/fixtures/rng/torch_cpu.safetensors");
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let mut calls: Vec<[u64; 3]> = file

@@ -1,6 +1,8 @@
 //! Sampler tables against the schedulers of diffusers, over whole trajectories of recorded model outputs.
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::PathBuf;
 
 use safetensors::SafeTensors;
 use sdrt::sampler::{ROW_WIDTH, Sampler, Schedule, SchedulerConfig, Table};
@@ -90,7 +92,7 @@ impl Comparison {
 
 fn fixture(sampler: Sampler) -> PathBuf {
     let file = format!("{}.safetensors", sampler.name().replace('+', "p"));
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/samplers").join(file)
+    common::root().join("tests/fixtures/samplers").join(file)
 }
 
 /// Replays every case of a sampler; returns how many there are and the largest difference.

@@ -72,12 +72,15 @@ impl Case {
     }
 }
 
+/// The repository; `SDRT_ROOT` where the test binaries have been moved together with their fixtures.
+pub fn root() -> PathBuf {
+    std::env::var_os("SDRT_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+}
+
 /// The cases of `tests/fixtures/AREA/NAME.safetensors`: tensors named CASE.FIELD, scalars in the
 /// metadata's `about` under `cases`.
 pub fn fixture(area: &str, name: &str) -> Vec<Case> {
-    // At run time, so that the test binaries can be moved together with their fixtures.
-    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_string());
-    let path = PathBuf::from(root).join(format!("tests/fixtures/{area}/{name}.safetensors"));
+    let path = root().join(format!("tests/fixtures/{area}/{name}.safetensors"));
     let bytes = std::fs::read(&path)
         .unwrap_or_else(|e| panic!("{}: {e}; run tools/make_fixtures.py", path.display()));
     let (_, header) = SafeTensors::read_metadata(&bytes).expect("a safetensors file");
