@@ -129,7 +129,7 @@ impl Conv2dPlan {
         let k_tiles = p.k.div_ceil(K_TILE);
         let mut best: Option<(f64, usize, usize)> = None;
         for (index, tile) in TILES.iter().enumerate() {
-            if p.vector % tile.vector != 0 || tile.shared_bytes() > device.shared_bytes {
+            if !p.vector.is_multiple_of(tile.vector) || tile.shared_bytes() > device.shared_bytes {
                 continue;
             }
             for splits in 1..=(k_tiles / MIN_K_TILES).max(1) {
