@@ -16,13 +16,14 @@
 //     many splits: accumulators -> partial[split]; conv2d_reduce sums the splits in order
 //
 // Tricks
-//   1. A k tile is a slice of 64 channels of one tap, and the taps of one slice follow each other: the nine
-//      patches overlap, so eight of nine gathers hit L1 (cp.async.ca), which halves the traffic from L2.
+//   1. A k tile is a slice of 64 channels of one tap, and the taps of one slice follow each other: their
+//      patches overlap, so that most gathers find their pixels in L1 (cp.async.ca) and spare L2.
 //      Where 64 does not divide i, k runs as the weight lies in memory, and every thread keeps its own tap.
 //   2. Chunks of 16 bytes are stored at chunk ^ (row % 8): neither cp.async nor ldmatrix has bank conflicts.
 //   3. Fragments are loaded one step of 16 ahead, across the border of k tiles as well.
 //   4. Nearest 2x upsampling is a shift of the read coordinates; stride and padding live in the corner.
-//   5. Tiles of one row of the output are neighbours in the grid: they read the same pixels at the same time.
+//   5. The tiles of all output channels of the same pixels are neighbours in the grid: one of them brings the
+//      pixels into L2, and the weights stay there.
 //   6. Split k where the map is small (8x8, 16x16): 29 MB of weights need every SM to pull.
 //
 // SD 1.5 at 512x512, batch 2 (m, o, k): 8192x320x2880, 2048x640x5760, 512x1280x11520, 128x1280x23040;
@@ -34,7 +35,7 @@ constexpr int BK = 64;               // elements of k in a tile
 constexpr int ROW = BK * 2;          // bytes of a row of a tile
 constexpr int STEPS = BK / 16;       // products in a tile
 constexpr int PAD = 8;               // floats between rows of staged accumulators, against bank conflicts
-constexpr int OUTSIDE = -32768;      // a coordinate that no tap brings into the map
+constexpr int OUTSIDE = -32768;      // a coordinate that no tap brings into the map; coordinates are 16 bits wide
 
 template <typename T, int N> __device__ __forceinline__ bool is_aligned(const Conv2dArgs& a) {
     uint64_t pointers = reinterpret_cast<uint64_t>(a.out) | reinterpret_cast<uint64_t>(a.bias) |
@@ -44,7 +45,8 @@ template <typename T, int N> __device__ __forceinline__ bool is_aligned(const Co
 }
 
 // out[row, column ..] = v + bias + table row + residual
-template <typename T, int N> __device__ __forceinline__ void finish(const Conv2dArgs& a, int row, int column, float (&v)[N]) {
+template <typename T, int N>
+__device__ __forceinline__ void finish(const Conv2dArgs& a, int row, int column, float (&v)[N]) {
     auto add = [&](const void* from, int64_t offset) {
         auto u = *reinterpret_cast<const Vector<T, N>*>(static_cast<const T*>(from) + offset + column);
 #pragma unroll
@@ -120,7 +122,7 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
         for (int j = 0; j < A_COPIES; j++) {
             int2 row = rows[first_row + j * PASS];
             int iy = (row.y >> 16) + ky, ix = static_cast<int16_t>(row.y) + kx;
-            bool inside = tap < taps && static_cast<uint32_t>(iy) < a.virtual_h && static_cast<uint32_t>(ix) < a.virtual_w;
+            bool inside = tap < taps && iy >= 0 && iy < a.virtual_h && ix >= 0 && ix < a.virtual_w;
             uint32_t pixel = row.x + (iy >> a.upsample) * a.w + (ix >> a.upsample);
             a_offset[j] = inside ? pixel * pitch + channel : 0;
             a_inside |= (inside ? 1u : 0u) << j;

@@ -47,9 +47,12 @@ template <typename T> __device__ void conv2d_naive(const Conv2dArgs& a) {
         sum = tile_dot(from, weight, a.i, sum);
     }
     if (pixel >= m || n >= a.o) return;
-    if (a.bias) sum += to_float(static_cast<const T*>(a.bias)[n]);
-    if (a.table) sum += to_float(static_cast<const T*>(a.table)[static_cast<int64_t>(a.index[image]) * a.table_pitch + n]);
-    if (a.residual) sum += to_float(static_cast<const T*>(a.residual)[static_cast<int64_t>(pixel) * a.residual_pitch + n]);
+    auto at = [](const void* base, int64_t row, int pitch, int column) {
+        return to_float(static_cast<const T*>(base)[row * pitch + column]);
+    };
+    if (a.bias) sum += at(a.bias, 0, 0, n);
+    if (a.table) sum += at(a.table, a.index[image], a.table_pitch, n);
+    if (a.residual) sum += at(a.residual, pixel, a.residual_pitch, n);
     static_cast<T*>(a.out)[static_cast<int64_t>(pixel) * a.out_pitch + n] = from_float<T>(sum);
 }
 
@@ -95,8 +98,10 @@ template <typename T> __device__ void attention_naive(const AttentionArgs& a) {
         float score = 0.f;
         for (int from = 0; from < a.d; from += KEYS) {
             __syncthreads();
-            for (int key = warp; key < KEYS; key += QUERIES)
-                keys[key][lane] = start + key < a.s && from + lane < a.d ? to_float(at(a.k, first + key, a.k_pitch)[from + lane]) : 0.f;
+            for (int key = warp; key < KEYS; key += QUERIES) {
+                const bool inside = start + key < a.s && from + lane < a.d;
+                keys[key][lane] = inside ? to_float(at(a.k, first + key, a.k_pitch)[from + lane]) : 0.f;
+            }
             __syncthreads();
             for (int e = 0; e < min(KEYS, a.d - from); e++) score += q[from + e] * keys[lane][e];
         }

@@ -25,7 +25,7 @@ impl FromStr for Device {
             ("cpu", None) => Ok(Device::Cpu),
             ("cuda", None) => Ok(Device::Cuda(0)),
             ("cuda", Some(n)) if n.parse::<usize>().is_ok() => Ok(Device::Cuda(n.parse().unwrap_or(0))),
-            _ => Err(Error::invalid(format!("device {text}: expected auto, cpu, cuda or cuda:N"))),
+            _ => Err(Error::invalid(format!("--device {text}: expected auto, cpu, cuda or cuda:N"))),
         }
     }
 }
@@ -36,19 +36,6 @@ impl fmt::Display for Device {
             Device::Auto => f.write_str("auto"),
             Device::Cpu => f.write_str("cpu"),
             Device::Cuda(n) => write!(f, "cuda:{n}"),
-        }
-    }
-}
-
-impl FromStr for DType {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "f16" | "fp16" | "float16" => Ok(DType::F16),
-            "bf16" | "bfloat16" => Ok(DType::BF16),
-            "f32" | "fp32" | "float32" => Ok(DType::F32),
-            _ => Err(Error::invalid(format!("dtype {text}: expected f16, bf16 or f32"))),
         }
     }
 }

@@ -1,1 +1,51 @@
-fn main() {}
+//! The command line: parse, run, say what failed.
+
+mod cli;
+mod progress;
+
+use std::error::Error as _;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use sdrt::Error;
+
+/// Done.
+const OK: u8 = 0;
+/// A file, a tensor, a device, or the user's Ctrl-C.
+const FAILED: u8 = 1;
+/// A flag, or the value of one.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let code = match cli::Cli::try_parse() {
+        Ok(cli) => run(&cli),
+        Err(error) => usage(&error),
+    };
+    ExitCode::from(code)
+}
+
+fn run(cli: &cli::Cli) -> u8 {
+    let Err(error) = cli.run() else { return OK };
+    let cause = error.root_cause();
+    // Whoever read our output has enough of it, as with `sdrt info | head`.
+    if cause.downcast_ref().is_some_and(|e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        return OK;
+    }
+    cli::say(&format!("error: {error}"));
+    match cause.downcast_ref() {
+        Some(Error::Invalid(_)) => USAGE,
+        _ => FAILED,
+    }
+}
+
+/// A parser of ours knows more about its flag than clap does: its sentence stands alone.
+fn usage(error: &clap::Error) -> u8 {
+    let ours = error.source().filter(|source| source.is::<Error>());
+    match ours.filter(|_| error.kind() == ErrorKind::ValueValidation) {
+        Some(sentence) => cli::say(&format!("error: {sentence}")),
+        // That the terminal is gone is no news.
+        None => drop(error.print()),
+    }
+    if error.use_stderr() { USAGE } else { OK }
+}

@@ -4,15 +4,15 @@
 Configurations and shapes are those of the public checkpoint, so speed, memory and numerics can be
 measured without its weights. Needs torch, diffusers and transformers; 2 GB of disk in fp16.
 
-    python tools/make_checkpoint.py OUT [--dtype fp16|bf16|fp32] [--seed 0] [--tokenizer DIR]
+    python tools/make_checkpoint.py OUT [--dtype fp16|bf16|fp32] [--seed 0]
 
-No tokenizer is written unless one is given: sdrt brings CLIP's own, diffusers does not.
+The tokenizer is CLIP's, from the merges that sdrt embeds.
 """
 
 import argparse
+import gzip
 import json
 import pathlib
-import shutil
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
@@ -82,6 +82,25 @@ def make_scheduler():
     )
 
 
+def save_tokenizer(folder):
+    """CLIP's vocabulary in the order that its ids have: bytes, bytes that end a word, merges, specials."""
+    merges = pathlib.Path(__file__).resolve().parent.parent / "src" / "text" / "clip_merges.txt.gz"
+    merges = gzip.decompress(merges.read_bytes()).decode().splitlines()
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("\xa1"), ord("\xac") + 1), *range(ord("\xae"), 256)]
+    # The other bytes stand for themselves moved behind Latin-1, in the order of their values.
+    symbols = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    tokens = symbols + [symbol + "</w>" for symbol in symbols] + [merge.replace(" ", "") for merge in merges]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    assert len(tokens) == len(set(tokens)) == 49408
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    special = {"bos_token": tokens[-2], "eos_token": tokens[-1], "unk_token": tokens[-1], "pad_token": tokens[-1]}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    configuration = {**special, "model_max_length": 77, "tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(configuration))
+
+
 def save_component(model, folder, dtype):
     """Saves the configuration and the weights under the keys that public checkpoints have: transformers 5
     leaves the text encoder's `text_model.` out."""
@@ -100,20 +119,15 @@ def main():
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--dtype", choices=DTYPES, default="fp16")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizer", type=pathlib.Path, help="folder with CLIP's vocab.json and merges.txt")
     arguments = parser.parse_args()
 
     torch.manual_seed(arguments.seed)
-    classes = dict(CLASSES)
-    if arguments.tokenizer:
-        shutil.copytree(arguments.tokenizer, arguments.out / "tokenizer", dirs_exist_ok=True)
-    else:
-        del classes["tokenizer"]
+    save_tokenizer(arguments.out / "tokenizer")
     for component, make in (("text_encoder", make_text_encoder), ("unet", make_unet), ("vae", make_vae)):
         save_component(make(), arguments.out / component, DTYPES[arguments.dtype])
     make_scheduler().save_pretrained(arguments.out / "scheduler")
     absent = {name: [None, None] for name in ("feature_extractor", "image_encoder", "safety_checker")}
-    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **absent, **classes}
+    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **absent, **CLASSES}
     (arguments.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 

@@ -11,8 +11,8 @@ use cudarc::cublaslt::{result, sys};
 
 use super::device::Gpu;
 use super::memory::DeviceMemory;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops::DType;
 
 /// What NVIDIA recommends for Hopper; older chips need less.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -21,7 +21,7 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 const TRANSPOSED: i32 = 1;
 
 /// `y[m,n] = x[m,k] · w[n,k]ᵀ + bias[n] + residual[m,n]`, row-major with pitches.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Product {
     pub m: usize,
     pub n: usize,
@@ -80,6 +80,7 @@ impl CublasLt {
         };
         if !self.plans.contains_key(&product) {
             let plan = during(Plan::new(self.handle, &product), describe)?;
+            tracing::trace!(?product, "chose a cuBLASLt algorithm");
             self.plans.insert(product, plan);
         }
         let plan = &self.plans[&product];

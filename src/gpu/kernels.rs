@@ -11,9 +11,9 @@ use cudarc::nvrtc::Ptx;
 
 use super::During;
 use super::device::Gpu;
+use super::{attention, conv};
+use crate::dtype::DType;
 use crate::error::Result;
-use crate::ops::DType;
-use crate::ops::cuda::{attention, conv};
 
 /// Name, machine code, portable PTX of each file in cuda/.
 mod images {
@@ -77,18 +77,18 @@ args!(StepArgs, 48 {
     index: u64, counters: u64, done: u64, cancel: u64, condition: u64, rows: i32, unused: i32,
 });
 
-/// Grid, block and dynamic shared memory of a launch.
+/// Blocks, threads of a block and dynamic shared memory of a launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch {
     pub grid: (u32, u32, u32),
-    pub threads: u32,
+    pub block: (u32, u32, u32),
     pub shared_bytes: usize,
 }
 
 impl Launch {
     /// One thread for each of `n` items, in blocks of 256.
     pub fn each(n: usize) -> Self {
-        Launch { grid: (n.div_ceil(256) as u32, 1, 1), threads: 256, shared_bytes: 0 }
+        Launch { grid: (n.div_ceil(256) as u32, 1, 1), block: (256, 1, 1), shared_bytes: 0 }
     }
 }
 
@@ -168,7 +168,12 @@ impl Module {
                 loaded => loaded,
             },
         };
-        Ok(Module(module.during(&format!("loading the kernels of {file}.cu"))?))
+        let (major, minor) = (gpu.driver / 1000, gpu.driver % 1000 / 10);
+        let operation = format!(
+            "loading the kernels of {file}.cu (the driver is of CUDA {major}.{minor}; kernels built by an nvcc of \
+             a later major version need a newer driver)"
+        );
+        Ok(Module(module.during(&operation)?))
     }
 
     fn function(&self, symbol: &str, shared_bytes: usize) -> Result<CudaFunction> {
@@ -200,7 +205,7 @@ impl Gpu {
             result::launch_kernel(
                 kernel.cu_function(),
                 launch.grid,
-                (launch.threads, 1, 1),
+                launch.block,
                 launch.shared_bytes as u32,
                 self.stream.cu_stream(),
                 &mut params,

@@ -1,5 +1,6 @@
 //! Device memory taken once, and host memory that a running graph can see.
 
+use std::ptr::null_mut;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, result, sys};
@@ -26,8 +27,13 @@ impl DeviceMemory {
             address => address.during("allocating device memory")?,
         };
         let memory = DeviceMemory { context: context.clone(), address, bytes };
-        // SAFETY: the range has just been allocated.
-        unsafe { result::memset_d8_sync(address, 0, bytes) }.during("zeroing device memory")?;
+        // Despite its name the memset returns at once, and the engine's stream does not wait for the default
+        // stream, which it runs on.
+        // SAFETY: the range has just been allocated; the null handle is the default stream.
+        unsafe {
+            result::memset_d8_sync(address, 0, bytes).and_then(|()| result::stream::synchronize(null_mut()))
+        }
+        .during("zeroing device memory")?;
         Ok(memory)
     }
 }

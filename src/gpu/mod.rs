@@ -1,5 +1,7 @@
-//! The CUDA driver, kernels and cuBLASLt behind safe types. Knows nothing of models or verbs.
+//! The CUDA driver, kernels and cuBLASLt behind safe types. Knows nothing of models, tensors or verbs.
 
+pub mod attention;
+pub mod conv;
 pub mod cublaslt;
 pub mod device;
 pub mod graph;

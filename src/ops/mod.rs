@@ -15,9 +15,10 @@ pub mod verbs;
 use std::any::Any;
 use std::ops::{ControlFlow, Range};
 
-pub use tensor::{Arena, DType, Tensor};
+pub use tensor::{Arena, Tensor};
 pub use verbs::*;
 
+pub use crate::dtype::DType;
 use crate::error::Result;
 
 /// What a model is written over: an arena and verbs.

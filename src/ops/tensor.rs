@@ -1,39 +1,8 @@
-//! Where numbers live: [`Tensor`], [`DType`], [`Arena`].
+//! Where numbers live: [`Tensor`], [`Arena`].
 
 use std::fmt;
 
-/// Element type of a [`Tensor`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DType {
-    F32,
-    F16,
-    BF16,
-    I32,
-    U8,
-}
-
-impl DType {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            DType::F32 | DType::I32 => 4,
-            DType::F16 | DType::BF16 => 2,
-            DType::U8 => 1,
-        }
-    }
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            DType::I32 => "i32",
-            DType::U8 => "u8",
-        })
-    }
-}
+use crate::dtype::DType;
 
 /// A view of `[b, h, w, c]` elements in the memory of one backend: an address and a layout, no ownership.
 ///

@@ -4,7 +4,8 @@
 //! and softmax are f32 whatever the activations are; a result is rounded to the output's dtype once.
 //! Outputs never overlap inputs, except where a field says so.
 
-use super::tensor::{DType, Tensor};
+use super::tensor::Tensor;
+use crate::dtype::DType;
 
 /// One row of a table, chosen per image on the device: `table[index[b], ..]`.
 #[derive(Clone, Copy, Debug)]

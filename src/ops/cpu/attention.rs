@@ -44,7 +44,7 @@ pub fn attention(memory: &Memory, v: &Attention) {
                     scores[..j - first].fill(f32::NEG_INFINITY);
                 }
             }
-            let sums = vectorized(|| softmax(scores, pitch));
+            let sums = softmax(scores, pitch);
             // SAFETY: as above.
             unsafe {
                 let weights = (scores.as_ptr(), pitch, 1);
@@ -59,25 +59,26 @@ pub fn attention(memory: &Memory, v: &Attention) {
     });
 }
 
-/// Replaces every column's scores by `e^(score - max)`; returns the sum of each column.
-#[inline(always)]
-fn softmax(scores: &mut [f32], pitch: usize) -> [f32; TILE] {
-    let mut sums = [0.0; TILE];
-    for lane in (0..pitch).step_by(LANES) {
-        let mut max = [f32::NEG_INFINITY; LANES];
-        for row in scores.chunks_exact(pitch) {
-            for (max, &score) in max.iter_mut().zip(&row[lane..lane + LANES]) {
-                *max = if *max > score { *max } else { score };
+vectorized! {
+    /// Replaces every column's scores by `e^(score - max)`; returns the sum of each column.
+    fn softmax(scores: &mut [f32], pitch: usize) -> [f32; TILE] {
+        let mut sums = [0.0; TILE];
+        for lane in (0..pitch).step_by(LANES) {
+            let mut max = [f32::NEG_INFINITY; LANES];
+            for row in scores.chunks_exact(pitch) {
+                for (max, &score) in max.iter_mut().zip(&row[lane..lane + LANES]) {
+                    *max = if *max > score { *max } else { score };
+                }
             }
-        }
-        let mut sum = [0.0; LANES];
-        for row in scores.chunks_exact_mut(pitch) {
-            for ((score, max), sum) in row[lane..lane + LANES].iter_mut().zip(&max).zip(&mut sum) {
-                *score = exp(*score - max);
-                *sum += *score;
+            let mut sum = [0.0; LANES];
+            for row in scores.chunks_exact_mut(pitch) {
+                for ((score, max), sum) in row[lane..lane + LANES].iter_mut().zip(&max).zip(&mut sum) {
+                    *score = exp(*score - max);
+                    *sum += *score;
+                }
             }
+            sums[lane..lane + LANES].copy_from_slice(&sum);
         }
-        sums[lane..lane + LANES].copy_from_slice(&sum);
+        sums
     }
-    sums
 }

@@ -6,12 +6,25 @@ use crate::ops::{Embed, Geglu, Scale, TimestepEmbedding, ToRgb8};
 
 pub fn geglu(memory: &Memory, v: &Geglu) {
     let x = memory.rows::<f32>(v.x);
-    memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
-        vectorized(|| {
-            let (pairs, _) = x.row(row).as_chunks::<2>();
-            out.iter_mut().zip(pairs).for_each(|(out, [value, gate])| *out = value * gelu(*gate));
-        });
-    });
+    memory.rows_mut::<f32>(v.out).par_rows(|row, out| geglu_row(out, x.row(row)));
+}
+
+vectorized! {
+    fn geglu_row(out: &mut [f32], x: &[f32]) {
+        // Values and gates apart first: only adjacent numbers become vectors.
+        for (out, x) in out.chunks_mut(64).zip(x.chunks(128)) {
+            let (mut values, mut gates) = ([0.0; 64], [0.0; 64]);
+            for ((value, gate), pair) in values.iter_mut().zip(&mut gates).zip(x.as_chunks().0) {
+                [*value, *gate] = *pair;
+            }
+            for gate in &mut gates {
+                *gate = gelu(*gate);
+            }
+            for ((out, value), gate) in out.iter_mut().zip(values).zip(gates) {
+                *out = value * gate;
+            }
+        }
+    }
 }
 
 pub fn embed(memory: &Memory, v: &Embed) {

@@ -145,8 +145,14 @@ impl<'a, T: Element> Rows<'a, T> {
     }
 
     pub fn row(&self, row: usize) -> &'a [T] {
+        self.run(row, self.c)
+    }
+
+    /// What lies in memory from the start of a row; more than the row only where rows are adjacent.
+    pub fn run(&self, row: usize, len: usize) -> &'a [T] {
+        assert!(len <= self.c || (self.pitch == self.c && len <= (self.count - row) * self.c));
         // SAFETY: `locate` found all rows in live memory; outputs of a verb do not overlap inputs.
-        unsafe { std::slice::from_raw_parts(self.pointer(row), self.c) }
+        unsafe { std::slice::from_raw_parts(self.pointer(row), len) }
     }
 }
 

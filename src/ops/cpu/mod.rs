@@ -13,7 +13,7 @@ mod norm;
 mod product;
 mod sampler;
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
@@ -126,8 +126,8 @@ impl Backend for Cpu {
         let rows = (BYTES / row_bytes.max(1)).max(1);
         self.memory.bytes_mut(to).par_chunks_mut((rows * row_bytes).max(1)).enumerate().for_each(
             |(chunk, bytes)| {
-                let range = Range { start: chunk * rows, end: chunk * rows + bytes.len() / row_bytes };
-                fill(range, bytes);
+                let first = chunk * rows;
+                fill(first..first + bytes.len() / row_bytes, bytes);
             },
         );
         Ok(())
@@ -189,5 +189,116 @@ impl Backend for Cpu {
 
     fn recorded(&self) -> usize {
         self.recorded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::ops::{Linear, ModelInput, Scale};
+    use crate::sampler::ROW_WIDTH;
+
+    fn cpu() -> (Cpu, Region) {
+        let mut cpu = Cpu::new();
+        let region = cpu.reserve(1 << 16, "tests").unwrap();
+        cpu.use_arena(Arena::new(region.base, region.bytes));
+        (cpu, region)
+    }
+
+    fn tensor(cpu: &mut Cpu, shape: [usize; 4], values: &[f32]) -> Tensor {
+        let tensor = cpu.arena().alloc(shape, DType::F32);
+        cpu.write(tensor, bytemuck::cast_slice(values)).unwrap();
+        tensor
+    }
+
+    fn f32s<const N: usize>(cpu: &mut Cpu, tensor: Tensor) -> [f32; N] {
+        let mut values = [0.0; N];
+        cpu.read(tensor, bytemuck::cast_slice_mut(&mut values)).unwrap();
+        values
+    }
+
+    #[test]
+    fn steps_advance_the_index_and_can_be_broken_off() {
+        let (mut cpu, _region) = cpu();
+        let mut rows = [0.0; 4 * ROW_WIDTH];
+        (0..4).for_each(|i| rows[i * ROW_WIDTH] = (i + 1) as f32);
+        let table = tensor(&mut cpu, [1, 1, 4, ROW_WIDTH], &rows);
+        let x = tensor(&mut cpu, [1, 1, 1, 1], &[10.0]);
+        let identity = tensor(&mut cpu, [1, 1, 1, 1], &[1.0]);
+        let sum = tensor(&mut cpu, [1, 1, 1, 1], &[0.0]);
+        let index = cpu.arena().alloc([1, 1, 1, 2], DType::I32);
+        let graph = cpu
+            .record_steps(index, &mut |ops| {
+                let out = ops.alloc([1, 1, 1, 1]);
+                ops.model_input(ModelInput { out, x, table, index });
+                ops.linear(Linear { residual: Some(sum), ..Linear::new(sum, out, identity, None) });
+            })
+            .unwrap();
+        assert_eq!((cpu.recorded(), f32s(&mut cpu, sum)), (1, [0.0]), "recording computes nothing");
+
+        let mut heard = Vec::new();
+        let done = cpu.replay_steps(&graph, 3, &mut |done| {
+            heard.push(done);
+            ControlFlow::Continue(())
+        });
+        assert_eq!((done.unwrap(), heard), (3, vec![1, 2, 3]));
+        assert_eq!(f32s(&mut cpu, sum), [10.0 * (1.0 + 2.0 + 3.0)]);
+        assert_eq!(cpu.memory.slice::<i32>(index), [3, 3]);
+
+        cpu.write(index, bytemuck::cast_slice(&[0, 0])).unwrap();
+        let done = cpu.replay_steps(&graph, 3, &mut |_| ControlFlow::Break(()));
+        assert_eq!((done.unwrap(), f32s(&mut cpu, sum)), (1, [70.0]));
+    }
+
+    #[test]
+    fn a_graph_reads_its_inputs_anew() {
+        let (mut cpu, _region) = cpu();
+        let [x, out] = [1.0, 0.0].map(|value| tensor(&mut cpu, [1, 1, 1, 1], &[value]));
+        let graph = cpu.record(&mut |ops| ops.scale(Scale { out, x, scale: 2.0 })).unwrap();
+        for value in [3.0, 4.0] {
+            cpu.write(x, bytemuck::cast_slice(&[value])).unwrap();
+            cpu.replay(&graph).unwrap();
+            assert_eq!(f32s(&mut cpu, out), [2.0 * value]);
+        }
+    }
+
+    #[test]
+    fn fill_asks_for_every_row_once() {
+        let mut cpu = Cpu::new();
+        let region = cpu.reserve(4 << 20, "tests").unwrap();
+        for shape in [[1, 1, 5, 3], [1, 1, 1, 100_000], [7, 3, 3, 4], [1, 1, 1000, 300]] {
+            let to = Arena::new(region.base, region.bytes).alloc(shape, DType::F32);
+            let rows = AtomicUsize::new(0);
+            let fill = |range: Range<usize>, bytes: &mut [u8]| {
+                rows.fetch_add(range.len(), Ordering::Relaxed);
+                for (row, values) in range.zip(bytes.chunks_exact_mut(4 * shape[3])) {
+                    bytemuck::cast_slice_mut::<u8, f32>(values).fill(row as f32);
+                }
+            };
+            cpu.fill(to, &fill).unwrap();
+            assert_eq!(rows.into_inner(), to.rows());
+            let filled = cpu.memory.rows::<f32>(to);
+            assert!((0..to.rows()).all(|row| filled.row(row).iter().all(|&x| x == row as f32)));
+        }
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error() {
+        for bytes in [1 << 60, usize::MAX] {
+            let error = Cpu::new().reserve(bytes, "weights").err().expect("too much").to_string();
+            assert!(error.contains("weights") && error.contains("smaller picture"), "{error}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "is not in this backend's memory")]
+    fn a_tensor_of_freed_memory_is_a_bug() {
+        let (mut cpu, region) = cpu();
+        let [x, out] = [1.0, 0.0].map(|value| tensor(&mut cpu, [1, 1, 1, 1], &[value]));
+        drop(region);
+        cpu.run(&mut |ops| ops.scale(Scale { out, x, scale: 2.0 })).unwrap();
     }
 }

@@ -43,7 +43,7 @@ impl<'a> Weight<'a> {
     /// `weight` is dense, for an output of `rows`; a transpose goes to `buffer`.
     pub fn new(weight: &'a [f32], [n, k]: [usize; 2], rows: usize, buffer: &'a mut Vec<f32>) -> Self {
         assert_eq!(weight.len(), n * k);
-        if n * k > 2 * rows * (n + k) {
+        if n * k > rows * (n + k) {
             return Weight { data: weight, n, pitch: k, transposed: false };
         }
         let pitch = n.next_multiple_of(BLOCK);
@@ -219,6 +219,7 @@ impl Product<'_> {
         });
     }
 }
+
 /// An f32 matrix: address, distance of neighbours in a column, in a row.
 type Matrix<P> = (P, usize, usize);
 

@@ -2,10 +2,10 @@
 
 use cudarc::driver::CudaFunction;
 
-use super::attention::AttentionPlan;
-use super::conv::{self, Conv2dPlan};
 use super::{Cuda, Kind, SCRATCH_BYTES};
 use crate::error::Result;
+use crate::gpu::attention::AttentionPlan;
+use crate::gpu::conv::{self, Conv2dPlan};
 use crate::gpu::cublaslt::{Operands, Product};
 use crate::gpu::kernels::*;
 use crate::ops::*;
@@ -45,7 +45,7 @@ fn assert_vectors(tensors: &[Tensor]) {
 /// One thread for each output of an [m,n] product.
 fn naive_tiles(m: usize, n: usize) -> Launch {
     let grid = (m.div_ceil(NAIVE_TILE) as u32, n.div_ceil(NAIVE_TILE) as u32, 1);
-    Launch { grid, threads: (NAIVE_TILE * NAIVE_TILE) as u32, shared_bytes: 0 }
+    Launch { grid, block: (NAIVE_TILE as u32, NAIVE_TILE as u32, 1), shared_bytes: 0 }
 }
 
 impl Cuda {
@@ -116,15 +116,16 @@ impl Cuda {
         let device = conv::Device { sms: self.gpu.multiprocessors, shared_bytes: self.gpu.shared_bytes };
         let plan = Conv2dPlan::choose(product, device);
         assert!(plan.partial_bytes <= SCRATCH_BYTES, "{plan:?}");
+        tracing::trace!(?product, ?plan, "chose a convolution");
         args.splits = int(plan.splits);
         args.k_tiles_per_split = int(plan.k_tiles_per_split);
-        let launch = Launch { grid: plan.grid, threads: plan.threads, shared_bytes: plan.shared_bytes };
+        let launch = Launch { grid: plan.grid, block: (plan.threads, 1, 1), shared_bytes: plan.shared_bytes };
         self.start(&self.kernels.conv2d[plan.tile], launch, &args)?;
         if plan.splits == 1 {
             return Ok(());
         }
         let grid = (plan.reduce_blocks, 1, 1);
-        let launch = Launch { grid, threads: Conv2dPlan::REDUCE_THREADS, shared_bytes: 0 };
+        let launch = Launch { grid, block: (Conv2dPlan::REDUCE_THREADS, 1, 1), shared_bytes: 0 };
         self.start(self.kernels.conv2d_reduce.as_ref().expect("loaded with the fast kernels"), launch, &args)
     }
 
@@ -218,11 +219,11 @@ impl Cuda {
             eps: v.eps,
         };
         assert!(b * splits * v.groups * 8 <= SCRATCH_BYTES, "group_norm statistics of {}", v.x);
-        let threads = threads as u32;
-        let stats = Launch { grid: (splits as u32, b as u32, 1), threads, shared_bytes: 0 };
+        let block = (threads as u32, 1, 1);
+        let stats = Launch { grid: (splits as u32, b as u32, 1), block, shared_bytes: 0 };
         self.start(&self.kernels.group_norm_stats, stats, &args)?;
         let chunks = hw.div_ceil(2 * lanes).min(wanted) as u32;
-        let apply = Launch { grid: (chunks, b as u32, 1), threads, shared_bytes: 8 * v.groups };
+        let apply = Launch { grid: (chunks, b as u32, 1), block, shared_bytes: 8 * v.groups };
         self.start(&self.kernels.group_norm_apply, apply, &args)
     }
 
@@ -242,7 +243,7 @@ impl Cuda {
             eps: v.eps,
             unused: 0,
         };
-        let launch = Launch { grid: (m.div_ceil(8) as u32, 1, 1), threads: 256, shared_bytes: 0 };
+        let launch = Launch { grid: (m.div_ceil(8) as u32, 1, 1), block: (256, 1, 1), shared_bytes: 0 };
         self.start(&self.kernels.layer_norm, launch, &args)
     }
 
@@ -269,13 +270,13 @@ impl Cuda {
         };
         if self.kind == Kind::Naive {
             let grid = (t.div_ceil(NAIVE_QUERIES) as u32, v.heads as u32, b as u32);
-            let (threads, shared_bytes) = (32 * NAIVE_QUERIES as u32, NAIVE_QUERIES * d * 8);
-            let launch = Launch { grid, threads, shared_bytes };
+            let block = (32 * NAIVE_QUERIES as u32, 1, 1);
+            let launch = Launch { grid, block, shared_bytes: NAIVE_QUERIES * d * 8 };
             return self.start(&self.kernels.attention_naive, launch, &args);
         }
         assert_vectors(&[v.out, v.q, v.k, v.v]);
         let plan = AttentionPlan::choose(b, v.heads, t, s, d, self.gpu.multiprocessors);
-        let launch = Launch { grid: plan.grid, threads: plan.threads, shared_bytes: plan.shared_bytes };
+        let launch = Launch { grid: plan.grid, block: (plan.threads, 1, 1), shared_bytes: plan.shared_bytes };
         self.start(&self.kernels.attention[plan.tile], launch, &args)
     }
 

@@ -1,7 +1,5 @@
 //! The CUDA backend: verbs become kernel launches on one stream, models become graphs.
 
-pub mod attention;
-pub mod conv;
 mod launch;
 mod steps;
 
@@ -61,6 +59,8 @@ pub struct Cuda {
     sync: bool,
     /// Graphs recorded so far.
     recorded: usize,
+    /// A stream that is being captured cannot be waited for.
+    capturing: bool,
     /// The first failure since the last time anybody asked.
     failure: Option<Error>,
 }
@@ -76,6 +76,14 @@ impl Cuda {
     pub fn open(ordinal: usize, dtype: DType) -> Result<Self> {
         let gpu = Rc::new(Gpu::open(ordinal)?);
         let kernels = Kernels::load(&gpu, dtype)?;
+        tracing::debug!(
+            name = gpu.name,
+            arch = gpu.arch,
+            multiprocessors = gpu.multiprocessors,
+            driver = gpu.driver,
+            portable = gpu.portable,
+            "opened the GPU"
+        );
         let loop_kind = if gpu.has_conditional_graphs() { LoopKind::While } else { LoopKind::Stepwise };
         Ok(Cuda {
             kernels,
@@ -90,6 +98,7 @@ impl Cuda {
             loop_kind,
             sync: std::env::var("SDRT_SYNC").is_ok_and(|value| value == "1"),
             recorded: 0,
+            capturing: false,
             failure: None,
             gpu,
         })
@@ -125,12 +134,17 @@ impl Cuda {
     }
 
     fn capture(&mut self, body: impl FnOnce(&mut Self) -> Result<()>) -> Result<CapturedGraph> {
-        self.recorded += 1;
         let gpu = self.gpu.clone();
-        CapturedGraph::capture(&gpu, || {
-            let result = body(self);
-            self.settle(result)
-        })
+        CapturedGraph::capture(&gpu, || self.captured(body))
+    }
+
+    /// Issues what is being captured.
+    fn captured(&mut self, body: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        self.recorded += 1;
+        self.capturing = true;
+        let result = body(self);
+        self.capturing = false;
+        self.settle(result)
     }
 }
 
@@ -147,7 +161,7 @@ impl Ops for Cuda {
             return;
         }
         let mut result = self.launch(&call);
-        if result.is_ok() && self.sync {
+        if result.is_ok() && self.sync && !self.capturing {
             result = self.gpu.synchronize("running a kernel");
         }
         if let Err(error) = result {

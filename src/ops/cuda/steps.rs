@@ -65,7 +65,7 @@ impl StepControl {
     }
 }
 
-const STEP_END: Launch = Launch { grid: (1, 1, 1), threads: 32, shared_bytes: 0 };
+const STEP_END: Launch = Launch { grid: (1, 1, 1), block: (32, 1, 1), shared_bytes: 0 };
 
 impl Cuda {
     /// Launches the end of a step that the host repeats.
@@ -80,15 +80,16 @@ impl Cuda {
         index: Tensor,
         body: &mut dyn FnMut(&mut dyn Ops),
     ) -> Result<CapturedGraph> {
-        self.recorded += 1;
         let gpu = self.gpu.clone();
         CapturedGraph::capture_while(&gpu, |condition| {
-            body(self);
-            let args = self.control.args(index, condition);
-            let step_while = self.kernels.step_while.as_ref().expect("loaded when the driver knows WHILE");
-            // SAFETY: as in `advance`.
-            let result = unsafe { gpu.launch(step_while, STEP_END, &args) };
-            self.settle(result)
+            self.captured(|cuda| {
+                body(cuda);
+                let args = cuda.control.args(index, condition);
+                let step_while =
+                    cuda.kernels.step_while.as_ref().expect("loaded when the driver knows WHILE");
+                // SAFETY: as in `advance`.
+                unsafe { cuda.gpu.launch(step_while, STEP_END, &args) }
+            })
         })
     }
 
@@ -106,9 +107,12 @@ impl Cuda {
         self.control.done().store(0, Ordering::Relaxed);
         self.control.cancel().store(0, Ordering::Relaxed);
         let counters = [steps as i32, 0];
-        // SAFETY: two integers into memory of two integers; the stream is idle.
-        unsafe { result::memcpy_htod_sync(self.control.counters.address, &counters) }
-            .during("setting the step counters")?;
+        // On the stream, which does not wait for copies on the default stream.
+        // SAFETY: two integers into memory of two integers; `counters` outlives the loop.
+        unsafe {
+            result::memcpy_htod_async(self.control.counters.address, &counters, self.gpu.stream.cu_stream())
+        }
+        .during("setting the step counters")?;
         match kind {
             LoopKind::While => {
                 graph.launch()?;
@@ -117,7 +121,7 @@ impl Cuda {
             LoopKind::Stepwise => {
                 for step in 1..=steps {
                     graph.launch()?;
-                    self.follow(&mut |_| ControlFlow::Continue(()))?;
+                    self.synchronize("denoising")?;
                     if on_step(step).is_break() {
                         break;
                     }

@@ -1,0 +1,60 @@
+//! `sdrt bench`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use sdrt::bench::{self, Settings};
+use sdrt::image;
+
+use super::{DeviceArgs, ModelArgs};
+
+/// Measures how long the stages take, each after a warm-up, and prints medians beside the roofline.
+#[derive(Args)]
+#[command(allow_negative_numbers = true)]
+pub struct Bench {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Pictures at once: 1,4 measures both
+    #[arg(short = 'b', long, value_name = "N,..", value_delimiter = ',', default_value = "1")]
+    images: Vec<usize>,
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    steps: usize,
+    /// [default: the model's]
+    #[arg(short = 'W', long, value_name = "N")]
+    width: Option<usize>,
+    /// [default: the model's]
+    #[arg(short = 'H', long, value_name = "N")]
+    height: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Where the numbers go, a line of JSON for each stage
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// A file of an earlier --json to compare with
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+}
+
+impl Bench {
+    pub fn run(&self) -> Result<()> {
+        let before = self.against.as_deref().map(bench::read).transpose()?.unwrap_or_default();
+        self.json.as_deref().map(image::check_writable).transpose()?;
+        let settings = Settings {
+            model: self.model.model()?,
+            device: self.device.device,
+            dtype: self.device.dtype,
+            images: self.images.clone(),
+            steps: self.steps,
+            width: self.width,
+            height: self.height,
+        };
+        let rows = bench::measure(&settings, &mut super::say)?;
+        if let Some(path) = &self.json {
+            bench::write(path, &rows)?;
+        }
+        write!(std::io::stdout(), "{}\n{}", rows[0].machine, bench::table(&rows, &before))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! `sdrt info`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use sdrt::bench::Model;
+use sdrt::columns::{bytes, columns};
+use sdrt::info;
+use sdrt::ops::DType;
+use sdrt::pipeline::Request;
+use sdrt::sampler::{Sampler, SchedulerConfig};
+use serde_json::json;
+
+use super::{KnownShapes, which_model};
+
+/// Shows what a model is made of, the memory it needs and the work it does; needs no GPU.
+#[derive(Args)]
+#[command(allow_negative_numbers = true)]
+pub struct Info {
+    /// Folder of a model in the diffusers layout
+    model: Option<PathBuf>,
+    /// Known shapes instead of a model
+    #[arg(long, value_name = "SHAPES", conflicts_with = "model")]
+    random_weights: Option<KnownShapes>,
+    /// Lists every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// Of the pictures that memory and work are counted for [default: the model's]
+    #[arg(short = 'W', long, value_name = "N")]
+    width: Option<usize>,
+    /// [default: the model's]
+    #[arg(short = 'H', long, value_name = "N")]
+    height: Option<usize>,
+    /// Pictures at once
+    #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
+    num_images: usize,
+    /// What weights and activations are kept in: f16, bf16 or f32
+    #[arg(long, default_value = "f16")]
+    dtype: DType,
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Info {
+    pub fn run(&self) -> Result<()> {
+        let (model, name) = match (&self.model, self.random_weights) {
+            (Some(folder), _) => (Model::Folder(folder.clone()), folder.display().to_string()),
+            (None, Some(KnownShapes::Sd15)) => {
+                (Model::RandomSd15, "Stable Diffusion 1.5, random weights".to_string())
+            }
+            (None, None) => return Err(which_model("MODEL, or --random-weights sd15").into()),
+        };
+        let (config, scheduler) = model.describe()?;
+        let defaults = Request::defaults(&config, scheduler.default_sampler().unwrap_or(Sampler::Ddim));
+        let request = Request {
+            width: self.width.unwrap_or(defaults.width),
+            height: self.height.unwrap_or(defaults.height),
+            images: self.num_images,
+            ..defaults
+        };
+        let info = info::Info::new(&model, &request, self.dtype)?;
+        let text =
+            if self.json { self.object(&name, &info, &request) } else { self.text(&name, &info, &request) };
+        Ok(writeln!(std::io::stdout(), "{text}")?)
+    }
+
+    fn text(&self, name: &str, info: &info::Info, request: &Request) -> String {
+        let row = |cells: &[&str]| cells.iter().map(ToString::to_string).collect::<Vec<String>>();
+        let configuration: Vec<_> =
+            configuration(info, request).iter().map(|(part, text)| row(&[part, text])).collect();
+
+        let mut tensors = vec![row(&["tensors", "dtype", "count", "size"])];
+        for (component, (count, size, dtypes)) in info.components() {
+            tensors.push(row(&[component, &dtypes.join(" "), &count.to_string(), &bytes(size)]));
+        }
+
+        let mut work = vec![row(&["work", "verbs", "GFLOP", "moves", "arena"])];
+        for stage in &info.stages {
+            let gflop = format!("{:.1}", stage.flops as f64 / 1e9);
+            let (moved, arena) = (bytes(stage.bytes as usize), bytes(stage.arena_bytes));
+            work.push(row(&[stage.stage, &stage.verbs.to_string(), &gflop, &moved, &arena]));
+        }
+        let all = format!("{:.1}", info.image_flops() as f64 / 1e9);
+        work.push(row(&[&format!("all, {} steps", request.steps), "", &all]));
+
+        let info::Info { dtype, weight_bytes, arena_bytes, .. } = *info;
+        let memory = [
+            row(&["memory", ""]),
+            row(&[&format!("weights, {dtype}"), &bytes(weight_bytes)]),
+            row(&["arena of latents and activations", &bytes(arena_bytes)]),
+            row(&["together", &bytes(weight_bytes + arena_bytes)]),
+        ];
+        let Request { images, width, height, .. } = request;
+        let pictures = if *images == 1 { "picture" } else { "pictures" };
+        let batch = info.shape.unet_batch();
+        let mut text = format!(
+            "{name}\n{}\n{}\n{images} {pictures} of {width}x{height}, U-Net batch {batch}\n\n{}\n{}",
+            columns(&configuration, 2),
+            columns(&tensors, 2),
+            columns(&work, 1),
+            columns(&memory, 1),
+        );
+        if self.tensors {
+            let line = |tensor: &info::Weight| {
+                let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
+                row(&[tensor.component, &tensor.key, &tensor.dtype, &shape.join("x")])
+            };
+            text += "\n";
+            text += &columns(&info.tensors.iter().map(line).collect::<Vec<_>>(), 4);
+        }
+        text.trim_end().to_string()
+    }
+
+    fn object(&self, name: &str, info: &info::Info, request: &Request) -> String {
+        let components: Vec<_> = info
+            .components()
+            .into_iter()
+            .map(|(component, (count, bytes, dtypes))| {
+                json!({"component": component, "tensors": count, "bytes": bytes, "dtypes": dtypes})
+            })
+            .collect();
+        let configuration: serde_json::Map<_, _> = configuration(info, request)
+            .into_iter()
+            .map(|(part, text)| (part.to_string(), text.into()))
+            .collect();
+        let mut object = json!({
+            "model": name,
+            "configuration": configuration,
+            "components": components,
+            "width": request.width,
+            "height": request.height,
+            "images": request.images,
+            "unet_batch": info.shape.unet_batch(),
+            "steps": request.steps,
+            "evaluations": info.evaluations,
+            "dtype": info.dtype.to_string(),
+            "weight_bytes": info.weight_bytes,
+            "arena_bytes": info.arena_bytes,
+            "stages": info.stages,
+            "image_flops": info.image_flops(),
+        });
+        if self.tensors {
+            object["tensors"] = json!(info.tensors);
+        }
+        object.to_string()
+    }
+}
+
+/// A line for each part of the model.
+fn configuration(info: &info::Info, request: &Request) -> [(&'static str, String); 5] {
+    let list = |numbers: &[usize]| {
+        let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+        numbers.join(" ")
+    };
+    let (clip, unet, vae) = (&info.config.clip, &info.config.unet, &info.config.vae);
+    let text_encoder = format!(
+        "{} layers of width {}, {} heads, vocabulary of {}, {} tokens",
+        clip.num_hidden_layers,
+        clip.hidden_size,
+        clip.num_attention_heads,
+        clip.vocab_size,
+        clip.max_position_embeddings,
+    );
+    let unet = format!(
+        "channels {}, resnets {}, heads {}, context width {}, latents {}x{}x{}",
+        list(&unet.block_out_channels),
+        list(&unet.layers_per_block),
+        list(&unet.heads),
+        unet.cross_attention_dim,
+        unet.sample_size,
+        unet.sample_size,
+        unet.in_channels,
+    );
+    let vae = format!(
+        "channels {}, resnets {}, {} pixels to a latent's side, scaling factor {}",
+        list(&vae.block_out_channels),
+        vae.layers_per_block,
+        vae.scale_factor(),
+        vae.scaling_factor,
+    );
+    let SchedulerConfig { class_name, num_train_timesteps, beta_schedule, .. } = &info.scheduler;
+    let scheduler = format!(
+        "{}, {num_train_timesteps} timesteps, betas {beta_schedule} {} to {}, predicts {}",
+        class_name.as_deref().unwrap_or("no class"),
+        info.scheduler.beta_start,
+        info.scheduler.beta_end,
+        info.scheduler.prediction_type.as_deref().unwrap_or("epsilon"),
+    );
+    let suggests = match info.scheduler.default_sampler() {
+        Ok(sampler) => {
+            format!(
+                "--sampler {sampler} --steps {} --guidance-scale {}",
+                request.steps, request.guidance_scale
+            )
+        }
+        Err(error) => error.to_string(),
+    };
+    [
+        ("text encoder", text_encoder),
+        ("U-Net", unet),
+        ("VAE", vae),
+        ("scheduler", scheduler),
+        ("suggests", suggests),
+    ]
+}

@@ -1,0 +1,116 @@
+//! Flags, and what is printed. The work is done by the library.
+
+mod bench;
+mod info;
+mod profile;
+mod run;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sdrt::bench::Model;
+use sdrt::device::Device;
+use sdrt::error::Error;
+use sdrt::ops::DType;
+use tracing_subscriber::EnvFilter;
+
+/// Stable Diffusion, from a prompt to a picture.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Says more on stderr; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 100)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Paints pictures
+    Run(run::Run),
+    /// Shows what a model is made of, the memory it needs and the work it does; needs no GPU
+    Info(info::Info),
+    /// Measures how long the stages take
+    Bench(bench::Bench),
+    /// Measures how long each verb takes
+    Profile(profile::Profile),
+}
+
+impl Cli {
+    pub fn run(&self) -> Result<()> {
+        let level = ["warn", "sdrt=debug", "sdrt=trace"][usize::from(self.verbose.min(2))];
+        tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(level))
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .without_time()
+            .init();
+        match &self.command {
+            Command::Run(run) => run.run(),
+            Command::Info(info) => info.run(),
+            Command::Bench(bench) => bench.run(),
+            Command::Profile(profile) => profile.run(),
+        }
+    }
+}
+
+#[derive(Args)]
+struct DeviceArgs {
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// What weights and activations are kept in: f16, bf16 or f32 [default: f16 on a GPU, f32 on the CPU]
+    #[arg(long)]
+    dtype: Option<DType>,
+}
+
+/// Shapes that are known without a checkpoint.
+#[derive(Clone, Copy, ValueEnum)]
+enum KnownShapes {
+    /// Stable Diffusion 1.5
+    Sd15,
+}
+
+#[derive(Args)]
+struct ModelArgs {
+    /// Folder of a model in the diffusers layout
+    #[arg(short, long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Random weights of known shapes instead of a model
+    #[arg(long, value_name = "SHAPES", conflicts_with = "model")]
+    random_weights: Option<KnownShapes>,
+}
+
+impl ModelArgs {
+    fn model(&self) -> Result<Model, Error> {
+        match (&self.model, self.random_weights) {
+            (Some(folder), _) => Ok(Model::Folder(folder.clone())),
+            (None, Some(KnownShapes::Sd15)) => Ok(Model::RandomSd15),
+            (None, None) => Err(which_model("--model DIR, or --random-weights sd15")),
+        }
+    }
+}
+
+fn which_model(flags: &str) -> Error {
+    let shipped = "models/tiny ships with the project, with random weights";
+    Error::invalid(format!("which model? Pass {flags}; {shipped}"))
+}
+
+/// Says on stderr that `--device auto` found no GPU.
+fn say_notice(notice: Option<&str>) {
+    if let Some(why) = notice {
+        say(&format!("running on the CPU: {why}"));
+    }
+}
+
+/// A line on stderr. If nobody can read it, that is no reason to stop.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn ms(milliseconds: f64) -> String {
+    format!("{milliseconds:.1}")
+}

@@ -1,0 +1,86 @@
+//! `sdrt profile`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use sdrt::image;
+use sdrt::pipeline::Stage;
+use sdrt::profile;
+
+use super::{DeviceArgs, ModelArgs, say_notice};
+
+/// Measures how long each verb and shape takes, slowest first, or runs the stages once for nsys and ncu.
+#[derive(Args)]
+#[command(allow_negative_numbers = true)]
+pub struct Profile {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Pictures at once
+    #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
+    images: usize,
+    /// The part of the painting to look at
+    #[arg(long, default_value = "denoise")]
+    stage: StageName,
+    /// Measurements of each verb, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    repeat: usize,
+    /// Runs one encode, N steps and one decode verb by verb, in NVTX ranges with the checkpoint's names,
+    /// and measures nothing
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", conflicts_with_all = ["stage", "repeat", "json"])]
+    trace: Option<usize>,
+    /// [default: the model's]
+    #[arg(short = 'W', long, value_name = "N")]
+    width: Option<usize>,
+    /// [default: the model's]
+    #[arg(short = 'H', long, value_name = "N")]
+    height: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Where the numbers go, a line of JSON for each verb and shape
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum StageName {
+    /// Prompt to keys and values
+    Encode,
+    /// One step
+    Denoise,
+    /// Latents to pixels
+    Decode,
+}
+
+/// Steps of the picture that fills the memory before anything is measured.
+const STEPS: usize = 2;
+
+impl Profile {
+    pub fn run(&self) -> Result<()> {
+        let model = self.model.model()?;
+        let request = model.request(self.images, STEPS, self.width, self.height)?;
+        self.json.as_deref().map(image::check_writable).transpose()?;
+        let opened = self.device.device.open(self.device.dtype)?;
+        say_notice(opened.notice.as_deref());
+        let machine = opened.backend.describe();
+        let mut pipeline = model.load(opened.backend, &mut |_, _| ())?;
+        if let Some(steps) = self.trace {
+            let shape = request.shape(steps);
+            pipeline.run_eagerly(shape, Stage::Encode)?;
+            (0..steps).try_for_each(|_| pipeline.run_eagerly(shape, Stage::Denoise))?;
+            return Ok(pipeline.run_eagerly(shape, Stage::Decode)?);
+        }
+        let stage = match self.stage {
+            StageName::Encode => Stage::Encode,
+            StageName::Denoise => Stage::Denoise,
+            StageName::Decode => Stage::Decode,
+        };
+        let entries = profile::profile(&mut pipeline, &request, stage, self.repeat.max(1))?;
+        if let Some(path) = &self.json {
+            profile::write(path, &entries)?;
+        }
+        write!(std::io::stdout(), "{machine}\n{}", profile::table(&entries))?;
+        Ok(())
+    }
+}

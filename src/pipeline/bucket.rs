@@ -1,0 +1,37 @@
+//! The recorded stages of one shape.
+
+use super::stages::{Counted, Models, Shape, Tensors};
+use crate::error::Result;
+use crate::ops::*;
+
+/// The graphs of one shape and their memory.
+pub(super) struct Bucket {
+    pub tensors: Tensors,
+    pub encode: Graph,
+    pub denoise: Graph,
+    pub decode: Graph,
+    pub region: Region,
+}
+
+impl Bucket {
+    pub(super) fn new(backend: &mut dyn Backend, models: &Models, shape: &Shape) -> Result<Self> {
+        let dtype = backend.dtype();
+        let bytes = Counted::new(models, shape, dtype, Arena::unbounded()).arena_bytes();
+        let region = backend.reserve(bytes, "the latents and activations")?;
+        let before = backend.use_arena(Arena::new(region.base, region.bytes));
+        let tensors = Tensors::new(backend, models, shape);
+        let recorded = Self::record(backend, models, tensors, region);
+        backend.use_arena(before);
+        recorded
+    }
+
+    fn record(backend: &mut dyn Backend, models: &Models, tensors: Tensors, region: Region) -> Result<Self> {
+        Ok(Bucket {
+            encode: backend.record(&mut |ops| models.encode(ops, &tensors))?,
+            denoise: backend.record_steps(tensors.index, &mut |ops| models.denoise(ops, &tensors))?,
+            decode: backend.record(&mut |ops| models.decode(ops, &tensors))?,
+            tensors,
+            region,
+        })
+    }
+}

@@ -1,0 +1,196 @@
+//! From a prompt to a picture.
+//!
+//! ```text
+//! prompt -> token ids -> [encode] -> context, time table
+//! noise  -> latents   -> [denoise: one loop of U-Net + sampler row] -> latents
+//! latents             -> [decode] -> RGB8
+//! ```
+//! The three brackets are recorded once for each [`Shape`] and replayed for every request: steps,
+//! sampler, guidance, seed and prompt are data that is written in front of them.
+
+mod bucket;
+mod inputs;
+mod request;
+mod stages;
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use self::bucket::Bucket;
+use self::inputs::{padded, token_ids, write_noise};
+pub use self::request::{Painting, Picture, Request, Times};
+use self::stages::Tensors;
+pub use self::stages::{Counted, Models, Shape, Stage, count};
+use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
+use crate::ops::*;
+use crate::sampler::SchedulerConfig;
+use crate::text::Tokenizer;
+use crate::weights::{Checkpoint, ModelFolder, Plan, RandomWeights, Source};
+
+/// Called while weights load, with bytes done and bytes in all.
+pub type OnLoad<'a> = &'a mut dyn FnMut(usize, usize);
+/// Called between steps, with model evaluations done and in all; may break off.
+pub type OnStep<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
+pub struct Pipeline {
+    buckets: HashMap<Shape, Bucket>,
+    models: Models,
+    tokenizer: Tokenizer,
+    scheduler: SchedulerConfig,
+    weights: Region,
+    backend: Box<dyn Backend>,
+}
+
+impl Pipeline {
+    /// Loads a model folder in the layout of diffusers.
+    pub fn load(folder: &Path, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
+        let folder = ModelFolder::open(folder)?;
+        let config = ModelConfig::read(&folder.path)?;
+        let scheduler = SchedulerConfig::load(&folder.scheduler_config())?;
+        let tokenizer = Tokenizer::for_encoder(folder.tokenizer().as_deref(), &config.clip)?;
+        let checkpoint = Checkpoint::open(&folder)?;
+        Self::fill(&config, tokenizer, scheduler, &checkpoint, backend, on_load)
+    }
+
+    /// A model with random weights of the given shapes: for measuring without a checkpoint.
+    pub fn random(config: &ModelConfig, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
+        let tokenizer = Tokenizer::for_encoder(None, &config.clip)?;
+        Self::fill(config, tokenizer, SchedulerConfig::sd15(), &RandomWeights, backend, on_load)
+    }
+
+    fn fill(
+        config: &ModelConfig,
+        tokenizer: Tokenizer,
+        scheduler: SchedulerConfig,
+        source: &dyn Source,
+        mut backend: Box<dyn Backend>,
+        on_load: OnLoad,
+    ) -> Result<Self> {
+        let dtype = backend.dtype();
+        let mut plan = Plan::measure(dtype);
+        Models::new(config, &mut plan);
+        source.check(&plan.requests)?;
+        let bytes = plan.bytes();
+        let weights = backend.reserve(bytes, "the weights")?;
+        let mut plan = Plan::new(weights.base, weights.bytes, dtype);
+        let models = Models::new(config, &mut plan);
+        let mut done = 0;
+        for request in &plan.requests {
+            backend.fill(request.tensor, &|rows, out| source.fill(request, rows, out))?;
+            done += request.tensor.bytes().next_multiple_of(tensor::ALIGNMENT);
+            on_load(done, bytes);
+        }
+        backend.finish_fill()?;
+        Ok(Pipeline { buckets: HashMap::new(), models, tokenizer, scheduler, weights, backend })
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.models.config
+    }
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+    pub fn backend(&mut self) -> &mut dyn Backend {
+        &mut *self.backend
+    }
+    /// Bytes of all weights.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes
+    }
+
+    /// The request that the model suggests, for an empty prompt.
+    pub fn defaults(&self) -> Result<Request> {
+        Ok(Request::defaults(&self.models.config, self.scheduler.default_sampler()?))
+    }
+
+    /// Paints a request.
+    ///
+    /// # Errors
+    /// A value that cannot be used, memory that is not there, or [`Error::Cancelled`].
+    pub fn paint(&mut self, request: &Request, on_step: OnStep) -> Result<Painting> {
+        let table = request.check(&self.models.config, &self.scheduler)?;
+        let evaluations = table.evaluations();
+        let shape = request.shape(evaluations);
+        let mut times = Times { evaluations, ..Times::default() };
+
+        let start = Instant::now();
+        self.prepare(shape)?;
+        times.record = start.elapsed();
+        let bucket = &self.buckets[&shape];
+        let backend = &mut *self.backend;
+        let t = &bucket.tensors;
+
+        let start = Instant::now();
+        let (ids, warnings) = token_ids(&self.tokenizer, request, shape.unet_batch())?;
+        backend.write(t.ids, bytemuck::cast_slice(&ids))?;
+        backend.write(t.timesteps, &padded(&table.timesteps(), t.timesteps.len()))?;
+        backend.write(t.table, &padded(&table.pack(), t.table.len()))?;
+        backend.replay(&bucket.encode)?;
+        times.text = start.elapsed();
+
+        let start = Instant::now();
+        write_noise(backend, t, request, &table)?;
+        backend.write(t.guidance, &padded(&vec![request.guidance_scale; request.images], request.images))?;
+        backend.write(t.index, bytemuck::cast_slice(&vec![0i32; t.index.len()]))?;
+        let done =
+            backend.replay_steps(&bucket.denoise, evaluations, &mut |done| on_step(done, evaluations))?;
+        if done < evaluations {
+            return Err(Error::Cancelled { done, steps: evaluations });
+        }
+        times.denoise = start.elapsed();
+
+        let start = Instant::now();
+        backend.replay(&bucket.decode)?;
+        let mut rgb = vec![0; t.rgb.bytes()];
+        backend.read(t.rgb, &mut rgb)?;
+        times.decode = start.elapsed();
+
+        let (width, height) = (request.width, request.height);
+        let picture = |(i, rgb): (usize, &[u8])| Picture {
+            width,
+            height,
+            rgb: rgb.to_vec(),
+            seed: request.seed.wrapping_add(i as u64),
+        };
+        let pictures = rgb.chunks_exact(3 * width * height).enumerate().map(picture).collect();
+        Ok(Painting { pictures, times, warnings })
+    }
+
+    /// Records the graphs of a shape, unless they are there.
+    pub fn prepare(&mut self, shape: Shape) -> Result<()> {
+        if !self.buckets.contains_key(&shape) {
+            let bucket = Bucket::new(&mut *self.backend, &self.models, &shape)?;
+            tracing::debug!(?shape, bytes = bucket.region.bytes, "recorded graphs");
+            self.buckets.insert(shape, bucket);
+        }
+        Ok(())
+    }
+
+    /// The verbs of a shape over the memory that its graphs use: what a profile executes one by one.
+    pub fn program(&mut self, shape: Shape) -> Result<Counted> {
+        self.prepare(shape)?;
+        let Region { base, bytes, .. } = self.buckets[&shape].region;
+        let dtype = self.backend.dtype();
+        Ok(Counted::new(&self.models, &shape, dtype, Arena::new(base, bytes)))
+    }
+
+    /// Runs a stage of a shape once, verb by verb under its scopes' names, on whatever its memory holds:
+    /// for profilers that show named ranges. The latents take a step; the step counter does not.
+    pub fn run_eagerly(&mut self, shape: Shape, stage: Stage) -> Result<()> {
+        self.prepare(shape)?;
+        let Region { base, bytes, .. } = self.buckets[&shape].region;
+        let (backend, models) = (&mut *self.backend, &self.models);
+        let before = backend.use_arena(Arena::new(base, bytes));
+        let t = Tensors::new(backend, models, &shape);
+        let ran = backend.run(&mut |ops| match stage {
+            Stage::Encode => models.encode(ops, &t),
+            Stage::Denoise => models.denoise(ops, &t),
+            Stage::Decode => models.decode(ops, &t),
+        });
+        backend.use_arena(before);
+        ran
+    }
+}

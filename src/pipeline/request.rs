@@ -1,0 +1,118 @@
+//! What a user asks for, and what comes of it.
+
+use std::time::Duration;
+
+use super::stages::Shape;
+use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
+use crate::rng::Rng;
+use crate::sampler::{Sampler, Schedule, SchedulerConfig, Table};
+
+/// What to paint.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub prompt: String,
+    pub negative_prompt: String,
+    pub steps: usize,
+    /// Guidance is on above 1, as in diffusers.
+    pub guidance_scale: f32,
+    pub sampler: Sampler,
+    pub schedule: Schedule,
+    /// Picture i is painted with seed + i.
+    pub seed: u64,
+    pub rng: Rng,
+    pub height: usize,
+    pub width: usize,
+    pub images: usize,
+}
+
+impl Request {
+    /// The request that a model and a sampler suggest, for an empty prompt.
+    pub fn defaults(config: &ModelConfig, sampler: Sampler) -> Self {
+        let side = config.unet.sample_size * config.vae.scale_factor();
+        // A latent consistency model has its guidance distilled into few steps.
+        let (steps, guidance_scale) = if sampler == Sampler::Lcm { (4, 1.0) } else { (20, 7.5) };
+        Request {
+            prompt: String::new(),
+            negative_prompt: String::new(),
+            steps,
+            guidance_scale,
+            sampler,
+            schedule: Schedule::default(),
+            seed: 0,
+            rng: Rng::default(),
+            height: side,
+            width: side,
+            images: 1,
+        }
+    }
+
+    /// Checks every value against a model; returns the table of its steps.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], with the flag's name.
+    pub fn check(&self, config: &ModelConfig, scheduler: &SchedulerConfig) -> Result<Table> {
+        let scale = config.vae.scale_factor();
+        let invalid = |message: String| Err(Error::invalid(message));
+        for (flag, side) in [("width", self.width), ("height", self.height)] {
+            if side == 0 || !side.is_multiple_of(scale) {
+                let nearest = (side.saturating_add(scale / 2) / scale).max(1) * scale;
+                return invalid(format!("--{flag} {side}: expected a multiple of {scale}; try {nearest}"));
+            }
+        }
+        if self.images == 0 {
+            return invalid("--num-images 0: expected at least 1".to_string());
+        }
+        if !self.guidance_scale.is_finite() {
+            return invalid(format!("--guidance-scale {}: expected a finite number", self.guidance_scale));
+        }
+        // Kernels index within a tensor with 31 bits; the VAE's are the largest.
+        let channels = config.vae.block_out_channels.iter().max().copied().unwrap_or(1);
+        let elements = [self.images, self.height, self.width, channels]
+            .iter()
+            .try_fold(1usize, |product, &n| product.checked_mul(n));
+        if elements.is_none_or(|n| n > i32::MAX as usize) {
+            let Request { images, width, height, .. } = self;
+            return invalid(format!(
+                "{images} pictures of {width}x{height} at once are too many pixels: lower --num-images, --width \
+                 or --height"
+            ));
+        }
+        Table::new(self.sampler, scheduler, self.schedule, self.steps)
+    }
+
+    /// The shape that the request is painted in.
+    pub fn shape(&self, evaluations: usize) -> Shape {
+        Shape::new(self.images, self.guidance_scale > 1.0, self.height, self.width, evaluations)
+    }
+}
+
+/// One picture, row after row of RGB.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picture {
+    pub width: usize,
+    pub height: usize,
+    pub rgb: Vec<u8>,
+    pub seed: u64,
+}
+
+/// How long the stages of one request took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// Recording graphs, when the shape was new.
+    pub record: Duration,
+    pub text: Duration,
+    pub denoise: Duration,
+    pub decode: Duration,
+    /// Model evaluations in `denoise`.
+    pub evaluations: usize,
+}
+
+/// What came of a request.
+#[derive(Clone, Debug)]
+pub struct Painting {
+    pub pictures: Vec<Picture>,
+    pub times: Times,
+    /// What the user should know, such as words that did not fit the text encoder.
+    pub warnings: Vec<String>,
+}
