@@ -1,1 +1,302 @@
-fn main() {}
+//! Every kernel that one picture of Stable Diffusion 1.5 needs, timed alone, against the chip's ceilings.
+//!
+//! `cargo bench --bench kernels [FILTER] [--csv FILE] [--against FILE]`
+//!
+//! `us` is the median of one execution among several in a row, its inputs in L2 as far as they fit;
+//! `cold` is that of a single one after L2 was flushed, its launch included. The floor is the time that
+//! the bytes take at the speed of a large device copy, or the operations at that of an 8192^3 product,
+//! whichever is longer. Records belong in `benches/record/<gpu>/<date>.csv`.
+
+#[cfg(sdrt_cuda)]
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+#[cfg(sdrt_cuda)]
+fn main() -> anyhow::Result<()> {
+    measure::main()
+}
+
+#[cfg(not(sdrt_cuda))]
+fn main() {
+    println!("skipped: built without nvcc");
+}
+
+#[cfg(sdrt_cuda)]
+mod measure {
+    use std::collections::{BTreeMap, HashMap};
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use anyhow::{Context, bail};
+    use clap::Parser;
+    use cudarc::driver::result::memcpy_dtod_async;
+    use sdrt::gpu::device::device_count;
+    use sdrt::gpu::timer::Timer;
+    use sdrt::model::config::ModelConfig;
+    use sdrt::ops::count::Count;
+    use sdrt::ops::cuda::Cuda;
+    use sdrt::ops::{Backend, Call, DType, Linear, Ops, Region, Tensor};
+    use sdrt::pipeline::{Shape, count};
+
+    use crate::common::placed::{Placed, distinct, label, templates};
+    use crate::common::reserve_arena;
+
+    #[derive(Parser)]
+    struct Arguments {
+        /// Only rows that contain this, such as `attention`, `unet_step_2` or `d=40`.
+        filter: Option<String>,
+        /// Writes the rows to a file.
+        #[arg(long)]
+        csv: Option<PathBuf>,
+        /// Compares with the rows of such a file.
+        #[arg(long)]
+        against: Option<PathBuf>,
+        /// Cargo says so.
+        #[arg(long, hide = true)]
+        bench: bool,
+    }
+
+    /// Medians are of so many samples.
+    const SAMPLES: usize = 21;
+    /// A sample of fast kernels is of several in a row: about so long, but not more than so many.
+    const SAMPLE_US: f64 = 200.0;
+    const MAX_REPEATS: usize = 20;
+    /// More than any L2. The copy also keeps the device busy until the host has launched a whole sample.
+    const FLUSH_BYTES: usize = 512 << 20;
+    const COPY_BYTES: usize = 2 << 30;
+
+    struct Row {
+        stage: &'static str,
+        call: Call,
+        count: usize,
+        us: f64,
+        cold_us: f64,
+    }
+
+    /// What the chip can do, per microsecond.
+    struct Ceilings {
+        bytes: f64,
+        flops: f64,
+    }
+
+    impl Ceilings {
+        fn floor_us(&self, call: &Call) -> f64 {
+            (call.bytes() as f64 / self.bytes).max(call.flops() as f64 / self.flops)
+        }
+    }
+
+    struct Bench {
+        timer: Timer,
+        from: Tensor,
+        to: Tensor,
+        _region: Region,
+        cuda: Cuda,
+    }
+
+    impl Bench {
+        fn open() -> anyhow::Result<Self> {
+            let mut cuda = Cuda::open(0, DType::F16)?;
+            let region = reserve_arena(&mut cuda, 2 * COPY_BYTES + (2 << 30));
+            let [from, to] = [(); 2].map(|()| cuda.arena().alloc([1, 1, 1, COPY_BYTES], DType::U8));
+            Ok(Bench { timer: Timer::new(cuda.gpu())?, from, to, _region: region, cuda })
+        }
+
+        fn copy(&self, bytes: usize) -> anyhow::Result<()> {
+            let stream = self.cuda.gpu().stream.cu_stream();
+            // SAFETY: both tensors have COPY_BYTES, the most that is asked for.
+            unsafe { memcpy_dtod_async(self.to.address, self.from.address, bytes, stream) }
+                .context("copying on the device")
+        }
+
+        /// Microseconds of one of `repeats` in a row, after a flush and `warm_ups`.
+        fn sample(&mut self, call: &Call, warm_ups: usize, repeats: usize) -> anyhow::Result<f64> {
+            self.copy(FLUSH_BYTES)?;
+            (0..warm_ups).for_each(|_| self.cuda.issue(*call));
+            self.timer.start(self.cuda.gpu())?;
+            (0..repeats).for_each(|_| self.cuda.issue(*call));
+            Ok(1e3 * self.timer.stop(self.cuda.gpu())? / repeats as f64)
+        }
+
+        /// Warm and cold.
+        fn time(&mut self, template: &Call) -> anyhow::Result<(f64, f64)> {
+            let mark = self.cuda.arena().mark();
+            let call = Placed::new(&mut self.cuda, template, 0).call;
+            // Loads code and chooses algorithms.
+            self.cuda.run(&mut |ops| ops.issue(call))?;
+            let repeats = (SAMPLE_US / self.sample(&call, 1, 1)?).clamp(1.0, MAX_REPEATS as f64) as usize;
+            let warm = median(|| self.sample(&call, 2, repeats))?;
+            let cold = median(|| self.sample(&call, 0, 1))?;
+            self.cuda.run(&mut |_| ())?;
+            self.cuda.arena().release(mark);
+            Ok((warm, cold))
+        }
+
+        fn ceilings(&mut self) -> anyhow::Result<Ceilings> {
+            let copy_us = median(|| {
+                self.timer.start(self.cuda.gpu())?;
+                self.copy(COPY_BYTES)?;
+                Ok(1e3 * self.timer.stop(self.cuda.gpu())?)
+            })?;
+            let product = templates(DType::F16, |ops| {
+                let [out, x] = [(); 2].map(|()| ops.alloc([1, 1, 8192, 8192]));
+                let weight = ops.alloc([1, 1, 8192, 8192]);
+                ops.linear(Linear::new(out, x, weight, None));
+            });
+            let (product_us, _) = self.time(&product[0])?;
+            Ok(Ceilings {
+                bytes: 2.0 * COPY_BYTES as f64 / copy_us,
+                flops: product[0].flops() as f64 / product_us,
+            })
+        }
+    }
+
+    fn median(mut sample: impl FnMut() -> anyhow::Result<f64>) -> anyhow::Result<f64> {
+        let mut samples = (0..SAMPLES).map(|_| sample()).collect::<anyhow::Result<Vec<f64>>>()?;
+        samples.sort_by(f64::total_cmp);
+        Ok(samples[SAMPLES / 2])
+    }
+
+    /// The stages of 512x512 pictures with guidance; a U-Net step by its batch.
+    fn stages() -> [(&'static str, Count); 4] {
+        let count = |images| count(&ModelConfig::sd15(), &Shape::new(images, true, 512, 512, 20), DType::F16);
+        let (one, four) = (count(1), count(4));
+        [
+            ("text_encode", one.encode),
+            ("unet_step_2", one.denoise),
+            ("unet_step_8", four.denoise),
+            ("vae_decode", one.decode),
+        ]
+    }
+
+    pub fn main() -> anyhow::Result<()> {
+        let arguments = Arguments::parse();
+        let against = arguments.against.as_deref().map(read_csv).transpose()?.unwrap_or_default();
+        if device_count() == 0 {
+            println!("skipped: no CUDA device");
+            return Ok(());
+        }
+        let mut bench = Bench::open()?;
+        let ceilings = bench.ceilings()?;
+        println!("{}", bench.cuda.describe());
+        println!("copy {:.0} GB/s, product {:.0} TFLOP/s", ceilings.bytes / 1e3, ceilings.flops / 1e6);
+
+        let filter = arguments.filter.unwrap_or_default();
+        let mut rows = Vec::new();
+        for (stage, program) in stages() {
+            let before = rows.len();
+            for (call, count) in distinct(&program.calls) {
+                if !format!("{stage} {}", label(&call)).contains(&filter) {
+                    continue;
+                }
+                if rows.len() == before {
+                    println!("\n{stage}");
+                    println!(
+                        "{:>5} {:>9} {:>9} {:>13} {:>14} {:>9} {:>6}  {:>5}  call",
+                        "count", "us", "cold", "GB/s", "TFLOP/s", "floor", "roof", "x"
+                    );
+                }
+                let (us, cold_us) = bench.time(&call).with_context(|| label(&call))?;
+                let row = Row { stage, call, count, us, cold_us };
+                print(&row, &ceilings, against.get(&key(&row)).copied());
+                rows.push(row);
+            }
+            summarize(&rows[before..], &ceilings, &against);
+        }
+        if rows.is_empty() {
+            bail!("no row contains {filter:?}");
+        }
+        arguments.csv.as_deref().map_or(Ok(()), |path| write_csv(path, &rows, &ceilings))
+    }
+
+    fn print(row: &Row, ceilings: &Ceilings, before: Option<f64>) {
+        let (bytes, flops) = (row.call.bytes() as f64 / row.us, row.call.flops() as f64 / row.us);
+        let floor = ceilings.floor_us(&row.call);
+        println!(
+            "{:>5} {:>9.2} {:>9.2} {:>6.0} ({:>3.0}%) {:>7.1} ({:>3.0}%) {floor:>9.2} {:>5.0}%  {:>5}  {}",
+            row.count,
+            row.us,
+            row.cold_us,
+            bytes / 1e3,
+            100.0 * bytes / ceilings.bytes,
+            flops / 1e6,
+            100.0 * flops / ceilings.flops,
+            100.0 * floor / row.us,
+            before.map(|before| format!("{:.2}", before / row.us)).unwrap_or_default(),
+            label(&row.call),
+        );
+    }
+
+    /// Count times microseconds of a stage, by verb and in all.
+    fn summarize(rows: &[Row], ceilings: &Ceilings, against: &HashMap<String, f64>) {
+        if rows.is_empty() {
+            return;
+        }
+        let us = |row: &Row| row.count as f64 * row.us;
+        let floor = |row: &Row| row.count as f64 * ceilings.floor_us(&row.call);
+        let total: f64 = rows.iter().map(us).sum();
+        let mut verbs: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        for row in rows {
+            let sum = verbs.entry(row.call.name()).or_default();
+            *sum = (sum.0 + us(row), sum.1 + floor(row));
+        }
+        for (verb, (us, floor)) in verbs {
+            println!("{us:>11.1} us {:>4.0}%  floor {floor:>9.1}  {verb}", 100.0 * us / total);
+        }
+        let logarithms: f64 = rows.iter().map(|row| (ceilings.floor_us(&row.call) / row.us).ln()).sum();
+        let floors: f64 = rows.iter().map(floor).sum();
+        println!(
+            "{total:>11.1} us  100%  floor {floors:>9.1}  all: {:.0}% of the roofline, geometric mean of the rows {:.0}%",
+            100.0 * floors / total,
+            100.0 * (logarithms / rows.len() as f64).exp(),
+        );
+        let known = rows.iter().filter_map(|row| Some((us(row), row.count as f64 * against.get(&key(row))?)));
+        let (now, before) = known.fold((0.0, 0.0), |sum, (now, before)| (sum.0 + now, sum.1 + before));
+        if now > 0.0 {
+            println!("{before:>11.1} us before, where both were measured: {:.2}x as fast now", before / now);
+        }
+    }
+
+    /// What a row is found by in an earlier file.
+    fn key(row: &Row) -> String {
+        format!("{},{}", row.stage, label(&row.call))
+    }
+
+    const HEADER: &str = "stage,call,count,us,cold_us,gb_per_s,tflop_per_s,floor_us";
+
+    fn write_csv(path: &Path, rows: &[Row], ceilings: &Ceilings) -> anyhow::Result<()> {
+        let mut text = format!("{HEADER}\n");
+        for row in rows {
+            text += &format!(
+                "{},{},{:.3},{:.3},{:.1},{:.2},{:.3}\n",
+                key(row),
+                row.count,
+                row.us,
+                row.cold_us,
+                row.call.bytes() as f64 / row.us / 1e3,
+                row.call.flops() as f64 / row.us / 1e6,
+                ceilings.floor_us(&row.call),
+            );
+        }
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        fs::write(path, text).with_context(|| path.display().to_string())
+    }
+
+    /// Microseconds by [`key`].
+    fn read_csv(path: &Path) -> anyhow::Result<HashMap<String, f64>> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let mut lines = text.lines();
+        if lines.next() != Some(HEADER) {
+            bail!("{}: expected a file that --csv wrote, with the columns {HEADER}", path.display());
+        }
+        let row = |line: &str| {
+            let fields: Vec<&str> = line.split(',').collect();
+            let us = fields.get(3)?.parse().ok()?;
+            Some((format!("{},{}", fields[0], fields[1]), us))
+        };
+        lines
+            .map(|line| row(line).with_context(|| format!("{}: not a row: {line}", path.display())))
+            .collect()
+    }
+}

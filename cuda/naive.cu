@@ -1,6 +1,6 @@
 // The oracle: convolution, linear layer and attention as their formulas say, one thread per output (attention:
-// one warp per query), f32 sums, any dtype and any shape. The fast kernels are tested against it, and it is
-// what `--dtype f32` runs on.
+// one warp per query), f32 sums, any dtype and any shape. The fast kernels are tested against it, and
+// convolution and attention of `--dtype f32` run on it.
 //
 //   conv2d      out[b,y,x,n] = sum x[b, y*stride-pad+ky, x*stride-pad+kx, c] * weight[n,ky,kx,c]
 //                              + bias[n] + table[index[b],n] + residual[b,y,x,n]

@@ -158,9 +158,7 @@ fn a_picture_does_not_depend_on_its_neighbours() {
         assert!(three[0].rgb != three[1].rgb);
         for picture in three {
             let alone = paint(&mut pipeline, &Request { sampler, seed: picture.seed, ..request() });
-            // Products are cut into tiles by the rows of the whole batch, which moves last bits.
-            let (_, worst) = differences(&picture.rgb, &alone.pictures[0].rgb);
-            assert!(worst <= LEVELS, "{sampler}: picture {} differs by {worst}", picture.seed);
+            assert!(alone.pictures[0] == picture, "{sampler}: seed {}", picture.seed);
         }
     }
 }

@@ -2,7 +2,7 @@
 # Runs what `make gpu-bundle` packed.
 #   .gpu/run.sh test [NAME..] [-- ARG..]   all test binaries, or those named; arguments for each
 #   .gpu/run.sh bench NAME [ARG..]         a bench
-#   .gpu/run.sh sanitize [ARG..]           the kernel tests under compute-sanitizer
+#   .gpu/run.sh sanitize [ARG..]           the small kernel tests under compute-sanitizer, or those named
 #   .gpu/run.sh sdrt ARG..                 sdrt itself
 # Tests find their files under SDRT_ROOT and sdrt itself in SDRT_BIN.
 set -euo pipefail
@@ -55,7 +55,7 @@ sanitize)
     cd "$bundle"
     for tool in memcheck racecheck; do
         echo "== $tool"
-        compute-sanitizer --tool "$tool" --error-exitcode 9 tests/kernels --test-threads 1 "$@"
+        compute-sanitizer --tool "$tool" --error-exitcode 9 tests/kernels --test-threads 1 "${@:-small}"
     done
     ;;
 sdrt) exec "$bundle/sdrt" "$@" ;;

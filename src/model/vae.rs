@@ -151,12 +151,14 @@ impl Vae {
                 ops.conv2d(coder.conv_in.to(hidden, x));
                 hidden = coder.mid_block.forward(ops, &mut maps, hidden, self.config.norm_num_groups);
                 for (i, block) in coder.blocks.iter().enumerate() {
-                    hidden = block.forward(ops, &format!("up_blocks.{i}"), &mut maps, hidden);
-                    if let Some(conv) = &block.resample {
-                        let next = maps.next([b, 2 * hidden.h(), 2 * hidden.w(), block.c]);
-                        ops.conv2d(Conv2d { upsample: true, ..conv.to(next, hidden) });
-                        hidden = next;
-                    }
+                    ops.scope(&format!("up_blocks.{i}"), |ops| {
+                        hidden = block.forward(ops, &mut maps, hidden);
+                        if let Some(conv) = &block.resample {
+                            let next = maps.next([b, 2 * hidden.h(), 2 * hidden.w(), block.c]);
+                            ops.conv2d(Conv2d { upsample: true, ..conv.to(next, hidden) });
+                            hidden = next;
+                        }
+                    });
                 }
                 coder.finish(ops, &mut maps, out, hidden, self.config.norm_num_groups);
             });
@@ -175,12 +177,14 @@ impl Vae {
                 let mut hidden = maps.next([b, h, w, coder.conv_in.weight.b()]);
                 ops.conv2d(coder.conv_in.to(hidden, picture));
                 for (i, block) in coder.blocks.iter().enumerate() {
-                    hidden = block.forward(ops, &format!("down_blocks.{i}"), &mut maps, hidden);
-                    if let Some(conv) = &block.resample {
-                        let next = maps.next([b, hidden.h() / 2, hidden.w() / 2, block.c]);
-                        ops.conv2d(Conv2d { stride: 2, pad: 0, ..conv.to(next, hidden) });
-                        hidden = next;
-                    }
+                    ops.scope(&format!("down_blocks.{i}"), |ops| {
+                        hidden = block.forward(ops, &mut maps, hidden);
+                        if let Some(conv) = &block.resample {
+                            let next = maps.next([b, hidden.h() / 2, hidden.w() / 2, block.c]);
+                            ops.conv2d(Conv2d { stride: 2, pad: 0, ..conv.to(next, hidden) });
+                            hidden = next;
+                        }
+                    });
                 }
                 hidden = coder.mid_block.forward(ops, &mut maps, hidden, self.config.norm_num_groups);
                 coder.finish(ops, &mut maps, moments, hidden, self.config.norm_num_groups);
@@ -220,17 +224,16 @@ impl Coder {
 }
 
 impl Block {
-    fn forward(&self, ops: &mut dyn Ops, name: &str, maps: &mut Maps, x: Tensor) -> Tensor {
-        ops.scope(name, |ops| {
-            let mut hidden = x;
-            for (j, resnet) in self.resnets.iter().enumerate() {
-                let [b, h, w, _] = hidden.shape;
-                let next = maps.next([b, h, w, self.c]);
-                resnet.forward(ops, &format!("resnets.{j}"), next, hidden, None);
-                hidden = next;
-            }
-            hidden
-        })
+    /// All resnets; what follows them is the coder's.
+    fn forward(&self, ops: &mut dyn Ops, maps: &mut Maps, x: Tensor) -> Tensor {
+        let mut hidden = x;
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            let [b, h, w, _] = hidden.shape;
+            let next = maps.next([b, h, w, self.c]);
+            resnet.forward(ops, &format!("resnets.{j}"), next, hidden, None);
+            hidden = next;
+        }
+        hidden
     }
 }
 

@@ -6,8 +6,9 @@ use super::memory::{Memory, Rows};
 use super::product::{Block, Product, Start, Weight, with_scratch};
 use crate::ops::Conv2d;
 
-/// Floats of gathered patches that stay in a core's second-level cache beside the weight.
-const PANEL: usize = 1 << 18;
+/// Floats of a pixel's gathered patch: those of a tile's pixels, at most 256, stay in a core's second-level
+/// cache beside the weight. The same for all shapes, as sums are cut here.
+const PATCH: usize = 1 << 10;
 
 pub fn conv2d(memory: &Memory, transposed: &mut Vec<f32>, v: &Conv2d) {
     let x = memory.rows::<f32>(v.x);
@@ -27,7 +28,7 @@ pub fn conv2d(memory: &Memory, transposed: &mut Vec<f32>, v: &Conv2d) {
         return;
     }
     product.run(&weight, |pixels, multiply| {
-        let at_once = (PANEL / (pixels.len() * i)).clamp(1, taps);
+        let at_once = (PATCH / i).clamp(1, taps);
         with_scratch(pixels.len() * at_once * i, |panel| {
             for first in (0..taps).step_by(at_once) {
                 let some = first..taps.min(first + at_once);

@@ -71,7 +71,9 @@ impl<'a> Weight<'a> {
     /// Rows and columns of an output tile, which is one task.
     fn tile(&self, rows: usize) -> (usize, usize) {
         let tasks = 4 * rayon::current_num_threads();
-        let tile_rows = if self.transposed { rows.div_ceil(tasks).clamp(32, 256) } else { rows.min(128) };
+        let most = if self.transposed { rows.div_ceil(tasks).clamp(32, 256) } else { 128 };
+        // Tiles of equal height: gemm adds up otherwise for a handful of rows.
+        let tile_rows = rows.div_ceil(rows.div_ceil(most));
         let splits = tasks.div_ceil(2 * rows.div_ceil(tile_rows));
         // gemm's own tiles are up to 64 wide.
         (tile_rows, self.n.div_ceil(splits).next_multiple_of(64))
@@ -129,8 +131,23 @@ pub struct Block {
     pub depth: Range<usize>,
 }
 
-/// Columns of sums that are added to the output together, so that they stay in the first-level cache.
+impl Block {
+    /// Calls back with pieces of at most [`DEPTH`] columns.
+    fn cut(self, mut multiply: impl FnMut(Block)) {
+        for start in self.depth.clone().step_by(DEPTH) {
+            let depth = start..self.depth.end.min(start + DEPTH);
+            let x = self.x.wrapping_add(start - self.depth.start);
+            multiply(Block { x, pitch: self.pitch, depth });
+        }
+    }
+}
+
+/// Columns of sums that are moved together, so that they stay in the first-level cache.
 const SUM_COLUMNS: usize = 64;
+
+/// Most terms that gemm is given to add up. It cuts longer sums by the shape of the tile, and then the
+/// last bits of a picture would depend on its neighbours in the batch.
+const DEPTH: usize = 512;
 
 /// `out = activation(start + x · weightᵀ)`.
 pub struct Product<'a> {
@@ -155,33 +172,43 @@ impl Product<'_> {
             rows.clone().for_each(|row| start.write(row, columns.clone(), row_mut(row)));
             if weight.transposed {
                 let to = out.pointer(rows.start).wrapping_add(columns.start);
-                blocks(rows.clone(), &mut |Block { x, pitch, depth }| {
-                    let shape = [columns.len(), rows.len(), depth.len()];
-                    let at = weight.data[depth.start * weight.pitch + columns.start..].as_ptr();
-                    // SAFETY: the tile lies in `out` and is this task's alone, the block of the weight
-                    // in `data`; `blocks` vouches for x.
-                    unsafe {
-                        gemm(shape, (to, 1, out.pitch), true, (at, 1, weight.pitch), (x, 1, pitch), 1.0)
-                    };
+                blocks(rows.clone(), &mut |block| {
+                    block.cut(|Block { x, pitch, depth }| {
+                        let shape = [columns.len(), rows.len(), depth.len()];
+                        let at = weight.data[depth.start * weight.pitch + columns.start..].as_ptr();
+                        // SAFETY: the tile lies in `out` and is this task's alone, the block of the
+                        // weight in `data`; `blocks` vouches for x.
+                        unsafe {
+                            gemm(shape, (to, 1, out.pitch), true, (at, 1, weight.pitch), (x, 1, pitch), 1.0)
+                        };
+                    });
                 });
             } else {
                 let height = rows.len();
                 with_scratch(columns.len() * height, |sums| {
-                    sums.fill(0.0);
-                    blocks(rows.clone(), &mut |Block { x, pitch, depth }| {
-                        let shape = [height, columns.len(), depth.len()];
-                        let at = weight.data[columns.start * weight.pitch + depth.start..].as_ptr();
-                        let to = sums.as_mut_ptr();
-                        // SAFETY: as above, with `sums` for `out`.
-                        unsafe {
-                            gemm(shape, (to, 1, height), true, (x, pitch, 1), (at, 1, weight.pitch), 1.0)
-                        };
+                    for (i, sums) in sums.chunks_mut(SUM_COLUMNS * height).enumerate() {
+                        for row in rows.clone() {
+                            let out = &row_mut(row)[i * SUM_COLUMNS..];
+                            let sums = sums[row - rows.start..].iter_mut().step_by(height);
+                            sums.zip(out).for_each(|(sum, out)| *sum = *out);
+                        }
+                    }
+                    blocks(rows.clone(), &mut |block| {
+                        block.cut(|Block { x, pitch, depth }| {
+                            let shape = [height, columns.len(), depth.len()];
+                            let at = weight.data[columns.start * weight.pitch + depth.start..].as_ptr();
+                            let to = sums.as_mut_ptr();
+                            // SAFETY: as above, with `sums` for `out`.
+                            unsafe {
+                                gemm(shape, (to, 1, height), true, (x, pitch, 1), (at, 1, weight.pitch), 1.0)
+                            };
+                        });
                     });
                     for (i, sums) in sums.chunks(SUM_COLUMNS * height).enumerate() {
                         for row in rows.clone() {
                             let out = &mut row_mut(row)[i * SUM_COLUMNS..];
                             let sums = sums[row - rows.start..].iter().step_by(height);
-                            out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = *sum);
                         }
                     }
                 });

@@ -72,6 +72,11 @@ impl Cuda {
         unsafe { self.gpu.launch(kernel, launch, args) }
     }
 
+    /// The fast convolution and attention are made of tensor-core products, which f32 does not have.
+    fn is_naive(&self) -> bool {
+        self.kind == Kind::Naive || self.dtype == DType::F32
+    }
+
     fn conv2d(&self, v: &Conv2d) -> Result<()> {
         let [b, h, w, i] = v.x.shape;
         let [_, ho, wo, o] = v.out.shape;
@@ -107,7 +112,7 @@ impl Cuda {
             splits: 1,
             k_tiles_per_split: 0,
         };
-        if self.kind == Kind::Naive {
+        if self.is_naive() {
             return self.start(&self.kernels.conv2d_naive, naive_tiles(m, o), &args);
         }
         let offset = v.x.address as usize / v.x.dtype.size();
@@ -131,7 +136,7 @@ impl Cuda {
 
     fn linear(&mut self, v: &Linear) -> Result<()> {
         let (m, n, k) = (v.x.rows(), v.out.c(), v.x.c());
-        if self.kind == Kind::Naive && v.out.dtype != DType::F32 {
+        if self.kind == Kind::Naive {
             let args = LinearArgs {
                 out: v.out.address,
                 x: v.x.address,
@@ -268,7 +273,7 @@ impl Cuda {
             scale: 1.0 / (d as f32).sqrt(),
             unused: 0,
         };
-        if self.kind == Kind::Naive {
+        if self.is_naive() {
             let grid = (t.div_ceil(NAIVE_QUERIES) as u32, v.heads as u32, b as u32);
             let block = (32 * NAIVE_QUERIES as u32, 1, 1);
             let launch = Launch { grid, block, shared_bytes: NAIVE_QUERIES * d * 8 };

@@ -24,7 +24,7 @@ use crate::gpu::staging::Staging;
 /// Which kernels answer for conv2d, linear and attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The ones to use.
+    /// The ones to use. Convolution and attention in f32 are the naive ones all the same.
     Fast,
     /// One thread per output: what the fast ones are tested against at full size.
     Naive,
@@ -72,7 +72,7 @@ enum Recorded {
 }
 
 impl Cuda {
-    /// Opens a GPU for activations of `dtype`: F16, BF16, or F32 (naive kernels: a reference, slow).
+    /// Opens a GPU for activations of `dtype`: F16, BF16, or F32 (a reference, slow).
     pub fn open(ordinal: usize, dtype: DType) -> Result<Self> {
         let gpu = Rc::new(Gpu::open(ordinal)?);
         let kernels = Kernels::load(&gpu, dtype)?;
@@ -94,7 +94,7 @@ impl Cuda {
             staging: None,
             arena: Arena::new(0, 0),
             dtype,
-            kind: if dtype == DType::F32 { Kind::Naive } else { Kind::Fast },
+            kind: Kind::Fast,
             loop_kind,
             sync: std::env::var("SDRT_SYNC").is_ok_and(|value| value == "1"),
             recorded: 0,
@@ -108,9 +108,8 @@ impl Cuda {
         &self.gpu
     }
 
-    /// Which kernels to use from now on. f32 has only naive ones.
+    /// Which kernels to use from now on.
     pub fn set_kind(&mut self, kind: Kind) {
-        assert!(kind == Kind::Naive || self.dtype != DType::F32, "f32 has only naive kernels");
         self.kind = kind;
     }
 

@@ -1,0 +1,278 @@
+//! Any call over memory of its own: tensors keep their shapes and pitches, contents are random, and
+//! everything around them is NaN.
+//!
+//! A template is a call that [`Count`] wrote down: its addresses mean nothing, except that a residual at
+//! the output's address is added in place.
+
+use std::collections::BTreeMap;
+
+use sdrt::ops::count::{Count, Counted};
+use sdrt::ops::*;
+
+use super::verbs::random;
+use super::{decode, encode};
+
+/// What memory holds that no verb may change, and an output before it is written: NaN in every
+/// floating-point type.
+const SENTINEL: u8 = 0xff;
+
+/// Bytes of it before and after each tensor.
+const GUARD: usize = 256;
+
+/// Larger tensors repeat this many numbers; a prime, so that no two rows are alike.
+const CONTENTS: usize = 1_000_003;
+
+/// The calls that `body` makes, with activations of `dtype`.
+pub fn templates(dtype: DType, body: impl FnOnce(&mut dyn Ops)) -> Vec<Call> {
+    let mut count = Count::new(dtype);
+    body(&mut count);
+    count.calls.into_iter().map(|counted| counted.call).collect()
+}
+
+/// The different calls among `calls`, and how often each is made.
+pub fn distinct(calls: &[Counted]) -> Vec<(Call, usize)> {
+    let mut found: BTreeMap<String, (Call, usize)> = BTreeMap::new();
+    for Counted { call, .. } in calls {
+        let mut key = *call;
+        tensors(&mut key).into_iter().for_each(|(_, tensor)| tensor.address = 0);
+        let key = format!("{key:?} {}", label(call));
+        found.entry(key).or_insert((*call, 0)).1 += 1;
+    }
+    found.into_values().collect()
+}
+
+/// The verb, its shape, and how its tensors lie: `conv2d 1x8x8x64 -> 64 3x3 (out/96 x weight +residual)`.
+pub fn label(call: &Call) -> String {
+    let mut copy = *call;
+    let in_place = is_in_place(call);
+    let fields: Vec<String> = tensors(&mut copy)
+        .into_iter()
+        .map(|(field, tensor)| {
+            let place = if field == "residual" && in_place { "+" } else { "" };
+            let pitch = if tensor.is_dense() { String::new() } else { format!("/{}", tensor.pitch) };
+            format!("{place}{field}{pitch}")
+        })
+        .collect();
+    let activation = match call {
+        Call::Linear(Linear { activation: Some(activation), .. }) => format!(" {activation:?}"),
+        _ => String::new(),
+    };
+    format!("{} {}{activation} ({})", call.name(), call.shape(), fields.join(" "))
+}
+
+/// Every tensor of a call with its field's name; first what it writes.
+fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
+    let mut list: Vec<(&'static str, &mut Tensor)> = Vec::new();
+    match call {
+        Call::Conv2d(v) => {
+            list.extend([("out", &mut v.out), ("x", &mut v.x), ("weight", &mut v.weight)]);
+            list.extend(v.bias.as_mut().map(|bias| ("bias", bias)));
+            if let Some(row) = &mut v.row {
+                list.extend([("table", &mut row.table), ("index", &mut row.index)]);
+            }
+            list.extend(v.residual.as_mut().map(|residual| ("residual", residual)));
+        }
+        Call::Linear(v) => {
+            list.extend([("out", &mut v.out), ("x", &mut v.x), ("weight", &mut v.weight)]);
+            list.extend(v.bias.as_mut().map(|bias| ("bias", bias)));
+            list.extend(v.residual.as_mut().map(|residual| ("residual", residual)));
+        }
+        Call::GroupNorm(v) => {
+            list.extend([
+                ("out", &mut v.out),
+                ("x", &mut v.x),
+                ("weight", &mut v.weight),
+                ("bias", &mut v.bias),
+            ]);
+        }
+        Call::LayerNorm(v) => {
+            list.extend([
+                ("out", &mut v.out),
+                ("x", &mut v.x),
+                ("weight", &mut v.weight),
+                ("bias", &mut v.bias),
+            ]);
+        }
+        Call::Attention(v) => {
+            list.extend([("out", &mut v.out), ("q", &mut v.q), ("k", &mut v.k), ("v", &mut v.v)]);
+        }
+        Call::Geglu(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
+        Call::Embed(v) => list.extend([
+            ("out", &mut v.out),
+            ("ids", &mut v.ids),
+            ("tokens", &mut v.tokens),
+            ("positions", &mut v.positions),
+        ]),
+        Call::TimestepEmbedding(v) => list.extend([("out", &mut v.out), ("timesteps", &mut v.timesteps)]),
+        Call::Scale(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
+        Call::ModelInput(v) => list.extend([
+            ("out", &mut v.out),
+            ("x", &mut v.x),
+            ("table", &mut v.table),
+            ("index", &mut v.index),
+        ]),
+        Call::SamplerStep(v) => list.extend([
+            ("x", &mut v.x),
+            ("saved", &mut v.saved),
+            ("history", &mut v.history),
+            ("output", &mut v.output),
+            ("noise", &mut v.noise),
+            ("table", &mut v.table),
+            ("index", &mut v.index),
+            ("guidance", &mut v.guidance),
+        ]),
+        Call::ToRgb8(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
+    }
+    list
+}
+
+fn is_in_place(call: &Call) -> bool {
+    let residual = match call {
+        Call::Conv2d(v) => v.residual,
+        Call::Linear(v) => v.residual,
+        _ => None,
+    };
+    residual.is_some_and(|residual| residual.address == call.out().address)
+}
+
+/// Rows of the tables that a call's `index` points into.
+fn table_rows(call: &Call) -> usize {
+    match call {
+        Call::Conv2d(Conv2d { row: Some(row), .. }) => row.table.rows(),
+        Call::ModelInput(v) => v.table.rows(),
+        Call::SamplerStep(v) => v.table.rows(),
+        _ => 1,
+    }
+}
+
+/// Numbers that make an output of about 1 out of inputs of about 1.
+fn contents(call: &Call, field: &str, tensor: &Tensor, seed: u64) -> Vec<f32> {
+    let numbers = random(seed, tensor.len().min(CONTENTS));
+    let map = |f: &dyn Fn(f32) -> f32| numbers.iter().map(|&x| f(x)).collect();
+    match (call, field) {
+        (Call::Conv2d(_) | Call::Linear(_), "weight") => {
+            let terms = if tensor.b() == 1 { tensor.c() } else { tensor.len() / tensor.b() };
+            map(&|x| x * (3.0 / terms as f32).sqrt())
+        }
+        (Call::GroupNorm(_) | Call::LayerNorm(_), "weight") => map(&|x| 1.0 + x / 2.0),
+        (Call::GroupNorm(_) | Call::LayerNorm(_), "x") => map(&|x| 1.0 + 2.0 * x),
+        // Some keys stand out.
+        (Call::Attention(_), "q") => map(&|x| 4.0 * x),
+        (Call::Geglu(_), "x") => map(&|x| 3.0 * x),
+        (Call::ToRgb8(_), "x") => map(&|x| 1.5 * x),
+        (_, "timesteps") => map(&|x| 500.0 * (x + 1.0)),
+        (_, "index") => (0..tensor.len()).map(|image| ((5 * image + 2) % table_rows(call)) as f32).collect(),
+        // Some of them outside of the vocabulary.
+        (Call::Embed(v), "ids") => {
+            let vocabulary = v.tokens.rows() as f32;
+            map(&|x| ((x + 1.0) / 2.0 * (vocabulary + 4.0)).floor() - 2.0)
+        }
+        _ => numbers,
+    }
+}
+
+/// A call whose tensors lie in the arena that was in use when it was placed.
+pub struct Placed {
+    pub call: Call,
+    /// Everything around the output, as bytes.
+    slab: Tensor,
+    /// The slab's contents before the call.
+    before: Vec<u8>,
+}
+
+impl Placed {
+    /// Places a template. Equal seeds give equal numbers on all backends: they are rounded to the
+    /// template's dtype first, whatever the backend computes in.
+    pub fn new(backend: &mut dyn Backend, template: &Call, seed: u64) -> Placed {
+        let dtype = backend.dtype();
+        let in_place = is_in_place(template);
+        let mut call = *template;
+        let mut output: Option<(Tensor, Tensor, Vec<u8>)> = None;
+        for (number, (field, tensor)) in tensors(&mut call).into_iter().enumerate() {
+            if field == "residual"
+                && in_place
+                && let Some((out, ..)) = &output
+            {
+                *tensor = *out;
+                continue;
+            }
+            let numbers = match field {
+                "out" if !in_place => None,
+                _ => {
+                    let numbers = contents(template, field, tensor, seed.wrapping_add(100 * number as u64));
+                    Some(decode(&encode(&numbers, tensor.dtype), tensor.dtype))
+                }
+            };
+            if matches!(tensor.dtype, DType::F16 | DType::BF16) {
+                tensor.dtype = dtype;
+            }
+            let (slab, bytes) = place(backend, tensor, numbers.as_deref());
+            if output.is_none() {
+                output = Some((*tensor, slab, bytes));
+            }
+        }
+        let (_, slab, before) = output.expect("every verb writes something");
+        Placed { call, slab, before }
+    }
+
+    /// Makes the output's memory what it was before the first run.
+    pub fn reset(&self, backend: &mut dyn Backend) {
+        backend.write(self.slab, &self.before).expect("write");
+    }
+
+    pub fn run(&self, backend: &mut dyn Backend) {
+        self.call.check();
+        backend.run(&mut |ops| ops.issue(self.call)).expect("run");
+    }
+
+    /// The bytes of the output.
+    ///
+    /// # Panics
+    /// If something around it has changed.
+    pub fn output(&self, backend: &mut dyn Backend) -> Vec<u8> {
+        let mut slab = vec![0; self.slab.bytes()];
+        backend.read(self.slab, &mut slab).expect("read");
+        let out = self.call.out();
+        let [row_bytes, pitch_bytes] = [out.c(), out.pitch].map(|n| n * out.dtype.size());
+        let mut inside = Vec::with_capacity(out.bytes());
+        let mut next = 0;
+        let first = (out.address - self.slab.address) as usize;
+        let untouched = |bytes: &[u8]| bytes.iter().all(|&byte| byte == SENTINEL);
+        for row in 0..out.rows() {
+            let start = first + row * pitch_bytes;
+            assert!(untouched(&slab[next..start]), "written before row {row} of the output");
+            next = start + row_bytes;
+            inside.extend_from_slice(&slab[start..next]);
+        }
+        assert!(untouched(&slab[next..]), "written after the output");
+        inside
+    }
+}
+
+/// Gives `tensor` a place with sentinels around it, and `numbers`, repeated as necessary, or sentinels.
+/// Returns the memory and what it holds.
+fn place(backend: &mut dyn Backend, tensor: &mut Tensor, numbers: Option<&[f32]>) -> (Tensor, Vec<u8>) {
+    let size = tensor.dtype.size();
+    let unit = if tensor.c().is_multiple_of(8) { 8 } else { 4 };
+    let margin = (tensor.pitch - tensor.c()) / 2 / unit * unit;
+    let mut bytes = vec![SENTINEL; 2 * GUARD + tensor.rows() * tensor.pitch * size];
+    if let Some(numbers) = numbers {
+        let source = encode(numbers, tensor.dtype);
+        let mut position = 0;
+        for row in 0..tensor.rows() {
+            let start = GUARD + (row * tensor.pitch + margin) * size;
+            let mut row = &mut bytes[start..start + tensor.c() * size];
+            while !row.is_empty() {
+                let count = row.len().min(source.len() - position);
+                let (head, rest) = row.split_at_mut(count);
+                head.copy_from_slice(&source[position..position + count]);
+                position = (position + count) % source.len();
+                row = rest;
+            }
+        }
+    }
+    let slab = backend.arena().alloc([1, 1, 1, bytes.len()], DType::U8);
+    tensor.address = slab.address + (GUARD + margin * size) as u64;
+    backend.write(slab, &bytes).expect("write");
+    (slab, bytes)
+}

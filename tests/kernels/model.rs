@@ -1,0 +1,118 @@
+//! The model that ships with the project, on both backends.
+
+use std::ops::ControlFlow;
+
+use sdrt::ops::cpu::Cpu;
+use sdrt::ops::cuda::LoopKind;
+use sdrt::ops::{Backend, DType};
+use sdrt::pipeline::{Picture, Pipeline, Request};
+use sdrt::sampler::Sampler;
+
+use super::gpu::{HALVES, lock, open};
+use crate::common::root;
+
+fn pipeline(backend: impl Backend + 'static) -> Pipeline {
+    Pipeline::load(&root().join("models/tiny"), Box::new(backend), &mut |_, _| {}).expect("models/tiny")
+}
+
+/// Not square, and of odd latents.
+fn request(pipeline: &Pipeline) -> Request {
+    let defaults = pipeline.defaults().expect("defaults");
+    let prompt = "a lighthouse at dawn".to_string();
+    Request { prompt, steps: 8, seed: 7, height: 72, width: 104, ..defaults }
+}
+
+fn paint(pipeline: &mut Pipeline, request: &Request) -> Vec<Picture> {
+    let painting = pipeline.paint(request, &mut |_, _| ControlFlow::Continue(())).expect("paint");
+    assert_eq!(painting.pictures.len(), request.images);
+    painting.pictures
+}
+
+/// Peak signal-to-noise ratio in dB, and the largest difference.
+fn compare(got: &Picture, want: &Picture) -> (f64, u8) {
+    assert_eq!((got.width, got.height, got.rgb.len()), (want.width, want.height, want.rgb.len()));
+    let differences: Vec<u8> = got.rgb.iter().zip(&want.rgb).map(|(a, b)| a.abs_diff(*b)).collect();
+    let squares: f64 = differences.iter().map(|&d| f64::from(d).powi(2)).sum();
+    let psnr = 10.0 * (255.0 * 255.0 * differences.len() as f64 / squares).log10();
+    (psnr, differences.into_iter().max().unwrap_or(0))
+}
+
+#[test]
+fn half_precision_is_close_to_the_cpu() {
+    let Some(_guard) = lock() else { return };
+    let mut cpu = pipeline(Cpu::new());
+    let request = request(&cpu);
+    let want = paint(&mut cpu, &request);
+    // bf16 has three bits less than f16, 18 dB.
+    for (dtype, least) in HALVES.into_iter().zip([40.0, 24.0]) {
+        let got = paint(&mut pipeline(open(dtype)), &request);
+        let (psnr, largest) = compare(&got[0], &want[0]);
+        println!("{dtype} on the GPU, f32 on the CPU: PSNR {psnr:.1} dB, largest difference {largest}");
+        assert!(psnr >= least, "{dtype}: PSNR {psnr:.1} dB");
+    }
+}
+
+#[test]
+fn f32_differs_from_the_cpu_by_one_at_most() {
+    let Some(_guard) = lock() else { return };
+    let mut cpu = pipeline(Cpu::new());
+    let request = request(&cpu);
+    let want = paint(&mut cpu, &request);
+    let got = paint(&mut pipeline(open(DType::F32)), &request);
+    let (psnr, largest) = compare(&got[0], &want[0]);
+    println!("f32 on the GPU and on the CPU: PSNR {psnr:.1} dB, largest difference {largest}");
+    assert!(largest <= 1, "largest difference {largest}");
+}
+
+#[test]
+fn the_same_request_gives_the_same_bytes() {
+    let Some(_guard) = lock() else { return };
+    let mut first = pipeline(open(DType::F16));
+    let request = request(&first);
+    let picture = paint(&mut first, &request);
+    assert!(paint(&mut first, &request) == picture, "again");
+    drop(first);
+    let mut stepwise = open(DType::F16);
+    stepwise.set_loop_kind(LoopKind::Stepwise);
+    assert!(paint(&mut pipeline(stepwise), &request) == picture, "in another engine, step by step");
+}
+
+#[test]
+fn a_picture_of_a_batch_is_the_picture_of_its_seed() {
+    let Some(_guard) = lock() else { return };
+    let mut pipeline = pipeline(open(DType::F16));
+    let request = Request { images: 3, ..request(&pipeline) };
+    let batch = paint(&mut pipeline, &request);
+    for (i, picture) in batch.iter().enumerate() {
+        let seed = request.seed + i as u64;
+        assert_eq!(picture.seed, seed);
+        let alone = paint(&mut pipeline, &Request { images: 1, seed, ..request.clone() });
+        // Other tiles and other algorithms: not the same bytes.
+        let (psnr, largest) = compare(picture, &alone[0]);
+        println!("picture {i} of 3 and alone: PSNR {psnr:.1} dB, largest difference {largest}");
+        assert!(psnr >= 40.0, "picture {i}: PSNR {psnr:.1} dB");
+    }
+}
+
+#[test]
+fn another_request_records_nothing() {
+    let Some(_guard) = lock() else { return };
+    let mut pipeline = pipeline(open(DType::F16));
+    let request = request(&pipeline);
+    let first = paint(&mut pipeline, &request);
+    let recorded = pipeline.backend().recorded();
+    assert!(recorded > 0);
+    let others = [
+        Request { steps: 3, ..request.clone() },
+        Request { sampler: Sampler::EulerAncestral, ..request.clone() },
+        Request { guidance_scale: 3.0, ..request.clone() },
+        Request { seed: 8, ..request.clone() },
+        Request { prompt: "a cat".to_string(), negative_prompt: "rain".to_string(), ..request.clone() },
+    ];
+    for other in &others {
+        assert!(paint(&mut pipeline, other) != first, "{other:?}");
+        assert_eq!(pipeline.backend().recorded(), recorded, "{other:?}");
+    }
+    assert!(paint(&mut pipeline, &request) == first);
+    assert_eq!(pipeline.backend().recorded(), recorded);
+}
