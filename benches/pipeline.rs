@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use sdrt::bench::{Model, Settings, measure, table, write};
+use sdrt::bench::{Settings, measure, table, write};
 use sdrt::device::Device;
+use sdrt::pipeline::Model;
 
 fn main() -> sdrt::Result<()> {
     let has_gpu = Device::Auto.open(None)?.notice.is_none();

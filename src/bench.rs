@@ -2,7 +2,7 @@
 //!
 //! | stage | what is measured |
 //! |-------|------------------|
-//! | `load` | [`Pipeline::load`] on a device that is open already, files in the page cache |
+//! | `load` | [`Model::load`] on a device that is open already, files in the page cache |
 //! | `text_encode` | tokens, text encoder, keys and values of all cross-attention, time table |
 //! | `unet_step` | `denoise` divided by its evaluations |
 //! | `denoise` | noise, and all steps as one replay |
@@ -10,7 +10,7 @@
 //! | `image` | the sum of `text_encode`, `denoise` and `vae_decode`: prompt to pixels, without a file |
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -19,12 +19,10 @@ use crate::columns::columns;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image;
-use crate::model::config::ModelConfig;
-use crate::ops::{Backend, DType};
-use crate::pipeline::{OnLoad, Pipeline, Request, Times, count};
+use crate::ops::DType;
+use crate::pipeline::{Model, Request, Times, count};
 use crate::roofline::{self, Ceiling, Work};
-use crate::sampler::{Sampler, SchedulerConfig};
-use crate::weights::ModelFolder;
+use crate::sampler::Sampler;
 
 /// Repeats of a measurement after the one that warms up, while time allows.
 const REPEATS: usize = 5;
@@ -33,53 +31,26 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What is painted; its words do not matter to the time.
 const PROMPT: &str = "a lighthouse at dawn";
 
-/// What is measured: a checkpoint, or shapes with random weights.
-#[derive(Clone, Debug)]
-pub enum Model {
-    Folder(PathBuf),
-    RandomSd15,
-}
-
-impl Model {
-    /// What is known of it without its weights.
-    pub fn describe(&self) -> Result<(ModelConfig, SchedulerConfig)> {
-        match self {
-            Model::Folder(path) => {
-                let folder = ModelFolder::open(path)?;
-                Ok((ModelConfig::read(path)?, SchedulerConfig::load(&folder.scheduler_config())?))
-            }
-            Model::RandomSd15 => Ok((ModelConfig::sd15(), SchedulerConfig::sd15())),
-        }
-    }
-
-    pub fn load(&self, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Pipeline> {
-        match self {
-            Model::Folder(path) => Pipeline::load(path, backend, on_load),
-            Model::RandomSd15 => Pipeline::random(&ModelConfig::sd15(), backend, on_load),
-        }
-    }
-
-    /// The request that is measured: DDIM, whose steps are one evaluation each, with guidance.
-    pub fn request(
-        &self,
-        images: usize,
-        steps: usize,
-        width: Option<usize>,
-        height: Option<usize>,
-    ) -> Result<Request> {
-        let (config, scheduler) = self.describe()?;
-        let defaults = Request::defaults(&config, Sampler::Ddim);
-        let request = Request {
-            prompt: PROMPT.to_string(),
-            images,
-            steps,
-            width: width.unwrap_or(defaults.width),
-            height: height.unwrap_or(defaults.height),
-            ..defaults
-        };
-        request.check(&config, &scheduler)?;
-        Ok(request)
-    }
+/// The request that is measured: DDIM, whose steps are one evaluation each, with guidance.
+pub fn request(
+    model: &Model,
+    images: usize,
+    steps: usize,
+    width: Option<usize>,
+    height: Option<usize>,
+) -> Result<Request> {
+    let (config, scheduler) = model.describe()?;
+    let defaults = Request::defaults(&config, Sampler::Ddim);
+    let request = Request {
+        prompt: PROMPT.to_string(),
+        images,
+        steps,
+        width: width.unwrap_or(defaults.width),
+        height: height.unwrap_or(defaults.height),
+        ..defaults
+    };
+    request.check(&config, &scheduler)?;
+    Ok(request)
 }
 
 /// What to measure, and where.
@@ -121,7 +92,7 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
     let requests: Vec<Request> = settings
         .images
         .iter()
-        .map(|&images| model.request(images, *steps, settings.width, settings.height))
+        .map(|&images| request(model, images, *steps, settings.width, settings.height))
         .collect::<Result<_>>()?;
     let (config, _) = model.describe()?;
 

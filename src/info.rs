@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::bench::Model;
 use crate::error::Result;
+use crate::model::config::ModelConfig;
 use crate::ops::DType;
 use crate::ops::count::Count;
-use crate::pipeline::{Models, Request, Shape, count};
+use crate::pipeline::{Model, Models, Request, Shape, count};
 use crate::sampler::SchedulerConfig;
-use crate::weights::{Checkpoint, ModelFolder, Plan, Source};
-use crate::{model::config::ModelConfig, weights};
+use crate::weights::{self, Checkpoint, ModelFolder, Plan, Source};
 
 /// One tensor: of the checkpoint as stored, or, without one, as planned.
 #[derive(Clone, Debug, Serialize)]

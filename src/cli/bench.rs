@@ -8,7 +8,7 @@ use clap::Args;
 use sdrt::bench::{self, Settings};
 use sdrt::image;
 
-use super::{DeviceArgs, ModelArgs};
+use super::{DeviceArgs, ModelArgs, SizeArgs};
 
 /// Measures how long the stages take, each after a warm-up, and prints medians beside the roofline.
 #[derive(Args)]
@@ -17,16 +17,20 @@ pub struct Bench {
     #[command(flatten)]
     model: ModelArgs,
     /// Pictures at once: 1,4 measures both
-    #[arg(short = 'b', long, value_name = "N,..", value_delimiter = ',', default_value = "1")]
+    #[arg(
+        short = 'b',
+        long,
+        visible_alias = "num-images",
+        value_name = "N,..",
+        value_delimiter = ',',
+        default_value = "1"
+    )]
     images: Vec<usize>,
+    /// Denoising steps of a picture
     #[arg(long, value_name = "N", default_value_t = 50)]
     steps: usize,
-    /// [default: the model's]
-    #[arg(short = 'W', long, value_name = "N")]
-    width: Option<usize>,
-    /// [default: the model's]
-    #[arg(short = 'H', long, value_name = "N")]
-    height: Option<usize>,
+    #[command(flatten)]
+    size: SizeArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Where the numbers go, a line of JSON for each stage
@@ -47,8 +51,8 @@ impl Bench {
             dtype: self.device.dtype,
             images: self.images.clone(),
             steps: self.steps,
-            width: self.width,
-            height: self.height,
+            width: self.size.width,
+            height: self.size.height,
         };
         let rows = bench::measure(&settings, &mut super::say)?;
         if let Some(path) = &self.json {

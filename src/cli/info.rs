@@ -5,15 +5,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use sdrt::bench::Model;
 use sdrt::columns::{bytes, columns};
 use sdrt::info;
 use sdrt::ops::DType;
-use sdrt::pipeline::Request;
+use sdrt::pipeline::{Model, Request};
 use sdrt::sampler::{Sampler, SchedulerConfig};
 use serde_json::json;
 
-use super::{KnownShapes, which_model};
+use super::{KnownShapes, SizeArgs, which_model};
 
 /// Shows what a model is made of, the memory it needs and the work it does; needs no GPU.
 #[derive(Args)]
@@ -27,12 +26,8 @@ pub struct Info {
     /// Lists every tensor
     #[arg(long)]
     tensors: bool,
-    /// Of the pictures that memory and work are counted for [default: the model's]
-    #[arg(short = 'W', long, value_name = "N")]
-    width: Option<usize>,
-    /// [default: the model's]
-    #[arg(short = 'H', long, value_name = "N")]
-    height: Option<usize>,
+    #[command(flatten)]
+    size: SizeArgs,
     /// Pictures at once
     #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
     num_images: usize,
@@ -56,8 +51,8 @@ impl Info {
         let (config, scheduler) = model.describe()?;
         let defaults = Request::defaults(&config, scheduler.default_sampler().unwrap_or(Sampler::Ddim));
         let request = Request {
-            width: self.width.unwrap_or(defaults.width),
-            height: self.height.unwrap_or(defaults.height),
+            width: self.size.width.unwrap_or(defaults.width),
+            height: self.size.height.unwrap_or(defaults.height),
             images: self.num_images,
             ..defaults
         };

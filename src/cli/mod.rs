@@ -10,10 +10,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sdrt::bench::Model;
 use sdrt::device::Device;
 use sdrt::error::Error;
 use sdrt::ops::DType;
+use sdrt::pipeline::Model;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
@@ -30,13 +30,9 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Paints pictures
     Run(run::Run),
-    /// Shows what a model is made of, the memory it needs and the work it does; needs no GPU
     Info(info::Info),
-    /// Measures how long the stages take
     Bench(bench::Bench),
-    /// Measures how long each verb takes
     Profile(profile::Profile),
 }
 
@@ -67,6 +63,16 @@ struct DeviceArgs {
     /// What weights and activations are kept in: f16, bf16 or f32 [default: f16 on a GPU, f32 on the CPU]
     #[arg(long)]
     dtype: Option<DType>,
+}
+
+#[derive(Args)]
+struct SizeArgs {
+    /// Pixels, a multiple of 8 [default: the model's]
+    #[arg(short = 'W', long, value_name = "N")]
+    width: Option<usize>,
+    /// Pixels, a multiple of 8 [default: the model's]
+    #[arg(short = 'H', long, value_name = "N")]
+    height: Option<usize>,
 }
 
 /// Shapes that are known without a checkpoint.

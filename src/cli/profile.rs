@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use sdrt::bench;
 use sdrt::image;
 use sdrt::pipeline::Stage;
 use sdrt::profile;
 
-use super::{DeviceArgs, ModelArgs, say_notice};
+use super::{DeviceArgs, ModelArgs, SizeArgs, say_notice};
 
 /// Measures how long each verb and shape takes, slowest first, or runs the stages once for nsys and ncu.
 #[derive(Args)]
@@ -18,7 +19,7 @@ pub struct Profile {
     #[command(flatten)]
     model: ModelArgs,
     /// Pictures at once
-    #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
+    #[arg(short = 'b', long, visible_alias = "num-images", value_name = "N", default_value_t = 1)]
     images: usize,
     /// The part of the painting to look at
     #[arg(long, default_value = "denoise")]
@@ -30,12 +31,8 @@ pub struct Profile {
     /// and measures nothing
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", conflicts_with_all = ["stage", "repeat", "json"])]
     trace: Option<usize>,
-    /// [default: the model's]
-    #[arg(short = 'W', long, value_name = "N")]
-    width: Option<usize>,
-    /// [default: the model's]
-    #[arg(short = 'H', long, value_name = "N")]
-    height: Option<usize>,
+    #[command(flatten)]
+    size: SizeArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Where the numbers go, a line of JSON for each verb and shape
@@ -59,7 +56,7 @@ const STEPS: usize = 2;
 impl Profile {
     pub fn run(&self) -> Result<()> {
         let model = self.model.model()?;
-        let request = model.request(self.images, STEPS, self.width, self.height)?;
+        let request = bench::request(&model, self.images, STEPS, self.size.width, self.size.height)?;
         self.json.as_deref().map(image::check_writable).transpose()?;
         let opened = self.device.device.open(self.device.dtype)?;
         say_notice(opened.notice.as_deref());

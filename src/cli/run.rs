@@ -24,7 +24,7 @@ use serde_json::json;
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
-use super::{DeviceArgs, ms, say, say_notice, which_model};
+use super::{DeviceArgs, SizeArgs, ms, say, say_notice, which_model};
 use crate::progress::{Progress, unit};
 
 /// torch's CPU generator looks at no more than these bits of a seed.
@@ -32,6 +32,7 @@ const SEED_BITS: u32 = 32;
 /// What a shell reports for a program that Ctrl-C ended.
 const KILLED_BY_CTRL_C: i32 = 130;
 
+/// Paints pictures.
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Run {
@@ -60,12 +61,8 @@ pub struct Run {
     /// The same seed paints the same picture; picture i of several has seed N + i [default: random]
     #[arg(short, long, value_name = "N", value_parser = seed)]
     seed: Option<u64>,
-    /// Pixels, a multiple of 8 [default: the model's]
-    #[arg(short = 'W', long, value_name = "N")]
-    width: Option<usize>,
-    /// Pixels, a multiple of 8 [default: the model's]
-    #[arg(short = 'H', long, value_name = "N")]
-    height: Option<usize>,
+    #[command(flatten)]
+    size: SizeArgs,
     /// Pictures at once; several go to name-0.png, name-1.png, ...
     #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
     num_images: usize,
@@ -196,8 +193,8 @@ impl Run {
             schedule: self.schedule,
             seed: self.seed.unwrap_or_else(random_seed),
             rng: self.rng,
-            height: self.height.unwrap_or(defaults.height),
-            width: self.width.unwrap_or(defaults.width),
+            height: self.size.height.unwrap_or(defaults.height),
+            width: self.size.width.unwrap_or(defaults.width),
             images: self.num_images,
         })
     }

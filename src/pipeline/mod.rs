@@ -10,6 +10,7 @@
 
 mod bucket;
 mod inputs;
+mod model;
 mod request;
 mod stages;
 
@@ -20,6 +21,7 @@ use std::time::Instant;
 
 use self::bucket::Bucket;
 use self::inputs::{padded, token_ids, write_noise};
+pub use self::model::Model;
 pub use self::request::{Painting, Picture, Request, Times};
 use self::stages::Tensors;
 pub use self::stages::{Counted, Models, Shape, Stage, count};
