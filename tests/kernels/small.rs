@@ -3,8 +3,8 @@
 mod fixtures;
 mod steps;
 
-use sdrt::ops::{DType, Ops};
 use sdrt::ops::cuda::{Cuda, Kind};
+use sdrt::ops::{DType, Ops};
 
 use super::cases;
 use super::gpu::{ALL, HALVES, against_cpu, on_gpu, tolerance};
