@@ -73,7 +73,10 @@ impl CublasLt {
     }
 
     /// Launches the product on the stream.
-    pub fn multiply(&mut self, gpu: &Gpu, product: Product, at: Operands) -> Result<()> {
+    ///
+    /// # Safety
+    /// The addresses are valid for the sizes and pitches of `product`.
+    pub unsafe fn multiply(&mut self, gpu: &Gpu, product: Product, at: Operands) -> Result<()> {
         let describe = || {
             let Product { m, n, k, dtype, .. } = product;
             format!("{dtype} product m={m} n={n} k={k}")
@@ -87,31 +90,33 @@ impl CublasLt {
         let pointer = |address: u64| address as usize as *const c_void;
         let (alpha, beta) = (1f32, if product.residual_pitch.is_some() { 1f32 } else { 0f32 });
         let residual = if product.residual_pitch.is_some() { at.residual } else { at.y };
-        let launch = || unsafe {
+        let launch = || {
             if product.bias {
                 let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
                 set_operation(plan.operation, attribute, &at.bias)?;
             }
             // SAFETY: the plan's descriptors are alive and describe the operands; the caller vouches for
             // the addresses. Column-major, the roles are y(n,m) = w(k,n)ᵀ · x(k,m).
-            result::matmul(
-                self.handle,
-                plan.operation,
-                (&raw const alpha).cast(),
-                (&raw const beta).cast(),
-                pointer(at.w),
-                plan.w,
-                pointer(at.x),
-                plan.x,
-                pointer(residual),
-                plan.residual,
-                pointer(at.y).cast_mut(),
-                plan.y,
-                &plan.algorithm,
-                pointer(self.workspace.address).cast_mut(),
-                self.workspace.bytes,
-                gpu.stream.cu_stream().cast(),
-            )
+            unsafe {
+                result::matmul(
+                    self.handle,
+                    plan.operation,
+                    (&raw const alpha).cast(),
+                    (&raw const beta).cast(),
+                    pointer(at.w),
+                    plan.w,
+                    pointer(at.x),
+                    plan.x,
+                    pointer(residual),
+                    plan.residual,
+                    pointer(at.y).cast_mut(),
+                    plan.y,
+                    &plan.algorithm,
+                    pointer(self.workspace.address).cast_mut(),
+                    self.workspace.bytes,
+                    gpu.stream.cu_stream().cast(),
+                )
+            }
         };
         during(launch(), describe)
     }

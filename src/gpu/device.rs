@@ -69,8 +69,8 @@ impl Gpu {
         let name = context.name().during("reading the device's name")?;
         if chip < MINIMUM_ARCH {
             let message =
-                format!("{name} is sm_{chip}; the kernels need sm_{MINIMUM_ARCH} or later: try --device cpu");
-            return Err(Error::invalid(message));
+                format!("is sm_{chip}; the kernels need sm_{MINIMUM_ARCH} or later: try --device cpu");
+            return Err(Error::Cuda { operation: name, message });
         }
         let forced = forced_arch()?;
         let attribute = |attribute| context.attribute(attribute).during("reading the device's attributes");

@@ -191,7 +191,8 @@ impl Cuda {
             bias: address(v.bias),
             residual: address(v.residual),
         };
-        self.cublaslt.multiply(&self.gpu, product, operands)
+        // SAFETY: as in `start`.
+        unsafe { self.cublaslt.multiply(&self.gpu, product, operands) }
     }
 
     fn group_norm(&self, v: &GroupNorm) -> Result<()> {
