@@ -204,6 +204,8 @@ mod tests {
         let onto_folder = folder.path().join("c.png");
         fs::create_dir(&onto_folder).unwrap();
         assert!(write(&onto_folder, b"new").is_err());
+        let message = check_destination(&onto_folder).unwrap_err().to_string();
+        assert!(message.contains("c.png: is a folder"), "{message}");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
