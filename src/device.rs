@@ -54,27 +54,28 @@ impl Device {
         match self {
             Device::Cpu => open_cpu(dtype, None),
             Device::Cuda(ordinal) => open_cuda(ordinal, dtype),
-            Device::Auto => match why_no_gpu() {
-                None => open_cuda(0, dtype),
-                Some(why) => open_cpu(dtype, Some(why)),
-            },
+            Device::Auto => open_first_gpu(dtype).or_else(|why| open_cpu(dtype, Some(why))),
         }
     }
 }
 
-fn open_cpu(dtype: Option<DType>, notice: Option<&str>) -> Result<Opened> {
+fn open_cpu(dtype: Option<DType>, notice: Option<String>) -> Result<Opened> {
     if let Some(dtype) = dtype.filter(|&dtype| dtype != DType::F32) {
-        let why = notice.map(|why| format!("{why}, and ")).unwrap_or_default();
+        let why = notice.as_ref().map(|why| format!("{why}, and ")).unwrap_or_default();
         return Err(Error::invalid(format!(
             "{why}the CPU computes in f32 only, not {dtype}: leave --dtype out"
         )));
     }
-    Ok(Opened { backend: Box::new(Cpu::new()), notice: notice.map(str::to_string) })
+    Ok(Opened { backend: Box::new(Cpu::new()), notice })
 }
 
+/// The first GPU, or why there is none to use.
 #[cfg(sdrt_cuda)]
-fn why_no_gpu() -> Option<&'static str> {
-    (crate::gpu::device::device_count() == 0).then_some("no CUDA device was found")
+fn open_first_gpu(dtype: Option<DType>) -> Result<Opened, String> {
+    if crate::gpu::device::device_count() == 0 {
+        return Err("no CUDA device was found".to_string());
+    }
+    open_cuda(0, dtype).map_err(|e| e.to_string())
 }
 
 #[cfg(sdrt_cuda)]
@@ -84,8 +85,8 @@ fn open_cuda(ordinal: usize, dtype: Option<DType>) -> Result<Opened> {
 }
 
 #[cfg(not(sdrt_cuda))]
-fn why_no_gpu() -> Option<&'static str> {
-    Some("this sdrt was built without nvcc and has no CUDA kernels")
+fn open_first_gpu(_dtype: Option<DType>) -> Result<Opened, String> {
+    Err("this sdrt was built without nvcc and has no CUDA kernels".to_string())
 }
 
 #[cfg(not(sdrt_cuda))]

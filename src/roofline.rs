@@ -16,7 +16,7 @@ impl Ceiling {
     /// The ceiling of a machine that [`Backend::describe`](crate::ops::Backend::describe) names, where
     /// one was measured: on an H100 SXM, an 8192^3 product of random f16 numbers and a device copy.
     pub fn of(machine: &str, dtype: DType) -> Option<Self> {
-        let measured = machine.contains("H100") && dtype != DType::F32;
+        let measured = machine.contains("H100 80GB HBM3") && dtype != DType::F32;
         measured.then_some(Ceiling { flops: 710e12, bytes: 2.95e12 })
     }
 

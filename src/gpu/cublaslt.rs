@@ -46,11 +46,11 @@ pub struct Operands {
 }
 
 struct Plan {
-    operation: sys::cublasLtMatmulDesc_t,
-    w: sys::cublasLtMatrixLayout_t,
-    x: sys::cublasLtMatrixLayout_t,
-    residual: sys::cublasLtMatrixLayout_t,
-    y: sys::cublasLtMatrixLayout_t,
+    operation: Operation,
+    w: Layout,
+    x: Layout,
+    residual: Layout,
+    y: Layout,
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
@@ -93,24 +93,24 @@ impl CublasLt {
         let launch = || {
             if product.bias {
                 let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
-                set_operation(plan.operation, attribute, &at.bias)?;
+                plan.operation.set(attribute, &at.bias)?;
             }
             // SAFETY: the plan's descriptors are alive and describe the operands; the caller vouches for
             // the addresses. Column-major, the roles are y(n,m) = w(k,n)ᵀ · x(k,m).
             unsafe {
                 result::matmul(
                     self.handle,
-                    plan.operation,
+                    plan.operation.0,
                     (&raw const alpha).cast(),
                     (&raw const beta).cast(),
                     pointer(at.w),
-                    plan.w,
+                    plan.w.0,
                     pointer(at.x),
-                    plan.x,
+                    plan.x.0,
                     pointer(residual),
-                    plan.residual,
+                    plan.residual.0,
                     pointer(at.y).cast_mut(),
-                    plan.y,
+                    plan.y.0,
                     &plan.algorithm,
                     pointer(self.workspace.address).cast_mut(),
                     self.workspace.bytes,
@@ -133,88 +133,107 @@ impl Drop for CublasLt {
 impl Plan {
     fn new(handle: sys::cublasLtHandle_t, p: &Product) -> Result<Self, result::CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let (dtype, compute) = match p.dtype {
-            DType::F16 => (sys::cudaDataType::CUDA_R_16F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
-            DType::BF16 => (sys::cudaDataType::CUDA_R_16BF, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
-            DType::F32 => (sys::cudaDataType::CUDA_R_32F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
+        let dtype = match p.dtype {
+            DType::F16 => sys::cudaDataType::CUDA_R_16F,
+            DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
+            DType::F32 => sys::cudaDataType::CUDA_R_32F,
             other => panic!("no product of {other}"),
         };
         let layout = |rows: usize, columns: usize, pitch: usize| {
-            result::create_matrix_layout(dtype, rows as u64, columns as u64, pitch as i64)
+            result::create_matrix_layout(dtype, rows as u64, columns as u64, pitch as i64).map(Layout)
         };
-        let operation = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?;
-        set_operation(operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
+        let operation = Operation::new()?;
+        operation.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
         if p.bias {
-            set_operation(
-                operation,
-                Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE,
-                &sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
-            )?;
+            let bias = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
+            operation.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &bias)?;
         }
         let w = layout(p.k, p.n, p.k)?;
         let x = layout(p.k, p.m, p.x_pitch)?;
         let residual = layout(p.n, p.m, p.residual_pitch.unwrap_or(p.y_pitch))?;
         let y = layout(p.n, p.m, p.y_pitch)?;
-        let algorithm = choose_algorithm(handle, operation, [w, x, residual, y], p.alignment)?;
-        Ok(Plan { operation, w, x, residual, y, algorithm })
-    }
-}
-
-fn choose_algorithm(
-    handle: sys::cublasLtHandle_t,
-    operation: sys::cublasLtMatmulDesc_t,
-    [w, x, residual, y]: [sys::cublasLtMatrixLayout_t; 4],
-    alignment: u32,
-) -> Result<sys::cublasLtMatmulAlgo_t, result::CublasError> {
-    use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
-    let preference = result::create_matmul_pref()?;
-    let set = |attribute, value: *const c_void, size| {
-        // SAFETY: `preference` is alive; `value` points at `size` bytes.
-        unsafe { result::set_matmul_pref_attribute(preference, attribute, value, size) }
-    };
-    let choose = || {
-        let workspace: usize = WORKSPACE_BYTES;
-        set(
-            Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-            (&raw const workspace).cast(),
-            size_of::<usize>(),
-        )?;
-        for attribute in [
-            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-        ] {
-            set(attribute, (&raw const alignment).cast(), size_of::<u32>())?;
-        }
+        let preference = Preference::new(p.alignment)?;
         // SAFETY: all descriptors are alive.
-        unsafe { result::get_matmul_algo_heuristic(handle, operation, w, x, residual, y, preference) }
-    };
-    let heuristic = choose();
-    // SAFETY: created above, destroyed once.
-    unsafe { result::destroy_matmul_pref(preference)? };
-    Ok(heuristic?.algo)
-}
-
-fn set_operation<T>(
-    operation: sys::cublasLtMatmulDesc_t,
-    attribute: sys::cublasLtMatmulDescAttributes_t,
-    value: &T,
-) -> Result<(), result::CublasError> {
-    // SAFETY: `operation` is alive; `value` has the size that the attribute asks for.
-    unsafe {
-        result::set_matmul_desc_attribute(operation, attribute, (&raw const *value).cast(), size_of::<T>())
+        let heuristic = unsafe {
+            result::get_matmul_algo_heuristic(handle, operation.0, w.0, x.0, residual.0, y.0, preference.0)?
+        };
+        Ok(Plan { operation, w, x, residual, y, algorithm: heuristic.algo })
     }
 }
 
-impl Drop for Plan {
-    fn drop(&mut self) {
-        // SAFETY: created in `Plan::new`, destroyed once; errors have nobody to go to.
+/// What is multiplied and how, without sizes.
+struct Operation(sys::cublasLtMatmulDesc_t);
+
+impl Operation {
+    /// Products are summed in f32, whatever the operands are.
+    fn new() -> Result<Self, result::CublasError> {
+        let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F);
+        result::create_matmul_desc(compute, scale).map(Operation)
+    }
+
+    fn set<T>(
+        &self,
+        attribute: sys::cublasLtMatmulDescAttributes_t,
+        value: &T,
+    ) -> Result<(), result::CublasError> {
+        // SAFETY: the operation is alive; the library checks the value's size against the attribute.
         unsafe {
-            for layout in [self.w, self.x, self.residual, self.y] {
-                let _ = result::destroy_matrix_layout(layout);
-            }
-            let _ = result::destroy_matmul_desc(self.operation);
+            result::set_matmul_desc_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())
         }
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        // SAFETY: created in `new`, destroyed once; an error has nobody to go to.
+        let _ = unsafe { result::destroy_matmul_desc(self.0) };
+    }
+}
+
+/// Rows, columns and pitch of one operand, column-major.
+struct Layout(sys::cublasLtMatrixLayout_t);
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        // SAFETY: created by `create_matrix_layout`, destroyed once; an error has nobody to go to.
+        let _ = unsafe { result::destroy_matrix_layout(self.0) };
+    }
+}
+
+/// What the choice of an algorithm may count on.
+struct Preference(sys::cublasLtMatmulPreference_t);
+
+impl Preference {
+    fn new(alignment: u32) -> Result<Self, result::CublasError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+        let preference = Preference(result::create_matmul_pref()?);
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE_BYTES)?;
+        for attribute in [
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            preference.set(attribute, &alignment)?;
+        }
+        Ok(preference)
+    }
+
+    fn set<T>(
+        &self,
+        attribute: sys::cublasLtMatmulPreferenceAttributes_t,
+        value: &T,
+    ) -> Result<(), result::CublasError> {
+        // SAFETY: as in `Operation::set`.
+        unsafe {
+            result::set_matmul_pref_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())
+        }
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: created in `new`, destroyed once; an error has nobody to go to.
+        let _ = unsafe { result::destroy_matmul_pref(self.0) };
     }
 }
