@@ -60,7 +60,7 @@ struct GroupNormArgs {
     const void* x;       // T [b,hw,c]
     const void* weight;  // T [c]
     const void* bias;    // T [c]
-    float* partial;      // f32 [b,splits,groups,2]: sums of (x-shift) and (x-shift)^2
+    float* partial;      // f32 [b,groups,splits,2]: sums of (x-shift) and (x-shift)^2
     int b, hw, c, groups;
     int out_pitch, x_pitch;
     int splits, rows_per_split;

@@ -34,6 +34,14 @@ template <typename T, int N> struct alignas(N * sizeof(T)) Vector {
     T v[N];
 };
 
+// Makes the compiler forget what it knows of 16 bytes: it converts them again where they are used next, instead
+// of keeping what it converted before in twice as many registers.
+template <typename T, int N> __device__ __forceinline__ void forget(Vector<T, N>& v) {
+    static_assert(sizeof(v) == 16, "four registers");
+    uint4& r = *reinterpret_cast<uint4*>(&v);
+    asm volatile("" : "+r"(r.x), "+r"(r.y), "+r"(r.z), "+r"(r.w));
+}
+
 __device__ __forceinline__ float silu(float x) { return x / (1.f + __expf(-x)); }
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.f + erff(x * 0.70710678118654752f)); }
 __device__ __forceinline__ float quick_gelu(float x) { return x / (1.f + __expf(-1.702f * x)); }

@@ -1,14 +1,18 @@
 // GroupNorm (+ SiLU) and LayerNorm.
 //
 // group_norm: y = (x - mean) * rstd * weight + bias, statistics over the pixels and adjacent channels of
-// one group of one image; x is [b,hw,c]. Two launches:
+// one group of one image; x is [b,hw,c]. Small maps take one launch, the others two:
+//   group_norm_fused:  grid (slabs of whole groups, b). A block keeps its channels of all rows in registers,
+//                      sums, folds the sums into groups, and writes the result.
 //   group_norm_stats:  grid (splits, b). A block walks its rows with all channels, so every load is a full
-//                      line; each thread keeps the sums of its own 16 bytes of channels, then the block
-//                      folds threads and channels into groups and writes partial[b,split,g].
-//   group_norm_apply:  grid (row chunks, b). Folds the partials in a fixed order (the same bits on every
-//                      run), turns them into one scale and one offset per channel, kept in registers.
+//                      line, and writes partial[b,group,split].
+//   group_norm_apply:  grid (row chunks, b). Folds the partials in a fixed order, turns them into one scale
+//                      and one offset per channel, kept in registers, and walks its rows.
+// In all of them a thread owns 16 bytes of channels, and the same bits come out of every run.
 // 1. Sums are of x - shift with shift = the group's first element: no cancellation when |mean| >> std.
-// 2. A vector of channels may straddle groups (320/32 = 10): sums are per channel until the block's fold.
+// 2. A vector of channels may straddle groups (320/32 = 10): sums are per channel until the block's fold. A
+//    slab has so many groups that it is made of whole vectors (4 of 10 channels).
+// 3. What does not depend on the statistics is loaded before they are folded.
 // SD 1.5: hw 64..4096, c 320..2560; the VAE: hw up to 262144, c 128..512.
 //
 // layer_norm: one warp per row, the row held in registers between the three passes.
@@ -19,113 +23,212 @@
 template <typename T> constexpr int VEC = 16 / sizeof(T);
 // 4096 channels at most, whatever the dtype.
 template <typename T> constexpr int GROUP_NORM_THREADS = 4096 / VEC<T>;
+// Vectors of x that a thread of group_norm_fused holds. 32x32 maps of 640 channels need 11; the 1024 threads of
+// f32 have registers for 4.
+template <typename T> constexpr int FUSED_VECTORS = sizeof(T) == 2 ? 11 : 4;
+
+// A thread's V adjacent channels: sums of x - shift and of its square.
+template <typename T> struct ChannelSums {
+    static constexpr int V = VEC<T>;
+    float sum[V] = {}, square[V] = {}, shift[V];
+
+    // `row` is the image's first row, `column` the first channel, `channels` those of a group.
+    __device__ __forceinline__ ChannelSums(const T* row, int column, int channels) {
+#pragma unroll
+        for (int j = 0; j < V; j++) shift[j] = to_float(row[column + j - (column + j) % channels]);
+    }
+
+    __device__ __forceinline__ void add(const Vector<T, V>& x) {
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            float d = to_float(x.v[j]) - shift[j];
+            sum[j] += d;
+            square[j] += d * d;
+        }
+    }
+
+    // Leaves the sums at [lane, column] of the block's [lanes, width] arrays.
+    __device__ __forceinline__ void leave(float* sums, float* squares, int at) const {
+#pragma unroll
+        for (int j = 0; j < V; j += 4) {
+            *reinterpret_cast<float4*>(sums + at + j) = make_float4(sum[j], sum[j + 1], sum[j + 2], sum[j + 3]);
+            *reinterpret_cast<float4*>(squares + at + j) =
+                make_float4(square[j], square[j + 1], square[j + 2], square[j + 3]);
+        }
+    }
+};
+
+// Adds up lanes of the block's [lanes, width] arrays in place, with all threads; returns how many are left.
+// A barrier must stand before and after.
+template <int THREADS>
+__device__ __forceinline__ int shrink(float* sums, float* squares, int lanes, int width) {
+    const int left = min(lanes, max(1, THREADS / width));
+    for (int at = threadIdx.x; at < left * width; at += THREADS) {
+        float sum = 0.f, square = 0.f;
+        for (int j = at; j < lanes * width; j += left * width) {
+            sum += sums[j];
+            square += squares[j];
+        }
+        sums[at] = sum;
+        squares[at] = square;
+    }
+    return left;
+}
+
+// Adds up a group's part of the block's [lanes, width] arrays; the whole warp gets the result.
+__device__ __forceinline__ float2 fold(const float* sums, const float* squares, int lanes, int width, int group,
+                                       int channels) {
+    float2 total = make_float2(0.f, 0.f);
+    for (int j = threadIdx.x % 32; j < lanes * channels; j += 32) {
+        int at = j / channels * width + group * channels + j % channels;
+        total.x += sums[at];
+        total.y += squares[at];
+    }
+    return make_float2(warp_sum(total.x), warp_sum(total.y));
+}
+
+// Mean and 1/std from sums of n values of x - shift and of its square.
+__device__ __forceinline__ float2 mean_rstd(float2 sums, float n, float shift, float eps) {
+    float mean = sums.x / n;
+    float variance = fmaxf(sums.y / n - mean * mean, 0.f);
+    return make_float2(mean + shift, rsqrtf(variance + eps));
+}
+
+// y = x * scale + offset for a thread's V channels.
+template <typename T> struct Affine {
+    static constexpr int V = VEC<T>;
+    float scale[V], offset[V];
+
+    // Statistics of the groups from `first_group` on.
+    __device__ __forceinline__ Affine(const Vector<T, V>& weight, const Vector<T, V>& bias, const float2* statistics,
+                                      int column, int channels, int first_group) {
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            float2 s = statistics[(column + j) / channels - first_group];
+            scale[j] = to_float(weight.v[j]) * s.y;
+            offset[j] = to_float(bias.v[j]) - s.x * scale[j];
+        }
+    }
+
+    __device__ __forceinline__ Vector<T, V> operator()(const Vector<T, V>& x, bool with_silu) const {
+        Vector<T, V> y;
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            float f = to_float(x.v[j]) * scale[j] + offset[j];
+            y.v[j] = from_float<T>(with_silu ? silu(f) : f);
+        }
+        return y;
+    }
+};
+
+template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
+    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>;
+    using Chunk = Vector<T, V>;
+    __shared__ __align__(16) float sums[THREADS * V];
+    __shared__ __align__(16) float squares[THREADS * V];
+    __shared__ float2 statistics[THREADS / 32];  // a slab has V groups at most
+    const int channels = a.c / a.groups, groups = a.groups / gridDim.x;
+    const int width = groups * channels, vectors = width / V, lanes = THREADS / vectors;
+    const int lane = threadIdx.x / vectors, slab_column = threadIdx.x % vectors * V;
+    const int column = blockIdx.x * width + slab_column;
+    const T* x = static_cast<const T*>(a.x) + size_t(blockIdx.y) * a.hw * a.x_pitch;
+    T* out = static_cast<T*>(a.out) + size_t(blockIdx.y) * a.hw * a.out_pitch;
+
+    const int rows = (a.hw - lane + lanes - 1) / lanes;  // of this thread: lane, lane + lanes, ...
+    Chunk held[FUSED_VECTORS<T>], weight, bias;
+    if (lane < lanes) {
+        const T* from = x + size_t(lane) * a.x_pitch + column;
+#pragma unroll
+        for (int i = 0; i < FUSED_VECTORS<T>; i++)
+            if (i < rows) held[i] = *reinterpret_cast<const Chunk*>(from + size_t(i * lanes) * a.x_pitch);
+        ChannelSums<T> mine(x, column, channels);
+#pragma unroll
+        for (int i = 0; i < FUSED_VECTORS<T>; i++)
+            if (i < rows) mine.add(held[i]);
+        mine.leave(sums, squares, lane * width + slab_column);
+        weight = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.weight) + column);
+        bias = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.bias) + column);
+    }
+    __syncthreads();
+    // One group may be all that a slab has: without this, a single warp would add up all lanes.
+    const int left = shrink<THREADS>(sums, squares, lanes, width);
+    __syncthreads();
+    for (int g = threadIdx.x / 32; g < groups; g += THREADS / 32) {
+        float2 total = fold(sums, squares, left, width, g, channels);
+        float shift = to_float(x[blockIdx.x * width + g * channels]);
+        if (threadIdx.x % 32 == 0) statistics[g] = mean_rstd(total, float(a.hw) * channels, shift, a.eps);
+    }
+    __syncthreads();
+    if (lane >= lanes) return;
+    const Affine<T> affine(weight, bias, statistics, column, channels, blockIdx.x * groups);
+    T* to = out + size_t(lane) * a.out_pitch + column;
+#pragma unroll
+    for (int i = 0; i < FUSED_VECTORS<T>; i++) {
+        forget(held[i]);
+        if (i < rows) *reinterpret_cast<Chunk*>(to + size_t(i * lanes) * a.out_pitch) = affine(held[i], a.silu);
+    }
+}
 
 template <typename T> __device__ void group_norm_stats(const GroupNormArgs& a) {
-    constexpr int V = VEC<T>;
-    __shared__ float sums[GROUP_NORM_THREADS<T> * V];
-    __shared__ float squares[GROUP_NORM_THREADS<T> * V];
-    const int vectors = a.c / V;
-    const int lanes = GROUP_NORM_THREADS<T> / vectors;  // rows walked at once
-    const int column = threadIdx.x % vectors, lane = threadIdx.x / vectors;
+    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>;
+    __shared__ __align__(16) float sums[THREADS * V];
+    __shared__ __align__(16) float squares[THREADS * V];
+    const int channels = a.c / a.groups, vectors = a.c / V, lanes = THREADS / vectors;
+    const int column = threadIdx.x % vectors * V, lane = threadIdx.x / vectors;
     const int split = blockIdx.x, image = blockIdx.y;
-    const int channels = a.c / a.groups;
     const T* x = static_cast<const T*>(a.x) + size_t(image) * a.hw * a.x_pitch;
 
     if (lane < lanes) {
-        float sum[V] = {}, square[V] = {}, shift[V];
-#pragma unroll
-        for (int j = 0; j < V; j++) {
-            int c = column * V + j;
-            shift[j] = to_float(x[c - c % channels]);
-        }
+        ChannelSums<T> mine(x, column, channels);
         const int end = min(a.hw, (split + 1) * a.rows_per_split);
-        for (int row = split * a.rows_per_split + lane; row < end; row += lanes) {
-            auto v = *reinterpret_cast<const Vector<T, V>*>(x + size_t(row) * a.x_pitch + column * V);
-#pragma unroll
-            for (int j = 0; j < V; j++) {
-                float d = to_float(v.v[j]) - shift[j];
-                sum[j] += d;
-                square[j] += d * d;
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < V; j++) {
-            sums[lane * a.c + column * V + j] = sum[j];
-            squares[lane * a.c + column * V + j] = square[j];
-        }
+#pragma unroll 4
+        for (int row = split * a.rows_per_split + lane; row < end; row += lanes)
+            mine.add(*reinterpret_cast<const Vector<T, V>*>(x + size_t(row) * a.x_pitch + column));
+        mine.leave(sums, squares, lane * a.c + column);
     }
     __syncthreads();
-
-    const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
-    for (int g = warp; g < a.groups; g += GROUP_NORM_THREADS<T> / 32) {
-        float sum = 0, square = 0;
-        for (int j = thread; j < lanes * channels; j += 32) {
-            int at = j / channels * a.c + g * channels + j % channels;
-            sum += sums[at];
-            square += squares[at];
-        }
-        sum = warp_sum(sum);
-        square = warp_sum(square);
-        if (thread == 0) {
-            float* out = a.partial + ((size_t(image) * a.splits + split) * a.groups + g) * 2;
-            out[0] = sum;
-            out[1] = square;
-        }
+    for (int g = threadIdx.x / 32; g < a.groups; g += THREADS / 32) {
+        float2 total = fold(sums, squares, lanes, a.c, g, channels);
+        float2* out = reinterpret_cast<float2*>(a.partial) + (size_t(image) * a.groups + g) * a.splits + split;
+        if (threadIdx.x % 32 == 0) *out = total;
     }
 }
 
 template <typename T> __device__ void group_norm_apply(const GroupNormArgs& a) {
-    constexpr int V = VEC<T>;
-    extern __shared__ float statistics[];  // [groups,2]: mean, rstd
-    const int vectors = a.c / V;
-    const int lanes = GROUP_NORM_THREADS<T> / vectors;
-    const int column = threadIdx.x % vectors, lane = threadIdx.x / vectors;
+    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>;
+    using Chunk = Vector<T, V>;
+    extern __shared__ float2 statistics[];  // [groups]: mean, rstd
+    const int channels = a.c / a.groups, vectors = a.c / V, lanes = THREADS / vectors;
+    const int column = threadIdx.x % vectors * V, lane = threadIdx.x / vectors;
     const int image = blockIdx.y;
-    const int channels = a.c / a.groups;
     const T* x = static_cast<const T*>(a.x) + size_t(image) * a.hw * a.x_pitch;
     T* out = static_cast<T*>(a.out) + size_t(image) * a.hw * a.out_pitch;
+    const int rows = (a.hw + gridDim.x - 1) / gridDim.x;
+    const int first = blockIdx.x * rows + lane, end = min(a.hw, int(blockIdx.x + 1) * rows);
 
-    const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
-    for (int g = warp; g < a.groups; g += GROUP_NORM_THREADS<T> / 32) {
-        float sum = 0, square = 0;
-        for (int split = thread; split < a.splits; split += 32) {
-            const float* partial = a.partial + ((size_t(image) * a.splits + split) * a.groups + g) * 2;
-            sum += partial[0];
-            square += partial[1];
+    Chunk weight, bias;
+    if (lane < lanes) {
+        weight = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.weight) + column);
+        bias = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.bias) + column);
+    }
+    for (int g = threadIdx.x / 32; g < a.groups; g += THREADS / 32) {
+        const float2* partial = reinterpret_cast<const float2*>(a.partial) + (size_t(image) * a.groups + g) * a.splits;
+        float2 total = make_float2(0.f, 0.f);
+        for (int split = threadIdx.x % 32; split < a.splits; split += 32) {
+            total.x += partial[split].x;
+            total.y += partial[split].y;
         }
-        sum = warp_sum(sum);
-        square = warp_sum(square);
-        if (thread == 0) {
-            float n = float(a.hw) * channels;
-            float mean = sum / n;
-            float variance = fmaxf(square / n - mean * mean, 0.f);
-            statistics[2 * g] = mean + to_float(x[g * channels]);
-            statistics[2 * g + 1] = rsqrtf(variance + a.eps);
-        }
+        total = make_float2(warp_sum(total.x), warp_sum(total.y));
+        float shift = to_float(x[g * channels]);
+        if (threadIdx.x % 32 == 0) statistics[g] = mean_rstd(total, float(a.hw) * channels, shift, a.eps);
     }
     __syncthreads();
     if (lane >= lanes) return;
-
-    float scale[V], offset[V];
-    auto weight = *reinterpret_cast<const Vector<T, V>*>(static_cast<const T*>(a.weight) + column * V);
-    auto bias = *reinterpret_cast<const Vector<T, V>*>(static_cast<const T*>(a.bias) + column * V);
-#pragma unroll
-    for (int j = 0; j < V; j++) {
-        int g = (column * V + j) / channels;
-        scale[j] = to_float(weight.v[j]) * statistics[2 * g + 1];
-        offset[j] = to_float(bias.v[j]) - statistics[2 * g] * scale[j];
-    }
-    const int rows = (a.hw + gridDim.x - 1) / gridDim.x;
-    const int end = min(a.hw, int(blockIdx.x + 1) * rows);
-    for (int row = blockIdx.x * rows + lane; row < end; row += lanes) {
-        auto v = *reinterpret_cast<const Vector<T, V>*>(x + size_t(row) * a.x_pitch + column * V);
-        Vector<T, V> y;
-#pragma unroll
-        for (int j = 0; j < V; j++) {
-            float f = to_float(v.v[j]) * scale[j] + offset[j];
-            y.v[j] = from_float<T>(a.silu ? silu(f) : f);
-        }
-        *reinterpret_cast<Vector<T, V>*>(out + size_t(row) * a.out_pitch + column * V) = y;
+    const Affine<T> affine(weight, bias, statistics, column, channels, 0);
+#pragma unroll 4
+    for (int row = first; row < end; row += lanes) {
+        Chunk v = *reinterpret_cast<const Chunk*>(x + size_t(row) * a.x_pitch + column);
+        *reinterpret_cast<Chunk*>(out + size_t(row) * a.out_pitch + column) = affine(v, a.silu);
     }
 }
 
@@ -179,6 +282,10 @@ template <typename T> __device__ void layer_norm(const LayerNormArgs& a) {
 }
 
 #define INSTANTIATE(NAME, T)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)                                              \
+        group_norm_fused_##NAME(const __grid_constant__ GroupNormArgs a) {                                           \
+        group_norm_fused<T>(a);                                                                                      \
+    }                                                                                                                \
     extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)                                                 \
         group_norm_stats_##NAME(const __grid_constant__ GroupNormArgs a) {                                           \
         group_norm_stats<T>(a);                                                                                      \

@@ -53,10 +53,12 @@ bench)
 sanitize)
     export SDRT_REQUIRE_GPU=1
     cd "$bundle"
-    for tool in memcheck racecheck; do
-        echo "== $tool"
-        compute-sanitizer --tool "$tool" --error-exitcode 9 tests/kernels --test-threads 1 "${@:-small}"
-    done
+    check() { compute-sanitizer --error-exitcode 9 --tool "$@" --test-threads 1; }
+    echo "== memcheck"
+    check memcheck tests/kernels "${@:-small}"
+    echo "== racecheck"
+    # racecheck of CUDA 13.0 ends the process at a graph with a conditional node: without those loops.
+    check racecheck tests/kernels "${@:-small}" --skip loops_while --skip loops_stop
     ;;
 sdrt) exec "$bundle/sdrt" "$@" ;;
 *)

@@ -146,7 +146,7 @@ macro_rules! kernels {
 kernels! {
     elementwise: [activation, geglu, scale, embed, timestep_embedding, to_rgb8],
     naive: [conv2d_naive, linear_naive, attention_naive],
-    norm: [group_norm_stats, group_norm_apply, layer_norm],
+    norm: [group_norm_fused, group_norm_stats, group_norm_apply, layer_norm],
     sampler: [model_input, sampler_step],
 }
 

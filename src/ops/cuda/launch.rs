@@ -42,6 +42,18 @@ fn assert_vectors(tensors: &[Tensor]) {
     }
 }
 
+/// Blocks that one image takes in `group_norm_fused`, each with the fewest groups that are whole vectors;
+/// `None` where a block cannot hold its channels of all rows.
+fn group_norm_slabs(v: &GroupNorm, threads: usize) -> Option<usize> {
+    let (vector, channels) = (vector(v.x), v.x.c() / v.groups);
+    let groups = (1..=vector).find(|groups| (groups * channels).is_multiple_of(vector))?;
+    let lanes = threads / (groups * channels / vector);
+    // FUSED_VECTORS in cuda/norm.cu.
+    let held = if v.x.dtype == DType::F32 { 4 } else { 11 };
+    let fits = v.groups.is_multiple_of(groups) && v.x.tokens() <= lanes * held;
+    fits.then(|| v.groups / groups)
+}
+
 /// One thread for each output of an [m,n] product.
 fn naive_tiles(m: usize, n: usize) -> Launch {
     let grid = (m.div_ceil(NAIVE_TILE) as u32, n.div_ceil(NAIVE_TILE) as u32, 1);
@@ -199,11 +211,10 @@ impl Cuda {
         assert_vectors(&[v.out, v.x]);
         let [b, h, w, c] = v.x.shape;
         let hw = h * w;
-        let vectors = c / vector(v.x);
         let threads = GROUP_NORM_CHANNELS / vector(v.x);
-        assert!(vectors <= threads, "group_norm of {c} channels");
+        assert!(c <= GROUP_NORM_CHANNELS, "group_norm of {c} channels");
         // Rows that one block walks at once; enough blocks for two on each multiprocessor.
-        let lanes = threads / vectors;
+        let lanes = threads / (c / vector(v.x));
         let wanted = (2 * self.gpu.multiprocessors).div_ceil(b);
         let rows_per_split = hw.div_ceil(wanted).max(4 * lanes).min(hw);
         let splits = hw.div_ceil(rows_per_split);
@@ -224,8 +235,12 @@ impl Cuda {
             silu: i32::from(v.silu),
             eps: v.eps,
         };
-        assert!(b * splits * v.groups * 8 <= SCRATCH_BYTES, "group_norm statistics of {}", v.x);
         let block = (threads as u32, 1, 1);
+        if let Some(slabs) = group_norm_slabs(v, threads) {
+            let launch = Launch { grid: (slabs as u32, b as u32, 1), block, shared_bytes: 0 };
+            return self.start(&self.kernels.group_norm_fused, launch, &args);
+        }
+        assert!(b * splits * v.groups * 8 <= SCRATCH_BYTES, "group_norm statistics of {}", v.x);
         let stats = Launch { grid: (splits as u32, b as u32, 1), block, shared_bytes: 0 };
         self.start(&self.kernels.group_norm_stats, stats, &args)?;
         let chunks = hw.div_ceil(2 * lanes).min(wanted) as u32;
