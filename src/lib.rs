@@ -1,4 +1,18 @@
 //! Stable Diffusion inference from scratch: hand-written CUDA kernels and a CPU oracle under one model.
+//!
+//! Read [`pipeline`] first: a [`pipeline::Request`] goes in, a [`pipeline::Painting`] comes out. Data flows
+//! one way:
+//!
+//! ```text
+//! pipeline -> text, sampler, rng        what is written in front of a run: token ids, tables, noise
+//!          -> model                     CLIP, U-Net, VAE: plain functions over `Ops`
+//!          -> weights                   at load only: a plan of tensors, filled from a checkpoint
+//! model    -> ops                       tensors, verbs; the backends cpu, cuda and count
+//! ops      -> gpu -> cuda/*.cu          driver, memory, graphs, kernels, cuBLASLt
+//! ```
+//!
+//! Beside the pipeline stand [`device`] (which machine), [`image`] (PNG files), [`bench`], [`profile`],
+//! [`info`] and [`roofline`] (what is measured and counted).
 
 pub mod bench;
 pub mod columns;
