@@ -86,7 +86,7 @@ impl Info {
             row(&["memory", ""]),
             row(&[&format!("weights, {dtype}"), &bytes(weight_bytes)]),
             row(&["arena of latents and activations", &bytes(arena_bytes)]),
-            row(&["together", &bytes(weight_bytes + arena_bytes)]),
+            row(&["weights and arena", &bytes(weight_bytes + arena_bytes)]),
         ];
         let Request { images, width, height, .. } = request;
         let pictures = if *images == 1 { "picture" } else { "pictures" };

@@ -76,12 +76,14 @@ impl Cuda {
     pub fn open(ordinal: usize, dtype: DType) -> Result<Self> {
         let gpu = Rc::new(Gpu::open(ordinal)?);
         let kernels = Kernels::load(&gpu, dtype)?;
+        let nvtx = Nvtx::load();
         tracing::debug!(
             name = gpu.name,
             arch = gpu.arch,
             multiprocessors = gpu.multiprocessors,
             driver = gpu.driver,
             portable = gpu.portable,
+            nvtx = nvtx.is_some(),
             "opened the GPU"
         );
         let loop_kind = if gpu.has_conditional_graphs() { LoopKind::While } else { LoopKind::Stepwise };
@@ -90,7 +92,7 @@ impl Cuda {
             cublaslt: CublasLt::new(&gpu)?,
             scratch: DeviceMemory::new(&gpu.context, SCRATCH_BYTES, "kernel scratch")?,
             control: StepControl::new(&gpu)?,
-            nvtx: Nvtx::load(),
+            nvtx,
             staging: None,
             arena: Arena::new(0, 0),
             dtype,
