@@ -45,6 +45,15 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let machine_code = machine_code();
     let ptx_only = vec!["-gencode=arch=compute_80,code=compute_80".to_string()];
+    let deny_spills = env::var("SDRT_DENY_SPILLS").is_ok_and(|value| value == "1");
+    if let Err(complaint) = compile_nothing(&out, &ptx_only, &nvcc, &version) {
+        let why = complaint.lines().next().unwrap_or_default();
+        let advice = "It takes nvcc 12.8 or later and a C++ compiler (Debian and Ubuntu: apt install g++)";
+        // Where spills are denied, the kernels are what is to be checked.
+        let level = if deny_spills { "error" } else { "warning" };
+        println!("cargo::{level}=nvcc does not work here: {why}; building without CUDA. {advice}");
+        return;
+    }
     let mut jobs = Vec::new();
     let mut list = String::from("pub static IMAGES: &[(&str, &[u8], &[u8])] = &[\n");
     for source in kernel_files() {
@@ -58,7 +67,6 @@ fn main() {
     fs::write(out.join("kernel_images.rs"), list).expect("OUT_DIR is writable");
 
     let outcomes = run_all(&jobs, &nvcc, &version);
-    let deny_spills = env::var("SDRT_DENY_SPILLS").is_ok_and(|value| value == "1");
     for (job, outcome) in jobs.iter().zip(&outcomes) {
         for remark in outcome.iter().flat_map(|remarks| remarks.lines()) {
             let level = if deny_spills && remark.contains("spilled") { "error" } else { "warning" };
@@ -101,6 +109,14 @@ fn find_nvcc() -> Option<(PathBuf, String)> {
         .chain([root.join(".cuda/bin"), PathBuf::from("/usr/local/cuda/bin")])
         .map(|folder| folder.join("nvcc"))
         .find_map(|nvcc| version(&nvcc).map(|version| (nvcc, version)))
+}
+
+/// Compiles an empty file: fails where nvcc lacks something, whatever the kernels are.
+fn compile_nothing(out: &Path, targets: &[String], nvcc: &Path, version: &str) -> Result<String, String> {
+    let source = out.join("nothing.cu");
+    fs::write(&source, "").expect("OUT_DIR is writable");
+    let image = out.join("nothing.fatbin");
+    Job { source, targets: targets.to_vec(), image }.run(nvcc, version)
 }
 
 fn kernel_files() -> Vec<PathBuf> {
