@@ -24,10 +24,6 @@ __device__ __forceinline__ uint32_t pack2(__nv_bfloat16, float a, float b) {
     __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
     return *reinterpret_cast<uint32_t*>(&v);
 }
-__device__ __forceinline__ float2 unpack2(half, uint32_t v) { return __half22float2(*reinterpret_cast<half2*>(&v)); }
-__device__ __forceinline__ float2 unpack2(__nv_bfloat16, uint32_t v) {
-    return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&v));
-}
 
 // N elements in one access (N * sizeof(T) is 4, 8 or 16 bytes).
 template <typename T, int N> struct alignas(N * sizeof(T)) Vector {

@@ -15,8 +15,8 @@ import json
 import pathlib
 
 import torch
+from checkpoint_format import byte_symbols, save_component
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -86,9 +86,7 @@ def save_tokenizer(folder):
     """CLIP's vocabulary in the order that its ids have: bytes, bytes that end a word, merges, specials."""
     merges = pathlib.Path(__file__).resolve().parent.parent / "src" / "text" / "clip_merges.txt.gz"
     merges = gzip.decompress(merges.read_bytes()).decode().splitlines()
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("\xa1"), ord("\xac") + 1), *range(ord("\xae"), 256)]
-    # The other bytes stand for themselves moved behind Latin-1, in the order of their values.
-    symbols = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    symbols = byte_symbols()
     tokens = symbols + [symbol + "</w>" for symbol in symbols] + [merge.replace(" ", "") for merge in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     assert len(tokens) == len(set(tokens)) == 49408
@@ -101,19 +99,6 @@ def save_tokenizer(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(configuration))
 
 
-def save_component(model, folder, dtype):
-    """Saves the configuration and the weights under the keys that public checkpoints have: transformers 5
-    leaves the text encoder's `text_model.` out."""
-    text = isinstance(model, CLIPTextModel)
-    model.config.save_pretrained(folder) if text else model.save_config(folder)
-    prefix = "text_model." if text else ""
-    name = "model.safetensors" if text else "diffusion_pytorch_model.safetensors"
-    weights = {prefix + key: value.to(dtype).contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, folder / name, metadata={"format": "pt"})
-    (folder / name).chmod(0o644)
-    print(f"{folder / name}: {sum(value.numel() for value in weights.values()):,} numbers")
-
-
 def main():
     parser = argparse.ArgumentParser(description="Writes a Stable Diffusion 1.5 checkpoint with random weights.")
     parser.add_argument("out", type=pathlib.Path)
@@ -124,7 +109,8 @@ def main():
     torch.manual_seed(arguments.seed)
     save_tokenizer(arguments.out / "tokenizer")
     for component, make in (("text_encoder", make_text_encoder), ("unet", make_unet), ("vae", make_vae)):
-        save_component(make(), arguments.out / component, DTYPES[arguments.dtype])
+        numbers = save_component(make(), arguments.out / component, DTYPES[arguments.dtype])
+        print(f"{arguments.out / component}: {numbers:,} numbers")
     make_scheduler().save_pretrained(arguments.out / "scheduler")
     absent = {name: [None, None] for name in ("feature_extractor", "image_encoder", "safety_checker")}
     index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **absent, **CLASSES}

@@ -6,8 +6,12 @@
 """
 
 import importlib.util
+import os
 import pathlib
 import sys
+
+# Before torch starts: with more threads its sums are cut otherwise, and the last bits differ.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 TOOLS = pathlib.Path(__file__).resolve().parent
 GENERATORS = {path.stem: path for path in sorted((TOOLS / "fixtures").glob("*.py"))}

@@ -12,8 +12,8 @@ import json
 import pathlib
 
 import torch
+from checkpoint_format import byte_symbols, save_component
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 SEED = 4
@@ -24,13 +24,6 @@ LOUD = 0.5
 # Standard deviation of a colour over a picture; a pixel spans -1 to 1.
 VIVID = 0.5
 START, END = "<|startoftext|>", "<|endoftext|>"
-
-
-def byte_symbols():
-    """GPT-2's byte alphabet: printable bytes stand for themselves, the others for characters from 256 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
 
 
 def write_tokenizer(folder):
@@ -171,18 +164,6 @@ def make_pipeline(tokenizer_folder):
     return pipeline
 
 
-def save_component(model, folder):
-    """Saves the configuration and the weights under the keys that public checkpoints have: transformers 5
-    leaves the text encoder's `text_model.` out."""
-    text = isinstance(model, CLIPTextModel)
-    model.config.save_pretrained(folder) if text else model.save_config(folder)
-    prefix = "text_model." if text else ""
-    name = "model.safetensors" if text else "diffusion_pytorch_model.safetensors"
-    weights = {prefix + key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, folder / name, metadata={"format": "pt"})
-    (folder / name).chmod(0o644)
-
-
 def main():
     parser = argparse.ArgumentParser(description="Writes a tiny Stable Diffusion model with random weights.")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("models/tiny"))
@@ -196,8 +177,7 @@ def main():
     for component in ("text_encoder", "unet", "vae"):
         model = getattr(pipeline, component)
         assert all(parameter.isfinite().all() for parameter in model.parameters())
-        save_component(model.half(), arguments.out / component)
-        model.float()
+        save_component(model, arguments.out / component, torch.float16)
     if arguments.picture:
         seed = torch.Generator().manual_seed(0)
         pipeline(arguments.prompt, num_inference_steps=20, generator=seed).images[0].save(arguments.picture)
