@@ -1,7 +1,11 @@
 """What the scripts that write checkpoints share: files and keys as public Stable Diffusion checkpoints have them."""
 
+import json
+
 from safetensors.torch import save_file
 from transformers import CLIPTextModel
+
+START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def byte_symbols():
@@ -9,6 +13,24 @@ def byte_symbols():
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
+
+
+def write_clip_tokenizer(folder, merges):
+    """CLIP's tokenizer from its byte-pair merges: every byte alone and at the end of a word, what the merges make,
+    start and end. Returns the number of tokens."""
+    symbols = byte_symbols()
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(merge) for merge in merges), START, END]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    assert len(vocabulary) == len(tokens), "two merges make the same token"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return len(tokens)
 
 
 def save_component(model, folder, dtype):

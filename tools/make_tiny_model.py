@@ -8,11 +8,10 @@ mostly blur, and the U-Net predicts its own input (which removes the noise) plus
 """
 
 import argparse
-import json
 import pathlib
 
 import torch
-from checkpoint_format import byte_symbols, save_component
+from checkpoint_format import save_component, write_clip_tokenizer
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -23,22 +22,6 @@ SHARE = 1.2
 LOUD = 0.5
 # Standard deviation of a colour over a picture; a pixel spans -1 to 1.
 VIVID = 0.5
-START, END = "<|startoftext|>", "<|endoftext|>"
-
-
-def write_tokenizer(folder):
-    """CLIP's tokenizer without a single merge: one token a byte."""
-    symbols = byte_symbols()
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), START, END]
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return len(tokens)
 
 
 @torch.no_grad()
@@ -102,7 +85,8 @@ def balance_colours(pipeline):
 
 def make_pipeline(tokenizer_folder):
     generator = torch.Generator().manual_seed(SEED)
-    vocabulary = write_tokenizer(tokenizer_folder)
+    # No merges: one token a byte.
+    vocabulary = write_clip_tokenizer(tokenizer_folder, [])
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=vocabulary,
