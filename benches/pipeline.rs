@@ -11,7 +11,7 @@ fn main() -> sdrt::Result<()> {
     let has_gpu = Device::Auto.open(None)?.notice.is_none();
     let root = std::env::var_os("SDRT_ROOT").map_or(PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     let settings = Settings {
-        model: if has_gpu { Model::RandomSd15 } else { Model::Folder(root.join("models/tiny")) },
+        model: if has_gpu { Model::RandomSd15 } else { Model::Folder(root.join("models/tiny").into()) },
         device: Device::Auto,
         dtype: None,
         images: vec![1, 4],

@@ -35,8 +35,8 @@ struct Flags {
 
 fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
-    let folder = ModelFolder::open(&flags.model)?;
-    let config = ModelConfig::read(&folder.path)?;
+    let folder = ModelFolder::open(&flags.model.into())?;
+    let config = ModelConfig::read(&folder.location)?;
     let checkpoint = Checkpoint::open(&folder)?;
     let mut backend = flags.device.open(flags.dtype)?.backend;
     let dtype = backend.dtype();

@@ -19,6 +19,7 @@ use crate::columns::columns;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image;
+use crate::location::Location;
 use crate::ops::DType;
 use crate::pipeline::{Model, Request, Times, count};
 use crate::roofline::{self, Ceiling, Work};
@@ -31,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What is painted; its words do not matter to the time.
 const PROMPT: &str = "a lighthouse at dawn";
 
-/// The request that is measured: DDIM, whose steps are one evaluation each, with guidance.
+/// The request that is measured: DDIM, whose steps are one evaluation each, with the model's guidance.
 pub fn request(
     model: &Model,
     images: usize,
@@ -39,8 +40,8 @@ pub fn request(
     width: Option<usize>,
     height: Option<usize>,
 ) -> Result<Request> {
-    let (config, scheduler) = model.describe()?;
-    let defaults = Request::defaults(&config, Sampler::Ddim);
+    let description = model.describe()?;
+    let defaults = Request::defaults(&description, Sampler::Ddim);
     let request = Request {
         prompt: PROMPT.to_string(),
         images,
@@ -49,7 +50,7 @@ pub fn request(
         height: height.unwrap_or(defaults.height),
         ..defaults
     };
-    request.check(&config, &scheduler)?;
+    request.check(&description)?;
     Ok(request)
 }
 
@@ -94,7 +95,7 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
         .iter()
         .map(|&images| request(model, images, *steps, settings.width, settings.height))
         .collect::<Result<_>>()?;
-    let (config, _) = model.describe()?;
+    let config = model.describe()?.config;
 
     on_stage("loading");
     let mut pipeline = None;
@@ -230,7 +231,7 @@ pub(crate) fn write_lines(path: &Path, rows: &[impl Serialize]) -> Result<()> {
 
 /// Reads what [`write`] wrote.
 pub fn read(path: &Path) -> Result<Vec<Row>> {
-    let text = crate::json::read_text(path)?;
+    let text = Location::from(path).read_text()?;
     let row = |(i, line)| {
         serde_json::from_str(line)
             .map_err(|error| Error::file(path, format!("line {}: not of sdrt bench: {error}", i + 1)))

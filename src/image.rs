@@ -142,11 +142,11 @@ fn cannot_write(path: &Path, error: std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::config::ModelConfig;
+    use crate::pipeline::Description;
     use crate::sampler::Sampler;
 
     fn request() -> Request {
-        let defaults = Request::defaults(&ModelConfig::sd15(), Sampler::Pndm);
+        let defaults = Request::defaults(&Description::sd15(), Sampler::Pndm);
         Request { prompt: "a cat, asleep".into(), ..defaults }
     }
 

@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::model::config::ModelConfig;
 use crate::ops::DType;
 use crate::ops::count::Count;
-use crate::pipeline::{Model, Models, Request, Shape, count};
-use crate::sampler::SchedulerConfig;
+use crate::pipeline::{Description, Model, Models, Request, Shape, count};
 use crate::weights::{self, Checkpoint, ModelFolder, Plan, Source};
 
 /// One tensor: of the checkpoint as stored, or, without one, as planned.
@@ -34,8 +32,7 @@ pub struct Stage {
 }
 
 pub struct Info {
-    pub config: ModelConfig,
-    pub scheduler: SchedulerConfig,
+    pub description: Description,
     /// Of the checkpoint, or, without one, as planned.
     pub tensors: Vec<Weight>,
     pub dtype: DType,
@@ -53,20 +50,21 @@ pub struct Info {
 impl Info {
     /// Counts `request` for activations of `dtype`. A checkpoint is checked as if it were loaded.
     pub fn new(model: &Model, request: &Request, dtype: DType) -> Result<Self> {
-        let (config, scheduler) = model.describe()?;
-        let evaluations = request.check(&config, &scheduler)?.evaluations();
+        let description = model.describe()?;
+        let evaluations = request.check(&description)?.evaluations();
+        let config = &description.config;
         let mut plan = Plan::measure(dtype);
-        Models::new(&config, &mut plan);
+        Models::new(config, &mut plan);
         let tensors = match model {
-            Model::Folder(path) => {
-                let checkpoint = Checkpoint::open(&ModelFolder::open(path)?)?;
+            Model::Folder(location) => {
+                let checkpoint = Checkpoint::open(&ModelFolder::open(location)?)?;
                 checkpoint.check(&plan.requests)?;
                 stored(&checkpoint)
             }
             Model::RandomSd15 => planned(&plan.requests),
         };
         let shape = request.shape(evaluations);
-        let counted = count(&config, &shape, dtype);
+        let counted = count(config, &shape, dtype);
         Ok(Info {
             tensors,
             dtype,
@@ -79,8 +77,7 @@ impl Info {
                 Stage::new("step", &counted.denoise),
                 Stage::new("decode", &counted.decode),
             ],
-            config,
-            scheduler,
+            description,
         })
     }
 

@@ -1,30 +1,26 @@
 //! JSON files of a model folder, read with errors that name the file, the key and its value.
 
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
-
 use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
-
-/// No JSON file of a model is near this size; a larger one is some other file.
-const LARGEST: u64 = 64 << 20;
+use crate::location::Location;
 
 /// A JSON object and the file that it came from.
 ///
 /// A key with the value `null` counts as absent, as in diffusers' configurations.
 pub struct Object {
-    pub path: PathBuf,
+    pub file: Location,
     pub map: Map<String, Value>,
 }
 
 impl Object {
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = read_text(path)?;
+    pub fn read(file: &Location) -> Result<Self> {
+        let text = file.read_text()?;
         match serde_json::from_str(&text) {
-            Ok(Value::Object(map)) => Ok(Object { path: path.into(), map }),
-            Ok(_) => Err(Error::file(path, "expected a JSON object, {\"key\": value, ...}")),
-            Err(error) => Err(Error::file(path, format!("not valid JSON: {error}"))),
+            Ok(Value::Object(map)) => Ok(Object { file: file.clone(), map }),
+            Ok(_) => Err(Error::file(file, "expected a JSON object, {\"key\": value, ...}")),
+            Err(error) => Err(Error::file(file, format!("not valid JSON: {error}"))),
         }
     }
 
@@ -39,7 +35,7 @@ impl Object {
         if value.chars().count() > 160 {
             value = value.chars().take(160).chain("...".chars()).collect();
         }
-        Error::file(&self.path, format!("{key} is {value}; {expected}"))
+        Error::file(&self.file, format!("{key} is {value}; {expected}"))
     }
 
     /// A whole number within `range`.
@@ -104,23 +100,6 @@ impl Object {
         let Some(value) = self.get(key) else { return Ok(None) };
         let list = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
         list.map(Some).ok_or_else(|| self.refuse(key, "expected a list of strings"))
-    }
-}
-
-/// Reads a text file of a model folder.
-pub fn read_text(path: &Path) -> Result<String> {
-    let size = std::fs::metadata(path).map_err(|error| cannot_read(path, error))?.len();
-    if size > LARGEST {
-        return Err(Error::file(path, format!("{size} bytes are too many for a file of its name")));
-    }
-    let bytes = std::fs::read(path).map_err(|error| cannot_read(path, error))?;
-    String::from_utf8(bytes).map_err(|_| Error::file(path, "not text in UTF-8"))
-}
-
-pub fn cannot_read(path: &Path, error: std::io::Error) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => Error::file(path, "no such file"),
-        _ => Error::file(path, format!("cannot be read: {error}")),
     }
 }
 

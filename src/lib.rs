@@ -11,8 +11,8 @@
 //! ops      -> gpu -> cuda/*.cu          driver, memory, graphs, kernels, cuBLASLt
 //! ```
 //!
-//! Beside the pipeline stand [`device`] (which machine), [`image`] (PNG files), [`bench`], [`profile`],
-//! [`info`] and [`roofline`] (what is measured and counted).
+//! Beside the pipeline stand [`location`] (where a model's files are), [`device`] (which machine), [`image`]
+//! (PNG files), [`bench`], [`profile`], [`info`] and [`roofline`] (what is measured and counted).
 
 pub mod bench;
 pub mod columns;
@@ -24,6 +24,7 @@ pub mod gpu;
 pub mod image;
 pub mod info;
 pub mod json;
+pub mod location;
 pub mod model;
 pub mod ops;
 pub mod pipeline;

@@ -1,8 +1,8 @@
 //! Configurations: the public ones as their files say them, and what is said about the others.
 
 use std::fs;
-use std::path::Path;
 
+use sdrt::location::Location;
 use sdrt::model::config::{BlockKind, ClipConfig, ModelConfig, UNetConfig, VaeConfig};
 use sdrt::ops::Activation;
 use serde_json::{Value, json};
@@ -47,11 +47,11 @@ fn with(mut config: Value, changes: Value) -> Value {
     config
 }
 
-fn read<T>(config: Value, read: fn(&Path) -> sdrt::Result<T>) -> sdrt::Result<T> {
+fn read<T>(config: Value, read: fn(&Location) -> sdrt::Result<T>) -> sdrt::Result<T> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("config.json");
     fs::write(&path, config.to_string()).unwrap();
-    let result = read(&path);
+    let result = read(&path.as_path().into());
     if let Err(error) = &result {
         let sentence = error.to_string();
         assert!(sentence.starts_with(&path.display().to_string()), "{sentence:?} does not name the file");
@@ -227,15 +227,15 @@ fn the_three_models_must_fit_one_another() {
     };
     write("unet", unet());
     write("vae", vae());
-    assert_refused(ModelConfig::read(folder.path()), &["text_encoder/config.json", "no such file"]);
+    assert_refused(ModelConfig::read(&folder.path().into()), &["text_encoder/config.json", "no such file"]);
     write("text_encoder", clip());
-    assert_eq!(ModelConfig::read(folder.path()).unwrap(), ModelConfig::sd15());
+    assert_eq!(ModelConfig::read(&folder.path().into()).unwrap(), ModelConfig::sd15());
     write("unet", with(unet(), json!({"cross_attention_dim": 1024})));
     let parts = ["unet/config.json", "cross_attention_dim is 1024", "hidden_size is 768"];
-    assert_refused(ModelConfig::read(folder.path()), &parts);
+    assert_refused(ModelConfig::read(&folder.path().into()), &parts);
     write("unet", with(unet(), json!({"in_channels": 9})));
     assert_refused(
-        ModelConfig::read(folder.path()),
+        ModelConfig::read(&folder.path().into()),
         &["in_channels is 9", "latent_channels, 4", "inpainting"],
     );
 }

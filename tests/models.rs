@@ -30,8 +30,8 @@ fn folder(model: &str) -> PathBuf {
 }
 
 fn open(model: &str) -> (ModelConfig, Checkpoint) {
-    let folder = ModelFolder::open(&folder(model)).expect("a model");
-    let config = ModelConfig::read(&folder.path).expect("a supported configuration");
+    let folder = ModelFolder::open(&folder(model).into()).expect("a model");
+    let config = ModelConfig::read(&folder.location).expect("a supported configuration");
     (config, Checkpoint::open(&folder).expect("weights"))
 }
 

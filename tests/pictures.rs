@@ -16,7 +16,8 @@ use sdrt::sampler::{Sampler, Schedule};
 const LEVELS: u8 = 1;
 
 fn pipeline() -> Pipeline {
-    Pipeline::load(&root().join("models/tiny"), Box::new(Cpu::new()), &mut |_, _| {}).expect("models/tiny")
+    Pipeline::load(&root().join("models/tiny").into(), Box::new(Cpu::new()), &mut |_, _| {})
+        .expect("models/tiny")
 }
 
 fn paint(pipeline: &mut Pipeline, request: &Request) -> Painting {

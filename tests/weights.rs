@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use sdrt::Error;
+use sdrt::location::Location;
 use sdrt::ops::DType;
 use sdrt::weights::{Checkpoint, ModelFolder, Plan, Request, Source};
 use tempfile::TempDir;
@@ -49,7 +50,7 @@ impl Model {
     }
 
     fn open(&self) -> sdrt::Result<Checkpoint> {
-        Checkpoint::open(&ModelFolder::open(self.0.path())?)
+        Checkpoint::open(&ModelFolder::open(&self.0.path().into())?)
     }
 }
 
@@ -426,13 +427,17 @@ fn no_mutated_header_panics() {
 
 #[test]
 fn wrong_folders_are_refused_in_a_sentence() {
-    let open = |model: &Model| ModelFolder::open(model.0.path());
+    let open = |model: &Model| ModelFolder::open(&model.0.path().into());
     let model = Model::new();
     assert_eq!(open(&model).unwrap().class_name, "StableDiffusionPipeline");
     assert!(open(&model).unwrap().tokenizer().is_none());
     model.write("tokenizer/vocab.json", b"{}");
-    assert_eq!(open(&model).unwrap().tokenizer(), Some(model.path("tokenizer")));
-    assert_eq!(open(&model).unwrap().scheduler_config(), model.path("scheduler/scheduler_config.json"));
+    let path = |location: &Location| PathBuf::from(location);
+    assert_eq!(open(&model).unwrap().tokenizer().as_ref().map(path), Some(model.path("tokenizer")));
+    assert_eq!(
+        path(&open(&model).unwrap().scheduler_config()),
+        model.path("scheduler/scheduler_config.json")
+    );
 
     let index = model.path("model_index.json");
     for (class, parts) in [
@@ -463,7 +468,7 @@ fn wrong_folders_are_refused_in_a_sentence() {
         if !file.is_empty() {
             fs::write(folder.path().join(file), "x").unwrap();
         }
-        assert_refused(ModelFolder::open(folder.path()), folder.path(), parts);
+        assert_refused(ModelFolder::open(&folder.path().into()), folder.path(), parts);
     };
     refused("", &["the folder is empty", "diffusers layout"]);
     refused("notes.txt", &["has no model_index.json"]);
@@ -475,12 +480,12 @@ fn wrong_folders_are_refused_in_a_sentence() {
 
     let folder = TempDir::new().unwrap();
     let gone = folder.path().join("gone");
-    assert_refused(ModelFolder::open(&gone), &gone, &["no such model", "diffusers layout"]);
+    assert_refused(ModelFolder::open(&gone.as_path().into()), &gone, &["no such model", "diffusers layout"]);
     for (name, part) in
         [("model.safetensors", "from_single_file(\"model.safetensors\")"), ("a.txt", "not a model")]
     {
         let file = folder.path().join(name);
         fs::write(&file, "x").unwrap();
-        assert_refused(ModelFolder::open(&file), &file, &[part]);
+        assert_refused(ModelFolder::open(&file.as_path().into()), &file, &[part]);
     }
 }

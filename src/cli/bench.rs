@@ -58,7 +58,8 @@ impl Bench {
         if let Some(path) = &self.json {
             bench::write(path, &rows)?;
         }
-        write!(std::io::stdout(), "{}\n{}", rows[0].machine, bench::table(&rows, &before))?;
+        let (model, machine) = (&settings.model, &rows[0].machine);
+        write!(std::io::stdout(), "{model}\n{machine}\n{}", bench::table(&rows, &before))?;
         Ok(())
     }
 }

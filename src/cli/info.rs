@@ -7,8 +7,9 @@ use anyhow::Result;
 use clap::Args;
 use sdrt::columns::{bytes, columns};
 use sdrt::info;
+use sdrt::model::config::ModelConfig;
 use sdrt::ops::DType;
-use sdrt::pipeline::{Model, Request};
+use sdrt::pipeline::{Description, Model, Request};
 use sdrt::sampler::{Sampler, SchedulerConfig};
 use serde_json::json;
 
@@ -41,15 +42,14 @@ pub struct Info {
 
 impl Info {
     pub fn run(&self) -> Result<()> {
-        let (model, name) = match (&self.model, self.random_weights) {
-            (Some(folder), _) => (Model::Folder(folder.clone()), folder.display().to_string()),
-            (None, Some(KnownShapes::Sd15)) => {
-                (Model::RandomSd15, "Stable Diffusion 1.5, random weights".to_string())
-            }
+        let model = match (&self.model, self.random_weights) {
+            (Some(folder), _) => Model::Folder(folder.clone().into()),
+            (None, Some(KnownShapes::Sd15)) => Model::RandomSd15,
             (None, None) => return Err(which_model("MODEL, or --random-weights sd15").into()),
         };
-        let (config, scheduler) = model.describe()?;
-        let defaults = Request::defaults(&config, scheduler.default_sampler().unwrap_or(Sampler::Ddim));
+        let description = model.describe()?;
+        let sampler = description.scheduler.default_sampler().unwrap_or(Sampler::Ddim);
+        let defaults = Request::defaults(&description, sampler);
         let request = Request {
             width: self.size.width.unwrap_or(defaults.width),
             height: self.size.height.unwrap_or(defaults.height),
@@ -58,11 +58,11 @@ impl Info {
         };
         let info = info::Info::new(&model, &request, self.dtype)?;
         let text =
-            if self.json { self.object(&name, &info, &request) } else { self.text(&name, &info, &request) };
+            if self.json { self.object(&model, &info, &request) } else { self.text(&model, &info, &request) };
         Ok(writeln!(std::io::stdout(), "{text}")?)
     }
 
-    fn text(&self, name: &str, info: &info::Info, request: &Request) -> String {
+    fn text(&self, model: &Model, info: &info::Info, request: &Request) -> String {
         let row = |cells: &[&str]| cells.iter().map(ToString::to_string).collect::<Vec<String>>();
         let configuration: Vec<_> =
             configuration(info, request).iter().map(|(part, text)| row(&[part, text])).collect();
@@ -92,7 +92,7 @@ impl Info {
         let pictures = if *images == 1 { "picture" } else { "pictures" };
         let batch = info.shape.unet_batch();
         let mut text = format!(
-            "{name}\n{}\n{}\n{images} {pictures} of {width}x{height}, U-Net batch {batch}\n\n{}\n{}",
+            "{model}\n{}\n{}\n{images} {pictures} of {width}x{height}, U-Net batch {batch}\n\n{}\n{}",
             columns(&configuration, 2),
             columns(&tensors, 2),
             columns(&work, 1),
@@ -109,7 +109,7 @@ impl Info {
         text.trim_end().to_string()
     }
 
-    fn object(&self, name: &str, info: &info::Info, request: &Request) -> String {
+    fn object(&self, model: &Model, info: &info::Info, request: &Request) -> String {
         let components: Vec<_> = info
             .components()
             .into_iter()
@@ -122,7 +122,7 @@ impl Info {
             .map(|(part, text)| (part.to_string(), text.into()))
             .collect();
         let mut object = json!({
-            "model": name,
+            "model": model.to_string(),
             "configuration": configuration,
             "components": components,
             "width": request.width,
@@ -150,7 +150,7 @@ fn configuration(info: &info::Info, request: &Request) -> [(&'static str, String
         let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
         numbers.join(" ")
     };
-    let (clip, unet, vae) = (&info.config.clip, &info.config.unet, &info.config.vae);
+    let Description { config: ModelConfig { clip, unet, vae }, scheduler, .. } = &info.description;
     let text_encoder = format!(
         "{} layers of width {}, {} heads, vocabulary of {}, {} tokens",
         clip.num_hidden_layers,
@@ -176,15 +176,15 @@ fn configuration(info: &info::Info, request: &Request) -> [(&'static str, String
         vae.scale_factor(),
         vae.scaling_factor,
     );
-    let SchedulerConfig { class_name, num_train_timesteps, beta_schedule, .. } = &info.scheduler;
-    let scheduler = format!(
+    let SchedulerConfig { class_name, num_train_timesteps, beta_schedule, .. } = scheduler;
+    let noise = format!(
         "{}, {num_train_timesteps} timesteps, betas {beta_schedule} {} to {}, predicts {}",
         class_name.as_deref().unwrap_or("no class"),
-        info.scheduler.beta_start,
-        info.scheduler.beta_end,
-        info.scheduler.prediction_type.as_deref().unwrap_or("epsilon"),
+        scheduler.beta_start,
+        scheduler.beta_end,
+        scheduler.prediction_type.as_deref().unwrap_or("epsilon"),
     );
-    let suggests = match info.scheduler.default_sampler() {
+    let suggests = match scheduler.default_sampler() {
         Ok(sampler) => {
             format!(
                 "--sampler {sampler} --steps {} --guidance-scale {}",
@@ -197,7 +197,7 @@ fn configuration(info: &info::Info, request: &Request) -> [(&'static str, String
         ("text encoder", text_encoder),
         ("U-Net", unet),
         ("VAE", vae),
-        ("scheduler", scheduler),
+        ("scheduler", noise),
         ("suggests", suggests),
     ]
 }

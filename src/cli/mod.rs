@@ -95,7 +95,7 @@ struct ModelArgs {
 impl ModelArgs {
     fn model(&self) -> Result<Model, Error> {
         match (&self.model, self.random_weights) {
-            (Some(folder), _) => Ok(Model::Folder(folder.clone())),
+            (Some(folder), _) => Ok(Model::Folder(folder.clone().into())),
             (None, Some(KnownShapes::Sd15)) => Ok(Model::RandomSd15),
             (None, None) => Err(which_model("--model DIR, or --random-weights sd15")),
         }

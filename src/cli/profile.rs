@@ -77,7 +77,7 @@ impl Profile {
         if let Some(path) = &self.json {
             profile::write(path, &entries)?;
         }
-        write!(std::io::stdout(), "{machine}\n{}", profile::table(&entries))?;
+        write!(std::io::stdout(), "{model}\n{machine}\n{}", profile::table(&entries))?;
         Ok(())
     }
 }

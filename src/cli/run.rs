@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,11 +15,10 @@ use rayon::prelude::*;
 use sdrt::columns::columns;
 use sdrt::error::Error;
 use sdrt::image;
-use sdrt::model::config::ModelConfig;
-use sdrt::pipeline::{Painting, Pipeline, Request, Times};
+use sdrt::location::Location;
+use sdrt::pipeline::{Description, Model, Painting, Pipeline, Request, Times};
 use sdrt::rng::Rng;
-use sdrt::sampler::{Sampler, Schedule, SchedulerConfig};
-use sdrt::weights::ModelFolder;
+use sdrt::sampler::{Sampler, Schedule};
 use serde_json::json;
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
@@ -98,12 +97,12 @@ fn random_seed() -> u64 {
 
 impl Run {
     pub fn run(&self) -> Result<()> {
-        let folder = self.model.as_ref().ok_or_else(|| which_model("--model DIR"))?;
-        let folder = ModelFolder::open(folder)?;
-        let config = ModelConfig::read(&folder.path)?;
-        let scheduler = SchedulerConfig::load(&folder.scheduler_config())?;
-        let request = self.request(&config, &scheduler)?;
-        let evaluations = request.check(&config, &scheduler)?.evaluations();
+        let folder = self.model.clone().ok_or_else(|| which_model("--model DIR"))?;
+        let folder = Location::from(folder);
+        let model = Model::Folder(folder.clone());
+        let description = model.describe()?;
+        let request = self.request(&description)?;
+        let evaluations = request.check(&description)?.evaluations();
         let files: Vec<PathBuf> =
             (0..request.images).map(|i| image::numbered(&self.output, i, request.images)).collect();
         files.iter().try_for_each(|file| image::check_destination(file))?;
@@ -118,7 +117,7 @@ impl Run {
 
         let start = Instant::now();
         let bar = progress.loading();
-        let mut pipeline = Pipeline::load(&folder.path, opened.backend, &mut |done, bytes| {
+        let mut pipeline = model.load(opened.backend, &mut |done, bytes| {
             bar.set_length(bytes as u64);
             bar.set_position(done as u64);
         })?;
@@ -135,7 +134,7 @@ impl Run {
         warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
 
         let start = Instant::now();
-        save(&painting, &request, &model_name(&folder.path), &files)?;
+        save(&painting, &request, &folder.name(), &files)?;
         let stages = Stages { load, times: painting.times, save: start.elapsed() };
 
         if self.json {
@@ -146,7 +145,7 @@ impl Run {
             let object = json!({
                 "files": files.iter().map(|file| file.to_string_lossy()).collect::<Vec<_>>(),
                 "seeds": seeds,
-                "model": folder.path.to_string_lossy(),
+                "model": folder.to_string(),
                 "prompt": request.prompt,
                 "negative_prompt": request.negative_prompt,
                 "width": request.width,
@@ -181,9 +180,9 @@ impl Run {
     }
 
     /// The model's suggestion with what the flags say instead.
-    fn request(&self, config: &ModelConfig, scheduler: &SchedulerConfig) -> Result<Request, Error> {
-        let sampler = self.sampler.map_or_else(|| scheduler.default_sampler(), Ok)?;
-        let defaults = Request::defaults(config, sampler);
+    fn request(&self, model: &Description) -> Result<Request, Error> {
+        let sampler = self.sampler.map_or_else(|| model.scheduler.default_sampler(), Ok)?;
+        let defaults = Request::defaults(model, sampler);
         Ok(Request {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
@@ -220,12 +219,6 @@ fn save(painting: &Painting, request: &Request, model: &str, files: &[PathBuf]) 
         let parameters = image::parameters(request, picture.seed, model);
         image::write(file, &image::png(picture, &parameters))
     })
-}
-
-/// The folder's own name, also where the path is `.` or ends in `..`.
-fn model_name(folder: &Path) -> String {
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
-    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// How long everything took.

@@ -3,12 +3,11 @@
 //! Absent keys have the defaults of diffusers (`UNet2DConditionModel`, `AutoencoderKL`) and transformers
 //! (`CLIPTextConfig`).
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::json::Object;
+use crate::location::Location;
 use crate::ops::Activation;
 
 /// Most channels of a level, and the widest hidden states. Layer norm's rows are no wider, and group norm's
@@ -95,17 +94,17 @@ pub struct VaeConfig {
 
 impl ModelConfig {
     /// Reads `text_encoder/config.json`, `unet/config.json` and `vae/config.json` of a model folder.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let unet_path = folder.join("unet/config.json");
+    pub fn read(folder: &Location) -> Result<Self> {
+        let unet_file = folder.join("unet/config.json");
         let clip = ClipConfig::read(&folder.join("text_encoder/config.json"))?;
-        let unet = UNetConfig::read(&unet_path)?;
+        let unet = UNetConfig::read(&unet_file)?;
         let vae = VaeConfig::read(&folder.join("vae/config.json"))?;
         if unet.cross_attention_dim != clip.hidden_size {
             let (dim, hidden) = (unet.cross_attention_dim, clip.hidden_size);
             let message = format!(
                 "cross_attention_dim is {dim}; the text encoder's hidden_size is {hidden}, and the two must be equal"
             );
-            return Err(Error::file(unet_path, message));
+            return Err(Error::file(&unet_file, message));
         }
         if unet.in_channels != vae.latent_channels || unet.out_channels != vae.latent_channels {
             let (i, o, latent) = (unet.in_channels, unet.out_channels, vae.latent_channels);
@@ -113,7 +112,7 @@ impl ModelConfig {
                 "in_channels is {i} and out_channels is {o}; both must be the VAE's latent_channels, {latent}: \
                  inpainting, depth and pix2pix models are not supported, try a text-to-image one"
             );
-            return Err(Error::file(unet_path, message));
+            return Err(Error::file(&unet_file, message));
         }
         Ok(ModelConfig { clip, unet, vae })
     }
@@ -125,8 +124,8 @@ impl ModelConfig {
 }
 
 impl ClipConfig {
-    pub fn read(path: &Path) -> Result<Self> {
-        let json = Object::read(path)?;
+    pub fn read(file: &Location) -> Result<Self> {
+        let json = Object::read(file)?;
         only(&json, "model_type", &["\"clip_text_model\""])?;
         let config = ClipConfig {
             vocab_size: json.count("vocab_size", 49408, 4..=1 << 20)?,
@@ -196,8 +195,8 @@ const UNET_ONLY: &[(&str, &[&str])] = &[
 ];
 
 impl UNetConfig {
-    pub fn read(path: &Path) -> Result<Self> {
-        let json = Object::read(path)?;
+    pub fn read(file: &Location) -> Result<Self> {
+        let json = Object::read(file)?;
         if json.text("addition_embed_type")?.is_some() {
             let expected = "Stable Diffusion XL is not supported, try a model of the 1.x or 2.x family";
             return Err(json.refuse("addition_embed_type", expected));
@@ -281,8 +280,8 @@ impl UNetConfig {
 }
 
 impl VaeConfig {
-    pub fn read(path: &Path) -> Result<Self> {
-        let json = Object::read(path)?;
+    pub fn read(file: &Location) -> Result<Self> {
+        let json = Object::read(file)?;
         only(&json, "_class_name", &["\"AutoencoderKL\""])?;
         only(&json, "act_fn", &["\"silu\"", "\"swish\""])?;
         only(&json, "down_block_types", &["\"DownEncoderBlock2D\""])?;

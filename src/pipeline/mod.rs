@@ -16,19 +16,17 @@ mod stages;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::Instant;
 
 use self::bucket::Bucket;
 use self::inputs::{padded, token_ids, write_noise};
-pub use self::model::Model;
+pub use self::model::{Description, Model};
 pub use self::request::{Painting, Picture, Request, Times};
 use self::stages::Tensors;
 pub use self::stages::{Counted, Models, Shape, Stage, count};
 use crate::error::{Error, Result};
-use crate::model::config::ModelConfig;
+use crate::location::Location;
 use crate::ops::*;
-use crate::sampler::SchedulerConfig;
 use crate::text::Tokenizer;
 use crate::weights::{Checkpoint, ModelFolder, Plan, RandomWeights, Source};
 
@@ -41,37 +39,36 @@ pub struct Pipeline {
     buckets: HashMap<Shape, Bucket>,
     models: Models,
     tokenizer: Tokenizer,
-    scheduler: SchedulerConfig,
+    description: Description,
     weights: Region,
     backend: Box<dyn Backend>,
 }
 
 impl Pipeline {
     /// Loads a model folder in the layout of diffusers.
-    pub fn load(folder: &Path, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
+    pub fn load(folder: &Location, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
         let folder = ModelFolder::open(folder)?;
-        let config = ModelConfig::read(&folder.path)?;
-        let scheduler = SchedulerConfig::load(&folder.scheduler_config())?;
-        let tokenizer = Tokenizer::for_encoder(folder.tokenizer().as_deref(), &config.clip)?;
+        let description = Description::read(&folder)?;
+        let tokenizer = Tokenizer::for_encoder(folder.tokenizer().as_ref(), &description.config.clip)?;
         let checkpoint = Checkpoint::open(&folder)?;
-        Self::fill(&config, tokenizer, scheduler, &checkpoint, backend, on_load)
+        Self::fill(description, tokenizer, &checkpoint, backend, on_load)
     }
 
     /// A model with random weights of the given shapes: for measuring without a checkpoint.
-    pub fn random(config: &ModelConfig, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
-        let tokenizer = Tokenizer::for_encoder(None, &config.clip)?;
-        Self::fill(config, tokenizer, SchedulerConfig::sd15(), &RandomWeights, backend, on_load)
+    pub fn random(description: Description, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
+        let tokenizer = Tokenizer::for_encoder(None, &description.config.clip)?;
+        Self::fill(description, tokenizer, &RandomWeights, backend, on_load)
     }
 
     fn fill(
-        config: &ModelConfig,
+        description: Description,
         tokenizer: Tokenizer,
-        scheduler: SchedulerConfig,
         source: &dyn Source,
         mut backend: Box<dyn Backend>,
         on_load: OnLoad,
     ) -> Result<Self> {
         let dtype = backend.dtype();
+        let config = &description.config;
         let mut plan = Plan::measure(dtype);
         Models::new(config, &mut plan);
         source.check(&plan.requests)?;
@@ -86,14 +83,11 @@ impl Pipeline {
             on_load(done, bytes);
         }
         backend.finish_fill()?;
-        Ok(Pipeline { buckets: HashMap::new(), models, tokenizer, scheduler, weights, backend })
+        Ok(Pipeline { buckets: HashMap::new(), models, tokenizer, description, weights, backend })
     }
 
-    pub fn config(&self) -> &ModelConfig {
-        &self.models.config
-    }
-    pub fn scheduler(&self) -> &SchedulerConfig {
-        &self.scheduler
+    pub fn description(&self) -> &Description {
+        &self.description
     }
     pub fn backend(&mut self) -> &mut dyn Backend {
         &mut *self.backend
@@ -105,7 +99,7 @@ impl Pipeline {
 
     /// The request that the model suggests, for an empty prompt.
     pub fn defaults(&self) -> Result<Request> {
-        Ok(Request::defaults(&self.models.config, self.scheduler.default_sampler()?))
+        Ok(Request::defaults(&self.description, self.description.scheduler.default_sampler()?))
     }
 
     /// Paints a request.
@@ -113,7 +107,7 @@ impl Pipeline {
     /// # Errors
     /// A value that cannot be used, memory that is not there, or [`Error::Cancelled`].
     pub fn paint(&mut self, request: &Request, on_step: OnStep) -> Result<Painting> {
-        let table = request.check(&self.models.config, &self.scheduler)?;
+        let table = request.check(&self.description)?;
         let evaluations = table.evaluations();
         let shape = request.shape(evaluations);
         let mut times = Times { evaluations, ..Times::default() };

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use super::model::Description;
 use super::stages::Shape;
 use crate::error::{Error, Result};
-use crate::model::config::ModelConfig;
 use crate::rng::Rng;
-use crate::sampler::{Sampler, Schedule, SchedulerConfig, Table};
+use crate::sampler::{Sampler, Schedule, Table};
 
 /// What to paint.
 #[derive(Clone, Debug)]
@@ -31,7 +31,8 @@ const LARGEST_SIDE: usize = 1 << 14;
 
 impl Request {
     /// The request that a model and a sampler suggest, for an empty prompt.
-    pub fn defaults(config: &ModelConfig, sampler: Sampler) -> Self {
+    pub fn defaults(model: &Description, sampler: Sampler) -> Self {
+        let config = &model.config;
         let side = config.unet.sample_size * config.vae.scale_factor();
         // A latent consistency model has its guidance distilled into few steps.
         let (steps, guidance_scale) = if sampler == Sampler::Lcm { (4, 1.0) } else { (20, 7.5) };
@@ -54,7 +55,8 @@ impl Request {
     ///
     /// # Errors
     /// [`Error::Invalid`], with the flag's name.
-    pub fn check(&self, config: &ModelConfig, scheduler: &SchedulerConfig) -> Result<Table> {
+    pub fn check(&self, model: &Description) -> Result<Table> {
+        let Description { config, scheduler, .. } = model;
         let scale = config.vae.scale_factor();
         let invalid = |message: String| Err(Error::invalid(message));
         for (flag, side) in [("width", self.width), ("height", self.height)] {

@@ -1,12 +1,10 @@
 //! `scheduler/scheduler_config.json` of a diffusers folder.
 
-use std::path::Path;
-
 use serde::Deserialize;
 
 use super::name::Sampler;
 use crate::error::{Error, Result};
-use crate::json::read_text;
+use crate::location::Location;
 
 /// What a model says about its noise and its sampler. `None` stands for the default of whichever
 /// scheduler reads it, as with `from_config` of diffusers.
@@ -64,9 +62,9 @@ pub struct SchedulerConfig {
 impl SchedulerConfig {
     /// Reads `scheduler_config.json` and corrects outdated ones as `StableDiffusionPipeline` does:
     /// `steps_offset` becomes 1 and `clip_sample` false, whatever the file says.
-    pub fn load(path: &Path) -> Result<Self> {
-        let text = read_text(path)?;
-        let mut config = Self::parse(&text).map_err(|error| Error::file(path, error))?;
+    pub fn load(file: &Location) -> Result<Self> {
+        let text = file.read_text()?;
+        let mut config = Self::parse(&text).map_err(|error| Error::file(file, error))?;
         config.steps_offset = Some(1);
         config.clip_sample = Some(false);
         Ok(config)

@@ -1,7 +1,5 @@
 //! CLIP's tokenizer: lower-cased words in byte pairs, as transformers' `CLIPTokenizer`.
 
-use std::path::Path;
-
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers, replace::ReplacePattern};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -11,6 +9,7 @@ use tokenizers::{AddedToken, NormalizerWrapper, SplitDelimiterBehavior};
 
 use super::vocabulary::{SpecialToken, Vocabulary};
 use crate::error::{Error, Result};
+use crate::location::Location;
 use crate::model::config::ClipConfig;
 
 /// What counts as a word: a contraction's end, letters, one digit, a run of anything else.
@@ -42,13 +41,13 @@ impl Tokenizer {
     }
 
     /// From a `tokenizer` folder.
-    pub fn from_folder(folder: &Path) -> Result<Self> {
+    pub fn from_folder(folder: &Location) -> Result<Self> {
         let vocabulary = Vocabulary::from_folder(folder)?;
         Tokenizer::build(&vocabulary).map_err(|error| Error::file(folder, format!("not usable: {error}")))
     }
 
     /// The tokenizer of a text encoder: from the model's `tokenizer` folder, or CLIP's own if there is none.
-    pub fn for_encoder(folder: Option<&Path>, clip: &ClipConfig) -> Result<Self> {
+    pub fn for_encoder(folder: Option<&Location>, clip: &ClipConfig) -> Result<Self> {
         let vocab_size = clip.vocab_size;
         let tokenizer = match folder {
             Some(folder) => {

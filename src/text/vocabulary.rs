@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::path::Path;
 
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::json::{Object, read_text};
+use crate::json::Object;
+use crate::location::Location;
 
 /// Written by tools/make_clip_vocabulary.py from OpenAI's CLIP (clip_merges.LICENSE).
 const CLIP_MERGES: &[u8] = include_bytes!("clip_merges.txt.gz");
@@ -71,20 +71,20 @@ impl Vocabulary {
 
     /// Reads `tokenizer.json`, or `vocab.json` and `merges.txt`; which tokens are special from
     /// `tokenizer_config.json` and `special_tokens_map.json`, as transformers does.
-    pub fn from_folder(folder: &Path) -> Result<Self> {
+    pub fn from_folder(folder: &Location) -> Result<Self> {
         let single = folder.join("tokenizer.json");
-        let (ids, merges, path) = if single.is_file() {
+        let (ids, merges, file) = if single.is_file() {
             let (ids, merges) = read_tokenizer_json(&single)?;
             (ids, merges, single)
         } else {
-            let path = folder.join("vocab.json");
-            if !path.is_file() {
+            let file = folder.join("vocab.json");
+            if !file.is_file() {
                 return Err(Error::file(folder, "expected vocab.json and merges.txt, or tokenizer.json"));
             }
-            let vocab = Object::read(&path)?;
-            (read_ids(&vocab.path, &vocab.map)?, read_merges(&folder.join("merges.txt"))?, path)
+            let vocab = Object::read(&file)?;
+            (read_ids(&file, &vocab.map)?, read_merges(&folder.join("merges.txt"))?, file)
         };
-        check_merges(&path, &ids, &merges)?;
+        check_merges(&file, &ids, &merges)?;
 
         let config = read_if_there(&folder.join("tokenizer_config.json"))?;
         let special = read_if_there(&folder.join("special_tokens_map.json"))?;
@@ -93,7 +93,7 @@ impl Vocabulary {
         let sources = if config_first { [&config, &special] } else { [&special, &config] };
         let token = |key: &str, default: &str| {
             let source = sources.into_iter().flatten().find(|source| source.get(key).is_some());
-            SpecialToken::read(source, key, default, &path, &ids)
+            SpecialToken::read(source, key, default, &file, &ids)
         };
         Ok(Vocabulary {
             start: token("bos_token", START)?,
@@ -118,7 +118,7 @@ impl SpecialToken {
         source: Option<&Object>,
         key: &str,
         default: &str,
-        vocabulary: &Path,
+        vocabulary: &Location,
         ids: &HashMap<String, u32>,
     ) -> Result<Self> {
         let value = source.and_then(|source| source.get(key));
@@ -134,11 +134,7 @@ impl SpecialToken {
             return Err(refuse("expected a token, or an object with its \"content\"".into()));
         };
         let Some(&id) = ids.get(content) else {
-            return Err(refuse(format!(
-                "expected one of the {} tokens of {}",
-                ids.len(),
-                vocabulary.display()
-            )));
+            return Err(refuse(format!("expected one of the {} tokens of {}", ids.len(), vocabulary)));
         };
         let flag = |name: &str| value.and_then(|value| value.get(name)?.as_bool()).unwrap_or(false);
         Ok(SpecialToken {
@@ -161,8 +157,8 @@ fn byte_symbols() -> [char; 256] {
     std::array::from_fn(|_| symbols.next().expect("256 symbols"))
 }
 
-fn read_if_there(path: &Path) -> Result<Option<Object>> {
-    path.is_file().then(|| Object::read(path)).transpose()
+fn read_if_there(file: &Location) -> Result<Option<Object>> {
+    file.is_file().then(|| Object::read(file)).transpose()
 }
 
 fn read_max_length(config: Option<&Object>) -> Result<usize> {
@@ -174,29 +170,29 @@ fn read_max_length(config: Option<&Object>) -> Result<usize> {
     }
 }
 
-fn read_ids(path: &Path, vocab: &serde_json::Map<String, Value>) -> Result<HashMap<String, u32>> {
+fn read_ids(file: &Location, vocab: &serde_json::Map<String, Value>) -> Result<HashMap<String, u32>> {
     let mut tokens = HashMap::new();
     for (token, id) in vocab {
         let Some(id) = id.as_u64().filter(|&id| id <= LARGEST_ID) else {
             let message =
                 format!("the id of token {token:?} is {id}; expected a whole number up to {LARGEST_ID}");
-            return Err(Error::file(path, message));
+            return Err(Error::file(file, message));
         };
         if let Some(other) = tokens.insert(id as u32, token) {
-            return Err(Error::file(path, format!("tokens {other:?} and {token:?} both have the id {id}")));
+            return Err(Error::file(file, format!("tokens {other:?} and {token:?} both have the id {id}")));
         }
     }
     Ok(tokens.into_iter().map(|(id, token)| (token.clone(), id)).collect())
 }
 
-fn read_merges(path: &Path) -> Result<Vec<(String, String)>> {
-    let text = read_text(path)?;
+fn read_merges(file: &Location) -> Result<Vec<(String, String)>> {
+    let text = file.read_text()?;
     let lines =
         text.lines().enumerate().filter(|(_, line)| !line.starts_with("#version") && !line.is_empty());
     lines
         .map(|(number, line)| {
             split_merge(line).ok_or_else(|| {
-                Error::file(path, format!("line {}: expected two tokens with a space between", number + 1))
+                Error::file(file, format!("line {}: expected two tokens with a space between", number + 1))
             })
         })
         .collect()
@@ -209,18 +205,18 @@ fn split_merge(line: &str) -> Option<(String, String)> {
 
 type IdsAndMerges = (HashMap<String, u32>, Vec<(String, String)>);
 
-fn read_tokenizer_json(path: &Path) -> Result<IdsAndMerges> {
-    let json = Object::read(path)?;
+fn read_tokenizer_json(file: &Location) -> Result<IdsAndMerges> {
+    let json = Object::read(file)?;
     let model = json.get("model");
     let part = |key: &str| model.and_then(|model| model.get(key));
     if part("type").is_some_and(|kind| kind != "BPE") {
-        return Err(Error::file(path, "model.type: only \"BPE\", a byte-pair vocabulary, is supported"));
+        return Err(Error::file(file, "model.type: only \"BPE\", a byte-pair vocabulary, is supported"));
     }
     let Some(vocab) = part("vocab").and_then(Value::as_object) else {
-        return Err(Error::file(path, "model.vocab: expected an object of tokens and ids"));
+        return Err(Error::file(file, "model.vocab: expected an object of tokens and ids"));
     };
     let Some(merges) = part("merges").and_then(Value::as_array) else {
-        return Err(Error::file(path, "model.merges: expected a list"));
+        return Err(Error::file(file, "model.merges: expected a list"));
     };
     let merges = merges.iter().enumerate().map(|(number, merge)| {
         let pair = match merge {
@@ -232,21 +228,21 @@ fn read_tokenizer_json(path: &Path) -> Result<IdsAndMerges> {
             _ => None,
         };
         pair.ok_or_else(|| {
-            Error::file(path, format!("model.merges: entry {number} is {merge}; expected two tokens"))
+            Error::file(file, format!("model.merges: entry {number} is {merge}; expected two tokens"))
         })
     });
     let merges = merges.collect::<Result<_>>()?;
-    Ok((read_ids(path, vocab)?, merges))
+    Ok((read_ids(file, vocab)?, merges))
 }
 
 /// Both halves of a merge and what they make must be tokens.
-fn check_merges(path: &Path, ids: &HashMap<String, u32>, merges: &[(String, String)]) -> Result<()> {
+fn check_merges(file: &Location, ids: &HashMap<String, u32>, merges: &[(String, String)]) -> Result<()> {
     for (a, b) in merges {
         let merged = format!("{a}{b}");
         if let Some(missing) = [a, b, &merged].into_iter().find(|&token| !ids.contains_key(token)) {
             let message =
                 format!("has no token {missing:?}, but the merges make {merged:?} of {a:?} and {b:?}");
-            return Err(Error::file(path, message));
+            return Err(Error::file(file, message));
         }
     }
     Ok(())

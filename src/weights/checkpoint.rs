@@ -1,12 +1,10 @@
-//! Safetensors files of a model folder, memory-mapped, looked up by key.
+//! Safetensors files of a model folder, looked up by key.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use memmap2::Mmap;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
@@ -16,7 +14,8 @@ use super::names;
 use super::pack;
 use super::plan::Request;
 use crate::error::{Error, Result};
-use crate::json::{Object, cannot_read};
+use crate::json::Object;
+use crate::location::{Bytes, Location};
 use crate::ops::DType;
 
 /// Components, and what their weight files are called.
@@ -28,7 +27,7 @@ const LONGEST_HEADER: usize = 100_000_000;
 
 /// The weights of a model folder.
 ///
-/// The files stay mapped: they must not be cut short while this lives.
+/// Files on disk stay mapped: they must not be cut short while this lives.
 pub struct Checkpoint {
     components: Vec<Component>,
 }
@@ -36,15 +35,15 @@ pub struct Checkpoint {
 struct Component {
     name: &'static str,
     /// The one file, or the index of several.
-    path: PathBuf,
+    file: Location,
     files: Vec<Shard>,
     /// By canonical key.
     tensors: HashMap<String, Stored>,
 }
 
 struct Shard {
-    path: PathBuf,
-    map: Mmap,
+    location: Location,
+    bytes: Bytes,
 }
 
 /// One tensor of a file.
@@ -60,9 +59,9 @@ pub struct Stored {
 }
 
 impl Checkpoint {
-    /// Maps the weight files of all components and reads their headers.
+    /// Opens the weight files of all components and reads their headers.
     pub fn open(folder: &ModelFolder) -> Result<Self> {
-        let components = COMPONENTS.iter().map(|&(name, base)| Component::open(&folder.path, name, base));
+        let components = COMPONENTS.iter().map(|&(name, base)| Component::open(&folder.location, name, base));
         Ok(Checkpoint { components: components.collect::<Result<_>>()? })
     }
 
@@ -78,8 +77,8 @@ impl Checkpoint {
     }
 
     /// The files, in the order of components.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.components.iter().flat_map(|component| component.files.iter().map(|file| file.path.as_path()))
+    pub fn files(&self) -> impl Iterator<Item = &Location> {
+        self.components.iter().flat_map(|component| component.files.iter().map(|file| &file.location))
     }
 
     fn component(&self, name: &str) -> &Component {
@@ -117,7 +116,7 @@ impl Source for Checkpoint {
             let key = &request.keys[key];
             let stored = component.find(key).unwrap_or_else(|| panic!("{key} was not checked"));
             let from = stored.float().unwrap_or_else(|| panic!("{key} was not checked"));
-            let bytes = &component.files[stored.shard].map[stored.bytes.clone()];
+            let bytes = &component.files[stored.shard].bytes[stored.bytes.clone()];
             let bytes = &bytes[elements.start * from.size()..elements.end * from.size()];
             pack::convert(from, bytes, request.tensor.dtype, out);
         });
@@ -125,7 +124,7 @@ impl Source for Checkpoint {
 }
 
 impl Component {
-    fn open(model: &Path, name: &'static str, base: &str) -> Result<Self> {
+    fn open(model: &Location, name: &'static str, base: &str) -> Result<Self> {
         let folder = model.join(name);
         let variants = [
             format!("{base}.safetensors"),
@@ -134,10 +133,10 @@ impl Component {
             format!("{base}.safetensors.index.fp16.json"),
             format!("{base}.fp16.safetensors.index.json"),
         ];
-        let Some(path) = variants.iter().map(|file| folder.join(file)).find(|path| path.is_file()) else {
-            let pickled = folder.join(format!("{base}.bin")).is_file();
+        let Some(file) = variants.iter().map(|file| folder.join(file)).find(Location::is_file) else {
+            let pickled = folder.join(&format!("{base}.bin")).is_file();
             return Err(Error::file(
-                folder,
+                &folder,
                 if pickled {
                     format!(
                         "{base}.bin is a pickle, which sdrt does not read; save the model again with diffusers: \
@@ -148,18 +147,18 @@ impl Component {
                 },
             ));
         };
-        let mut component = Component { name, path, files: Vec::new(), tensors: HashMap::new() };
-        if component.path.extension().is_some_and(|extension| extension == "json") {
+        let mut component = Component { name, file, files: Vec::new(), tensors: HashMap::new() };
+        if component.file.name().ends_with(".json") {
             component.add_indexed(&folder)?;
         } else {
-            component.add_file(&component.path.clone())?;
+            component.add_file(component.file.clone())?;
         }
         Ok(component)
     }
 
-    /// Adds the shards that the index at `self.path` names.
-    fn add_indexed(&mut self, folder: &Path) -> Result<()> {
-        let index = Object::read(&self.path)?;
+    /// Adds the shards that the index, `self.file`, names.
+    fn add_indexed(&mut self, folder: &Location) -> Result<()> {
+        let index = Object::read(&self.file)?;
         let Some(weight_map) = index.get("weight_map").and_then(|map| map.as_object()) else {
             return Err(index.refuse("weight_map", "expected an object of keys and the files they are in"));
         };
@@ -168,30 +167,26 @@ impl Component {
             let name = shard.as_str().unwrap_or_default();
             if Path::new(name).file_name().is_none_or(|file| file != name) {
                 let message = format!("weight_map gives {shard} as its file; expected a file name");
-                return Err(Error::tensor(&self.path, key, message));
+                return Err(Error::tensor(&self.file, key, message));
             }
             shards.push(name);
         }
         shards.sort();
         shards.dedup();
         for shard in shards {
-            let path = folder.join(shard);
-            if !path.is_file() {
-                let index = self.path.file_name().unwrap_or_default().to_string_lossy();
-                let message = format!("missing, and {index} names it; download the model again");
-                return Err(Error::file(path, message));
+            let file = folder.join(shard);
+            if !file.is_file() {
+                let message = format!("missing, and {} names it; download the model again", self.file.name());
+                return Err(Error::file(&file, message));
             }
-            self.add_file(&path)?;
+            self.add_file(file)?;
         }
         for (key, shard) in weight_map {
             let canonical = names::canonical(self.name, key);
-            let found = self.tensors.get(&*canonical).map(|stored| &self.files[stored.shard].path);
-            if found
-                .and_then(|path| path.file_name())
-                .is_none_or(|file| Some(file) != shard.as_str().map(AsRef::as_ref))
-            {
+            let found = self.tensors.get(&*canonical).map(|stored| self.files[stored.shard].location.name());
+            if found.is_none_or(|name| Some(&*name) != shard.as_str()) {
                 return Err(Error::tensor(
-                    &self.path,
+                    &self.file,
                     key,
                     format!("is not in {shard}, where weight_map says it is; download the model again"),
                 ));
@@ -200,11 +195,9 @@ impl Component {
         Ok(())
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<()> {
-        let file = File::open(path).map_err(|error| cannot_read(path, error))?;
-        // SAFETY: the map is only read; that nobody cuts the file short is required of the user.
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| cannot_read(path, error))?;
-        let (header, start) = read_header(&map).map_err(|message| Error::file(path, message))?;
+    fn add_file(&mut self, location: Location) -> Result<()> {
+        let bytes = location.read()?;
+        let (header, start) = read_header(&bytes).map_err(|message| Error::file(&location, message))?;
         for key in header.offset_keys() {
             let info = header.info(&key).expect("a key of this header");
             let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
@@ -217,11 +210,11 @@ impl Component {
                 }
                 Entry::Occupied(entry) => {
                     let message = format!("means the same tensor as {}, which is there too", entry.get().key);
-                    return Err(Error::tensor(path, stored.key, message));
+                    return Err(Error::tensor(&location, stored.key, message));
                 }
             }
         }
-        self.files.push(Shard { path: path.into(), map });
+        self.files.push(Shard { location, bytes });
         Ok(())
     }
 
@@ -233,19 +226,19 @@ impl Component {
         for key in &request.keys {
             let Some(stored) = self.find(key) else {
                 let message = format!("missing; {}/config.json describes a model that has it", self.name);
-                return Err(Error::tensor(&self.path, key, message));
+                return Err(Error::tensor(&self.file, key, message));
             };
-            let path = &self.files[stored.shard].path;
+            let file = &self.files[stored.shard].location;
             if stored.float().is_none() {
                 let message = format!("its dtype is {:?}; expected F32, F16 or BF16", stored.dtype);
-                return Err(Error::tensor(path, &stored.key, message));
+                return Err(Error::tensor(file, &stored.key, message));
             }
             if without_1x1(&stored.shape) != without_1x1(&request.shape) {
                 let message = format!(
                     "its shape is {:?}; expected {:?}, by {}/config.json",
                     stored.shape, request.shape, self.name
                 );
-                return Err(Error::tensor(path, &stored.key, message));
+                return Err(Error::tensor(file, &stored.key, message));
             }
         }
         Ok(())
@@ -274,7 +267,7 @@ impl Component {
             others => format!(" (and {others} more)"),
         };
         let message = format!("unexpected{others}; {}/config.json describes a model without it", self.name);
-        Err(Error::tensor(&self.files[first.shard].path, &first.key, message))
+        Err(Error::tensor(&self.files[first.shard].location, &first.key, message))
     }
 }
 

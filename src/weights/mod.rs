@@ -1,4 +1,4 @@
-//! Where a model's numbers come from: a checkpoint on disk, or random values of the same shapes.
+//! Where a model's numbers come from: a checkpoint, or random values of the same shapes.
 //!
 //! A model plans its tensors ([`plan::Plan`]); a [`Source`] checks the plan's requests all at once and
 //! then fills them, a few rows at a time, already converted and arranged for the kernels.

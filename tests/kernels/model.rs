@@ -12,7 +12,8 @@ use super::gpu::{HALVES, lock, open};
 use crate::common::root;
 
 fn pipeline(backend: impl Backend + 'static) -> Pipeline {
-    Pipeline::load(&root().join("models/tiny"), Box::new(backend), &mut |_, _| {}).expect("models/tiny")
+    Pipeline::load(&root().join("models/tiny").into(), Box::new(backend), &mut |_, _| {})
+        .expect("models/tiny")
 }
 
 /// Not square, and of odd latents.
