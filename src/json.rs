@@ -1,7 +1,8 @@
 //! JSON files of a model folder, read with errors that name the file, the key and its value.
 
-use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::location::Location;
@@ -12,13 +13,15 @@ use crate::location::Location;
 pub struct Object {
     pub file: Location,
     pub map: Map<String, Value>,
+    /// What stands before a key in errors: `_sdrt.` for an object under that key.
+    parent: String,
 }
 
 impl Object {
     pub fn read(file: &Location) -> Result<Self> {
         let text = file.read_text()?;
         match serde_json::from_str(&text) {
-            Ok(Value::Object(map)) => Ok(Object { file: file.clone(), map }),
+            Ok(Value::Object(map)) => Ok(Object { file: file.clone(), map, parent: String::new() }),
             Ok(_) => Err(Error::file(file, "expected a JSON object, {\"key\": value, ...}")),
             Err(error) => Err(Error::file(file, format!("not valid JSON: {error}"))),
         }
@@ -35,7 +38,15 @@ impl Object {
         if value.chars().count() > 160 {
             value = value.chars().take(160).chain("...".chars()).collect();
         }
-        Error::file(&self.file, format!("{key} is {value}; {expected}"))
+        Error::file(&self.file, format!("{}{key} is {value}; {expected}", self.parent))
+    }
+
+    /// The object under a key.
+    pub fn object(&self, key: &str) -> Result<Option<Object>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let Some(map) = value.as_object() else { return Err(self.refuse(key, "expected an object")) };
+        let parent = format!("{}{key}.", self.parent);
+        Ok(Some(Object { file: self.file.clone(), map: map.clone(), parent }))
     }
 
     /// A whole number within `range`.

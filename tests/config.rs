@@ -5,6 +5,8 @@ use std::fs;
 use sdrt::location::Location;
 use sdrt::model::config::{BlockKind, ClipConfig, ModelConfig, UNetConfig, VaeConfig};
 use sdrt::ops::Activation;
+use sdrt::pipeline::{Model, Request};
+use sdrt::sampler::Sampler;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -238,4 +240,45 @@ fn the_three_models_must_fit_one_another() {
         ModelConfig::read(&folder.path().into()),
         &["in_channels is 9", "latent_channels, 4", "inpainting"],
     );
+}
+
+#[test]
+fn a_model_may_say_its_own_steps_and_guidance() {
+    let folder = TempDir::new().unwrap();
+    for (name, config) in [("unet", unet()), ("vae", vae()), ("text_encoder", clip())] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name).join("config.json"), config.to_string()).unwrap();
+    }
+    let scheduler = json!({"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085,
+        "beta_end": 0.012, "beta_schedule": "scaled_linear"});
+    fs::create_dir(folder.path().join("scheduler")).unwrap();
+    fs::write(folder.path().join("scheduler/scheduler_config.json"), scheduler.to_string()).unwrap();
+    let describe = |defaults: &Value| {
+        let index = json!({"_class_name": "StableDiffusionPipeline", "_sdrt": defaults});
+        fs::write(folder.path().join("model_index.json"), index.to_string()).unwrap();
+        Model::Folder(folder.path().into()).describe()
+    };
+    for (defaults, sampler, expected) in [
+        (json!(null), Sampler::Ddim, (20, 7.5)),
+        (json!(null), Sampler::Lcm, (4, 1.0)),
+        (json!({}), Sampler::Ddim, (20, 7.5)),
+        (json!({"num_inference_steps": 1, "guidance_scale": 0}), Sampler::Euler, (1, 0.0)),
+        (json!({"guidance_scale": 4.5, "num_inference_steps": null}), Sampler::Ddim, (20, 4.5)),
+        // Who made the model knows better than a rule for all of a sampler's models.
+        (json!({"num_inference_steps": 8}), Sampler::Lcm, (8, 1.0)),
+    ] {
+        let request = Request::defaults(&describe(&defaults).unwrap(), sampler);
+        assert_eq!((request.steps, request.guidance_scale), expected, "{defaults} {sampler}");
+    }
+    for (defaults, sentence) in [
+        (json!(20), "_sdrt is 20; expected an object"),
+        (json!({"steps": 20}), "_sdrt.steps is 20; no such default; there are num_inference_steps and"),
+        (json!({"num_inference_steps": 0}), "_sdrt.num_inference_steps is 0; expected a whole number from 1"),
+        (json!({"num_inference_steps": 2.5}), "_sdrt.num_inference_steps is 2.5; expected a whole number"),
+        (json!({"guidance_scale": "high"}), "_sdrt.guidance_scale is \"high\"; expected a number"),
+        (json!({"guidance_scale": -1}), "_sdrt.guidance_scale is -1; expected a number from 0 on"),
+        (json!({"guidance_scale": 1e300}), "_sdrt.guidance_scale is 1e+300; expected a number from 0 on"),
+    ] {
+        assert_refused(describe(&defaults), &["model_index.json: ", sentence]);
+    }
 }

@@ -130,6 +130,7 @@ impl Info {
             "images": request.images,
             "unet_batch": info.shape.unet_batch(),
             "steps": request.steps,
+            "guidance_scale": request.guidance_scale,
             "evaluations": info.evaluations,
             "dtype": info.dtype.to_string(),
             "weight_bytes": info.weight_bytes,

@@ -8,7 +8,7 @@ use crate::location::Location;
 use crate::model::config::ModelConfig;
 use crate::ops::Backend;
 use crate::sampler::SchedulerConfig;
-use crate::weights::ModelFolder;
+use crate::weights::{Defaults, ModelFolder};
 
 /// A checkpoint, or shapes with random weights.
 #[derive(Clone, Debug)]
@@ -22,6 +22,7 @@ pub enum Model {
 pub struct Description {
     pub config: ModelConfig,
     pub scheduler: SchedulerConfig,
+    pub defaults: Defaults,
 }
 
 impl Model {
@@ -54,11 +55,16 @@ impl Description {
         Ok(Description {
             config: ModelConfig::read(&folder.location)?,
             scheduler: SchedulerConfig::load(&folder.scheduler_config())?,
+            defaults: folder.defaults,
         })
     }
 
     /// Stable Diffusion 1.5.
     pub fn sd15() -> Self {
-        Description { config: ModelConfig::sd15(), scheduler: SchedulerConfig::sd15() }
+        Description {
+            config: ModelConfig::sd15(),
+            scheduler: SchedulerConfig::sd15(),
+            defaults: Defaults::default(),
+        }
     }
 }

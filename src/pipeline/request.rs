@@ -30,17 +30,17 @@ pub struct Request {
 const LARGEST_SIDE: usize = 1 << 14;
 
 impl Request {
-    /// The request that a model and a sampler suggest, for an empty prompt.
+    /// The request that a model suggests, for an empty prompt; what the model leaves open, the sampler does.
     pub fn defaults(model: &Description, sampler: Sampler) -> Self {
-        let config = &model.config;
+        let Description { config, defaults, .. } = model;
         let side = config.unet.sample_size * config.vae.scale_factor();
         // A latent consistency model has its guidance distilled into few steps.
         let (steps, guidance_scale) = if sampler == Sampler::Lcm { (4, 1.0) } else { (20, 7.5) };
         Request {
             prompt: String::new(),
             negative_prompt: String::new(),
-            steps,
-            guidance_scale,
+            steps: defaults.steps.unwrap_or(steps),
+            guidance_scale: defaults.guidance_scale.unwrap_or(guidance_scale),
             sampler,
             schedule: Schedule::default(),
             seed: 0,

@@ -18,12 +18,51 @@ const PIPELINES: [&str; 4] = [
 const LAYOUT: &str =
     "a folder in the diffusers layout: model_index.json, unet/, vae/, text_encoder/, scheduler/";
 
+/// The key of `model_index.json` with a model's [`Defaults`].
+const DEFAULTS_KEY: &str = "_sdrt";
+const STEPS_KEY: &str = "num_inference_steps";
+const GUIDANCE_KEY: &str = "guidance_scale";
+/// Timesteps of the models in use; a model takes no more steps.
+const MOST_STEPS: usize = 1000;
+
 /// A folder that has everything a pipeline needs; nothing but `model_index.json` is read yet.
 #[derive(Clone, Debug)]
 pub struct ModelFolder {
     pub location: Location,
     /// Class of the diffusers pipeline, as `model_index.json` names it.
     pub class_name: String,
+    pub defaults: Defaults,
+}
+
+/// How a model wants to be used where nobody says otherwise, by its `model_index.json`:
+///
+/// ```json
+/// "_sdrt": {"num_inference_steps": 20, "guidance_scale": 4.0}
+/// ```
+/// The names are those of the arguments that diffusers' pipelines take. Both may be left out, and so may
+/// the object. diffusers passes over keys with an underscore, and leaves them out where it saves a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Defaults {
+    pub steps: Option<usize>,
+    pub guidance_scale: Option<f32>,
+}
+
+impl Defaults {
+    fn read(index: &Object) -> Result<Self> {
+        let Some(defaults) = index.object(DEFAULTS_KEY)? else { return Ok(Defaults::default()) };
+        if let Some(key) = defaults.map.keys().find(|key| ![STEPS_KEY, GUIDANCE_KEY].contains(&key.as_str()))
+        {
+            let expected = format!("no such default; there are {STEPS_KEY} and {GUIDANCE_KEY}");
+            return Err(defaults.refuse(key, expected));
+        }
+        let steps = defaults.get(STEPS_KEY).map(|_| defaults.count(STEPS_KEY, 0, 1..=MOST_STEPS));
+        let guidance_scale = defaults.get(GUIDANCE_KEY).map(|_| {
+            let scale = defaults.float(GUIDANCE_KEY, 0.0)? as f32;
+            let usable = scale.is_finite() && scale >= 0.0;
+            if usable { Ok(scale) } else { Err(defaults.refuse(GUIDANCE_KEY, "expected a number from 0 on")) }
+        });
+        Ok(Defaults { steps: steps.transpose()?, guidance_scale: guidance_scale.transpose()? })
+    }
 }
 
 impl ModelFolder {
@@ -65,7 +104,11 @@ impl ModelFolder {
                 ));
             }
         }
-        Ok(ModelFolder { location: location.clone(), class_name: class_name.to_owned() })
+        Ok(ModelFolder {
+            location: location.clone(),
+            class_name: class_name.to_owned(),
+            defaults: Defaults::read(&index)?,
+        })
     }
 
     /// The folder's own vocabulary, if it brings one.

@@ -13,7 +13,7 @@ pub mod random;
 use std::ops::Range;
 
 pub use checkpoint::Checkpoint;
-pub use folder::ModelFolder;
+pub use folder::{Defaults, ModelFolder};
 pub use plan::{Packing, Plan, Request};
 pub use random::RandomWeights;
 
