@@ -188,7 +188,7 @@ class Grammar:
         words = [DIGITS[number] if self.rng.random() < 0.2 else number, entry.plural]
         if tint is not None:
             words.insert(1, COLOUR_NAMES[tint])
-        size = self.rng.uniform(0.4, 0.48)
+        size = self.rng.uniform(0.38, 0.45)
         objects = [
             self.place(emoji, self.about(x, 0.02), self.about(y, 0.02), size, tint)
             for x, y in GROUPED[number]
