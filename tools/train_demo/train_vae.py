@@ -2,9 +2,13 @@
 """Trains the autoencoder on painted scenes.
 
     python tools/train_demo/train_vae.py --run RUN [--data .train] [--seconds 330] [--pause-after S]
+    python tools/train_demo/train_vae.py --run RUN --decoder VAE ...
 
 Runs until the seconds are spent, over as many calls as it takes: a call that finds a state in RUN/vae-state goes on from
 it. Writes RUN/vae in half precision.
+
+--decoder trains the decoder of an earlier autoencoder alone. Its latents stay what they are, and so does a U-Net that was
+trained on them.
 """
 
 import argparse
@@ -14,6 +18,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from models import half_rounded, make_vae
 from torch import nn
 from training import Average, Clock, Pictures, allow_fast_arithmetic, load_state, save_state
@@ -27,6 +32,10 @@ HALVED = 16
 LEARNING_RATE = 8e-4
 WARMUP = 200
 KL = 1e-4
+# What a decoder alone must cope with: a U-Net's latents are a little off. The latents' own deviation is 2.
+OFF = 0.1
+# Pixels along the edges, which zero padding makes the hardest.
+FRAME = 8
 SEED = 0
 
 
@@ -50,6 +59,30 @@ def picture_loss(x, y):
         + 0.5 * small
         + 0.5 * gradient_loss(x2, y2)
     )
+
+
+def frame_loss(x, y):
+    error = (x - y).abs()
+    rows = error[..., :FRAME, :].mean() + error[..., -FRAME:, :].mean()
+    return rows + error[..., :FRAME].mean() + error[..., -FRAME:].mean()
+
+
+class DecoderLoss(nn.Module):
+    """Reconstruction from latents that are a little off."""
+
+    def __init__(self, vae):
+        super().__init__()
+        self.vae = vae.requires_grad_(False)
+        vae.decoder.requires_grad_(True)
+        vae.post_quant_conv.requires_grad_(True)
+
+    def forward(self, pictures, noise):
+        with torch.autocast("cuda", torch.bfloat16):
+            with torch.no_grad():
+                latents = self.vae.quant_conv(self.vae.encoder(pictures)).chunk(2, 1)[0]
+            decoded = self.vae.decoder(self.vae.post_quant_conv(latents + OFF * noise)).float()
+        loss = picture_loss(decoded, pictures) + 0.1 * frame_loss(decoded, pictures)
+        return loss, F.mse_loss(decoded, pictures).detach()
 
 
 class Loss(nn.Module):
@@ -105,6 +138,7 @@ def main():
     parser = argparse.ArgumentParser(description="Trains the demo model's autoencoder.")
     parser.add_argument("--run", type=pathlib.Path, required=True)
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(".train"))
+    parser.add_argument("--decoder", type=pathlib.Path, help="train the decoder of this autoencoder alone")
     parser.add_argument("--seconds", type=float, default=330, help="of training in all")
     parser.add_argument("--pause-after", type=float, default=math.inf, help="seconds of this call")
     parser.add_argument("--workers", type=int, default=6)
@@ -112,16 +146,19 @@ def main():
 
     torch.manual_seed(SEED)
     allow_fast_arithmetic()
-    vae = make_vae().cuda().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, (0.9, 0.99), weight_decay=1e-4, fused=True)
-    average = Average(vae.parameters(), 0.999)
+    vae = AutoencoderKL.from_pretrained(arguments.decoder) if arguments.decoder else make_vae()
+    vae.cuda().to(memory_format=torch.channels_last)
+    loss = DecoderLoss(vae) if arguments.decoder else Loss(vae)
+    parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, (0.9, 0.99), weight_decay=1e-4, fused=True)
+    average = Average(parameters, 0.999)
     step, spent = 0, 0.0
     if state := load_state(arguments.run / "vae-state"):
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         average.values, step, spent = state["average"], state["step"], state["spent"]
     pictures = Pictures(arguments.data, BATCH, f"vae {SEED} {step}", arguments.workers)
-    loss = torch.compile(Loss(vae), dynamic=False)
+    loss_of = torch.compile(loss, dynamic=False)
     clock, began = Clock(arguments.seconds, spent), spent
     shape = (BATCH, 4, 32, 32)
 
@@ -130,10 +167,10 @@ def main():
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, clock.progress())
         batch, _ = next(pictures)
-        total, error = loss(batch, torch.randn(shape, device="cuda"))
+        total, error = loss_of(batch, torch.randn(shape, device="cuda"))
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
         average.update(step)
@@ -156,10 +193,11 @@ def main():
     average.apply()
     half_rounded(vae)
     scale = measure(vae, pictures)
-    vae.register_to_config(scaling_factor=round(scale, 4))
+    if not arguments.decoder:
+        vae.register_to_config(scaling_factor=round(scale, 4))
     (arguments.run / "vae").mkdir(parents=True, exist_ok=True)
     save_component(vae, arguments.run / "vae", torch.float16)
-    print(f"{step} steps, scaling factor {scale:.4f}, in {arguments.run / 'vae'}")
+    print(f"{step} steps, scaling factor {vae.config.scaling_factor}, in {arguments.run / 'vae'}")
 
 
 if __name__ == "__main__":
