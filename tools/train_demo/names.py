@@ -2,7 +2,7 @@
 
 The names are emojibase's labels; its shortcodes and GitHub's give other words for the same emoji. Left out are
 emoji that differ from another by gender, skin tone, direction or hour alone, country flags, keycaps, and
-buttons with letters on them: 2,100 pictures that would take the place of things people ask for.
+buttons with letters on them: 2,200 pictures that would take the place of things people ask for.
 """
 
 import json
@@ -58,6 +58,7 @@ KEPT = {
 VARIANTS = re.compile(
     r"^(man|woman|men|women|mx) |^(person, |deaf |pregnant (man|person))|o'clock$|-thirty$|^(waxing|waning) |quarter moon"
     r"|^((light )?blue|orange|yellow|green|purple|brown|black|grey|white|pink) (heart|book)$|^japanese (post|symbol)"
+    r"|^grinning cat$|^snowman without snow$"  # the pictures of cat face and snowman
 )
 # Names that stand in the way: the word means something else to most people, or names two things.
 CONFUSING = {"o", "x", "m", "v", "a", "b", "hand", "face", "person", "eye", "up", "down", "on", "top", "star2", "cat2"}
