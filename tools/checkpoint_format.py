@@ -3,7 +3,7 @@
 import json
 
 from safetensors.torch import save_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -31,6 +31,25 @@ def write_clip_tokenizer(folder, merges):
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     return len(tokens)
+
+
+def make_clip(vocabulary, width, layers, heads):
+    """A small CLIP text encoder for a tokenizer of `write_clip_tokenizer`, whose last two tokens are start and end."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            projection_dim=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=77,
+            hidden_act="quick_gelu",
+            bos_token_id=vocabulary - 2,
+            eos_token_id=vocabulary - 1,
+            pad_token_id=vocabulary - 1,
+        )
+    )
 
 
 def save_component(model, folder, dtype):

@@ -11,9 +11,9 @@ import argparse
 import pathlib
 
 import torch
-from checkpoint_format import save_component, write_clip_tokenizer
+from checkpoint_format import make_clip, save_component, write_clip_tokenizer
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 SEED = 4
 # The U-Net's answer is this much of its own input ...
@@ -87,21 +87,7 @@ def make_pipeline(tokenizer_folder):
     generator = torch.Generator().manual_seed(SEED)
     # No merges: one token a byte.
     vocabulary = write_clip_tokenizer(tokenizer_folder, [])
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=64,
-            intermediate_size=256,
-            projection_dim=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=77,
-            hidden_act="quick_gelu",
-            bos_token_id=vocabulary - 2,
-            eos_token_id=vocabulary - 1,
-            pad_token_id=vocabulary - 1,
-        )
-    )
+    text_encoder = make_clip(vocabulary, width=64, layers=2, heads=4)
     unet = UNet2DConditionModel(
         sample_size=32,
         block_out_channels=(32, 64),

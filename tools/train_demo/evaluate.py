@@ -26,7 +26,7 @@ from models import GUIDANCE_SCALE, STEPS
 from PIL import Image, ImageDraw
 from recognize import BATCH, WHITE, Colours, Recognizer, blobs, boxes, corners, foreground, halves
 from render import Painter, load_sprites
-from scenes import BESIDE, GROUPED, STACKED, Grammar
+from scenes import BESIDE, GROUPED, STACKED, Grammar, with_article
 
 # How many pictures each measure takes; backgrounds and tints: of each colour.
 BACKGROUNDS, TINTS, PAIRS, SEEDS, COUNTS, PLACES = 24, 47, 384, 128, 96, 96
@@ -105,10 +105,6 @@ def shares(groups, right):
     return {name: mean([r for g, r in zip(groups, right) if g == name]) for name in dict.fromkeys(groups)}
 
 
-def an(text):
-    return ("an " if text[0] in "aeiou" else "a ") + text
-
-
 class Evaluation:
     def __init__(self, emoji, recognizer, source, limit):
         self.emoji = emoji
@@ -159,7 +155,7 @@ class Evaluation:
         scenes = [
             replace(
                 grammar.single(emoji, colour),
-                caption=f"{self.emoji[emoji].label} on {an(COLOUR_NAMES[colour])} background",
+                caption=f"{self.emoji[emoji].label} on {with_article(COLOUR_NAMES[colour])} background",
             )
             for emoji, colour in self.held_out(
                 grammar, grammar.background_held_out, grammar.choices["any"], BACKGROUNDS
@@ -190,7 +186,7 @@ class Evaluation:
             background = grammar.rng.choice(allowed) if tint == WHITE else None
             caption = grammar.phrase(emoji, tint, article=True)
             if background is not None:
-                caption += f" on {an(COLOUR_NAMES[background])} background"
+                caption += f" on {with_article(COLOUR_NAMES[background])} background"
             scenes.append(replace(grammar.single(emoji, background, tint), caption=caption))
         pictures = self.pictures("tint", scenes)
         masks = foreground(pictures)

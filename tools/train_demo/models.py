@@ -3,9 +3,14 @@
 Together 15.6 million parameters, 31 MB in half precision.
 """
 
+import pathlib
+import sys
+
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checkpoint_format import make_clip  # noqa: E402
 
 LATENT_CHANNELS = 4
 # Defaults that model_index.json states for sdrt.
@@ -27,25 +32,11 @@ def make_vae():
 
 
 def make_text_encoder(vocabulary):
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=192,
-            intermediate_size=768,
-            projection_dim=192,
-            num_hidden_layers=4,
-            num_attention_heads=3,
-            max_position_embeddings=77,
-            hidden_act="quick_gelu",
-            bos_token_id=vocabulary - 2,
-            eos_token_id=vocabulary - 1,
-            pad_token_id=vocabulary - 1,
-        )
-    )
+    return make_clip(vocabulary, width=192, layers=4, heads=3)
 
 
 def make_unet():
-    """Attention at 16x16 and 8x8 alone, as in SDXL: half the time of a step with attention at 32x32."""
+    """Attention at 16x16 and 8x8 alone, as in SDXL: at 32x32 it would add 40% to the multiplications of a step."""
     return UNet2DConditionModel(
         sample_size=32,
         block_out_channels=(64, 128, 192),

@@ -3,6 +3,7 @@
 A scene is a background and up to four emoji, each with a place, a size, an angle and perhaps a tint. Captions are
 drawn from a small grammar: "a blue apple", "small fox in the top left corner", "cat left of rocket on a green
 background", "three stars". Some combinations never occur in training (`held_out`), so that evaluate.py can ask for them.
+A background that is not named is white, so of a white one that is held out it is the words that are new.
 """
 
 import zlib
@@ -51,8 +52,9 @@ GROUPED = {
     "four": [(0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)],
 }
 DIGITS = {"two": "2", "three": "3", "four": "4"}
-STYLES = [("{}", 14), ("an emoji of {}", 2), ("{} emoji", 2), ("3d {}", 1), ("a 3d render of {}", 1)]
-BACKGROUNDS = [("on a {} background", 14), ("{} background", 3), ("on {}", 2), ("with a {} background", 2)]
+STYLES = [("{}", 14), ("an emoji of {}", 2), ("{} emoji", 2), ("a 3d emoji of {}", 1), ("a 3d render of {}", 1)]
+# {a}: the colour with its article.
+BACKGROUNDS = [(" on {a} background", 14), (", {} background", 3), (" on {}", 2), (" with {a} background", 2)]
 
 
 @dataclass
@@ -73,6 +75,10 @@ class Scene:
     caption: str
     background: int
     objects: list[Placed] = field(default_factory=list)
+
+
+def with_article(text):
+    return ("an " if text[0] in "aeiou" else "a ") + text
 
 
 def held_out(kind, *what, share):
@@ -126,7 +132,7 @@ class Grammar:
         if article is None:
             article = self.rng.random() < 0.5
         if article and not (name.endswith("s") and not name.endswith("ss")):
-            text = ("an " if text[0] in "aeiou" else "a ") + text
+            text = with_article(text)
         return text
 
     def with_background(self, text, background):
@@ -135,10 +141,7 @@ class Grammar:
         colour = COLOUR_NAMES[background]
         if colour == "gray" and self.rng.random() < 0.3:
             colour = "grey"
-        phrase = self.pick(BACKGROUNDS).format(colour)
-        if self.rng.random() < 0.7:
-            phrase = phrase.replace("a orange", "an orange")
-        return f"{text}, {phrase}" if phrase.endswith("background") and phrase[0] not in "ow" else f"{text} {phrase}"
+        return text + self.pick(BACKGROUNDS).format(colour, a=with_article(colour))
 
     # Scenes. `background` and `tint` index COLOUR_NAMES; None: not named.
 
@@ -158,7 +161,6 @@ class Grammar:
         size = self.rng.uniform(0.8, 1.0)
         free = (1 - size) / 2 + 0.02
         text = self.pick(STYLES).format(self.phrase(emoji, tint))
-        text = text.removeprefix("a ") if text.startswith("a 3d a") else text
         placed = self.place(emoji, self.about(0.5, free), self.about(0.5, free), size, tint)
         return self.finish(text, background, [placed])
 

@@ -22,6 +22,7 @@ from training import (
     Average,
     Clock,
     Pictures,
+    add_arguments,
     allow_fast_arithmetic,
     load_compiled,
     load_state,
@@ -49,8 +50,8 @@ SEED = 1
 
 
 class Pool:
-    """Latents of painted scenes and the tokens of their captions. Painting and encoding are slower than a step of
-    training, so each scene is seen about sixteen times, with other noise, before another takes its place."""
+    """Latents of painted scenes and the tokens of their captions. Painting and encoding a scene takes as long as a step
+    of training spends on it, so each is seen about sixteen times, with other noise, before another takes its place."""
 
     def __init__(self, vae, pictures, first=FIRST, size=POOL):
         self.pictures = pictures
@@ -167,14 +168,10 @@ def parameter_groups(models):
 
 def main():
     parser = argparse.ArgumentParser(description="Trains the demo model's text encoder and U-Net.")
-    parser.add_argument("--run", type=pathlib.Path, required=True)
-    parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(".train"))
+    add_arguments(parser, seconds=1200, workers=10)
     parser.add_argument("--start", type=pathlib.Path, help="model folder whose weights to begin with")
-    parser.add_argument("--seconds", type=float, default=1200, help="of training in all")
     parser.add_argument("--cooldown", type=float, default=300, help="seconds at the end with a falling learning rate")
-    parser.add_argument("--pause-after", type=float, default=math.inf, help="seconds of this call")
     parser.add_argument("--compiled", type=pathlib.Path, help="file that keeps what torch.compile made (100 s)")
-    parser.add_argument("--workers", type=int, default=10)
     arguments = parser.parse_args()
 
     torch.manual_seed(SEED)

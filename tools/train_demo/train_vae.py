@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Trains the autoencoder on painted scenes.
 
-    python tools/train_demo/train_vae.py --run RUN [--data .train] [--seconds 330] [--pause-after S]
+    python tools/train_demo/train_vae.py --run RUN [--data .train] [--seconds 470] [--pause-after S]
     python tools/train_demo/train_vae.py --run RUN --decoder VAE ...
 
-Runs until the seconds are spent, over as many calls as it takes: a call that finds a state in RUN/vae-state goes on from
-it. Writes RUN/vae in half precision.
+Runs until the seconds are spent, over as many calls as it takes: a call that finds a state in RUN/vae-state (with
+--decoder in RUN/decoder-state) goes on from it. Writes RUN/vae in half precision.
 
 --decoder trains the decoder of an earlier autoencoder alone. Its latents stay what they are, and so does a U-Net that was
 trained on them.
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from models import half_rounded, make_vae
 from torch import nn
-from training import Average, Clock, Pictures, allow_fast_arithmetic, load_state, save_state
+from training import Average, Clock, Pictures, add_arguments, allow_fast_arithmetic, load_state, save_state
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from checkpoint_format import save_component  # noqa: E402
@@ -136,15 +136,12 @@ def measure(vae, pictures):
 
 def main():
     parser = argparse.ArgumentParser(description="Trains the demo model's autoencoder.")
-    parser.add_argument("--run", type=pathlib.Path, required=True)
-    parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(".train"))
+    add_arguments(parser, seconds=470, workers=6)
     parser.add_argument("--decoder", type=pathlib.Path, help="train the decoder of this autoencoder alone")
-    parser.add_argument("--seconds", type=float, default=330, help="of training in all")
-    parser.add_argument("--pause-after", type=float, default=math.inf, help="seconds of this call")
-    parser.add_argument("--workers", type=int, default=6)
     arguments = parser.parse_args()
 
     torch.manual_seed(SEED)
+    state_folder = arguments.run / ("decoder-state" if arguments.decoder else "vae-state")
     allow_fast_arithmetic()
     vae = AutoencoderKL.from_pretrained(arguments.decoder) if arguments.decoder else make_vae()
     vae.cuda().to(memory_format=torch.channels_last)
@@ -153,10 +150,11 @@ def main():
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, (0.9, 0.99), weight_decay=1e-4, fused=True)
     average = Average(parameters, 0.999)
     step, spent = 0, 0.0
-    if state := load_state(arguments.run / "vae-state"):
+    if state := load_state(state_folder):
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         average.values, step, spent = state["average"], state["step"], state["spent"]
+        torch.manual_seed(SEED + step)
     pictures = Pictures(arguments.data, BATCH, f"vae {SEED} {step}", arguments.workers)
     loss_of = torch.compile(loss, dynamic=False)
     clock, began = Clock(arguments.seconds, spent), spent
@@ -181,7 +179,7 @@ def main():
             print(f"step {step}, {clock.spent():.0f} s, PSNR {psnr(mean):.2f} dB", flush=True)
 
     save_state(
-        arguments.run / "vae-state",
+        state_folder,
         {
             "vae": vae.state_dict(),
             "optimizer": optimizer.state_dict(),

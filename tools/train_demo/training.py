@@ -1,7 +1,10 @@
 """What both training scripts need: painted scenes without end, averaged weights, and states that survive a restart."""
 
 import io
+import math
+import pathlib
 import random
+import shutil
 import time
 import zlib
 
@@ -16,6 +19,15 @@ from transformers import CLIPTokenizer
 # A state is written in pieces of this size, so that it can travel where files are small.
 PIECE = 15 << 20
 TOKENS = 77
+
+
+def add_arguments(parser, seconds, workers):
+    """The flags of both trainings."""
+    parser.add_argument("--run", type=pathlib.Path, required=True, help="folder of states and results")
+    parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(".train"), help="what prepare.py wrote")
+    parser.add_argument("--seconds", type=float, default=seconds, help="of training in all")
+    parser.add_argument("--pause-after", type=float, default=math.inf, help="seconds of this call")
+    parser.add_argument("--workers", type=int, default=workers, help="processes that draw scenes")
 
 
 def allow_fast_arithmetic():
@@ -111,23 +123,22 @@ class Clock:
 
 
 def save_state(folder, state):
-    """Writes state.000, state.001, ...; the old state stays until the new one is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes piece.000, piece.001, ...; the old state stays until the new one is whole."""
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getbuffer()
-    pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
-    for index, piece in enumerate(pieces):
-        (folder / f"new.{index:03}").write_bytes(piece)
-    for old in folder.glob("state.*"):
-        old.unlink()
-    for new in sorted(folder.glob("new.*")):
-        new.rename(new.with_stem("state"))
+    for index, start in enumerate(range(0, len(data), PIECE)):
+        (new / f"piece.{index:03}").write_bytes(data[start : start + PIECE])
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
 
 
 def load_state(folder):
     """The state in `folder`, or None."""
-    pieces = sorted(folder.glob("state.*"))
+    pieces = sorted(folder.glob("piece.*"))
     if not pieces:
         return None
     return torch.load(io.BytesIO(b"".join(piece.read_bytes() for piece in pieces)), map_location="cuda")
