@@ -4,8 +4,8 @@
     python tools/train_demo/train_unet.py --run RUN [--data .train] [--seconds 1200] [--pause-after S] [--start MODEL]
 
 Runs until the seconds are spent, over as many calls as it takes: a call that finds a state in RUN/unet-state goes on from
-it. The learning rate is constant and falls over the last --cooldown seconds. Writes RUN/unet and RUN/text_encoder in half
-precision. --start begins with the weights of a model folder.
+it; one is written every two minutes. The learning rate is constant and falls over the last --cooldown seconds. Writes
+RUN/unet and RUN/text_encoder in half precision. --start begins with the weights of a model folder.
 """
 
 import argparse
@@ -46,6 +46,8 @@ SNR_LIMIT = 5.0
 # Encoded scenes that are kept, how many of them there are at first, and how many new ones come after how many steps.
 POOL, FIRST, RENEWED, EVERY = 1 << 18, 1 << 16, 512, 32
 REPORT = 500
+# Seconds between states: what a crash can cost.
+SAVE = 120
 SEED = 1
 
 
@@ -208,7 +210,17 @@ def main():
     train = Step(loss_of, parameters, optimizer, lambda: draw(pool, unconditional))
     print(f"compiled and captured after {clock.spent() - began:.0f} s", flush=True)
 
-    total, reported = torch.zeros((), device="cuda"), step
+    def save():
+        state = {
+            "parameters": [p.detach() for p in parameters],
+            "optimizer": optimizer.state_dict(),
+            "average": average.values,
+            "step": step,
+            "spent": clock.spent(),
+        }
+        save_state(arguments.run / "unet-state", state)
+
+    total, reported, saved = torch.zeros((), device="cuda"), step, clock.spent()
     while clock.progress() < 1 and clock.spent() - began < arguments.pause_after:
         set_learning_rate(optimizer, learning_rate(step, clock, arguments.cooldown))
         total += train(draw(pool, unconditional))
@@ -221,17 +233,13 @@ def main():
             total.zero_()
             print(f"step {step}, {clock.spent():.0f} s, loss {mean:.5f}", flush=True)
             if not math.isfinite(mean):
-                raise SystemExit("the loss is not finite; the state before this call is untouched")
+                raise SystemExit("the loss is not finite; the last state is untouched")
+            if clock.spent() - saved > SAVE:
+                saved = clock.spent()
+                save()
 
     save_compiled(arguments.compiled)
-    state = {
-        "parameters": [p.detach() for p in parameters],
-        "optimizer": optimizer.state_dict(),
-        "average": average.values,
-        "step": step,
-        "spent": clock.spent(),
-    }
-    save_state(arguments.run / "unet-state", state)
+    save()
     average.apply()
     for model, name in zip(models, ("unet", "text_encoder")):
         (arguments.run / name).mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
 """What both training scripts need: painted scenes without end, averaged weights, and states that survive a restart."""
 
 import io
+import lzma
 import math
 import pathlib
 import random
 import shutil
 import time
-import zlib
 
 import names
 import torch
@@ -41,14 +41,14 @@ def allow_fast_arithmetic():
 def load_compiled(file):
     """Takes what an earlier call compiled, if there is such a file."""
     if file and file.exists():
-        torch.compiler.load_cache_artifacts(zlib.decompress(file.read_bytes()))
+        torch.compiler.load_cache_artifacts(lzma.decompress(file.read_bytes()))
 
 
 def save_compiled(file):
     """Keeps what was compiled, for calls on other machines of the same kind."""
     if file and not file.exists():
         artifacts, _ = torch.compiler.save_cache_artifacts()
-        file.write_bytes(zlib.compress(artifacts))
+        file.write_bytes(lzma.compress(artifacts, preset=1))
 
 
 class Scenes(IterableDataset):
