@@ -1,26 +1,28 @@
 //! `sdrt info`
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use sdrt::columns::{bytes, columns};
 use sdrt::info;
+use sdrt::location::Location;
 use sdrt::model::config::ModelConfig;
 use sdrt::ops::DType;
 use sdrt::pipeline::{Description, Model, Request};
 use sdrt::sampler::{Sampler, SchedulerConfig};
 use serde_json::json;
 
-use super::{KnownShapes, SizeArgs, which_model};
+use super::{KnownShapes, SizeArgs, emoji};
 
 /// Shows what a model is made of, the memory it needs and the work it does; needs no GPU.
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Info {
-    /// Folder of a model in the diffusers layout
-    model: Option<PathBuf>,
+    /// Folder of a model in the diffusers layout; `emoji` is the model in sdrt itself, and a folder of that
+    /// name is ./emoji
+    #[arg(default_value = emoji::NAME, value_parser = emoji::parser())]
+    model: Location,
     /// Known shapes instead of a model
     #[arg(long, value_name = "SHAPES", conflicts_with = "model")]
     random_weights: Option<KnownShapes>,
@@ -42,10 +44,9 @@ pub struct Info {
 
 impl Info {
     pub fn run(&self) -> Result<()> {
-        let model = match (&self.model, self.random_weights) {
-            (Some(folder), _) => Model::Folder(folder.clone().into()),
-            (None, Some(KnownShapes::Sd15)) => Model::RandomSd15,
-            (None, None) => return Err(which_model("MODEL, or --random-weights sd15").into()),
+        let model = match self.random_weights {
+            Some(KnownShapes::Sd15) => Model::RandomSd15,
+            None => Model::Folder(self.model.clone()),
         };
         let description = model.describe()?;
         let sampler = description.scheduler.default_sampler().unwrap_or(Sampler::Ddim);
@@ -91,8 +92,9 @@ impl Info {
         let Request { images, width, height, .. } = request;
         let pictures = if *images == 1 { "picture" } else { "pictures" };
         let batch = info.shape.unet_batch();
+        let about = emoji::about(model).map(|about| about + "\n").unwrap_or_default();
         let mut text = format!(
-            "{model}\n{}\n{}\n{images} {pictures} of {width}x{height}, U-Net batch {batch}\n\n{}\n{}",
+            "{model}\n{about}{}\n{}\n{images} {pictures} of {width}x{height}, U-Net batch {batch}\n\n{}\n{}",
             columns(&configuration, 2),
             columns(&tensors, 2),
             columns(&work, 1),
@@ -123,6 +125,7 @@ impl Info {
             .collect();
         let mut object = json!({
             "model": model.to_string(),
+            "about": emoji::about(model),
             "configuration": configuration,
             "components": components,
             "width": request.width,

@@ -1,17 +1,17 @@
 //! Flags, and what is printed. The work is done by the library.
 
 mod bench;
+mod emoji;
 mod info;
 mod profile;
 mod run;
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sdrt::device::Device;
-use sdrt::error::Error;
+use sdrt::location::Location;
 use sdrt::ops::DType;
 use sdrt::pipeline::Model;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -84,27 +84,22 @@ enum KnownShapes {
 
 #[derive(Args)]
 struct ModelArgs {
-    /// Folder of a model in the diffusers layout
-    #[arg(short, long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    /// Folder of a model in the diffusers layout; `emoji` is the model in sdrt itself, and a folder of that
+    /// name is ./emoji
+    #[arg(short, long, value_name = "DIR", default_value = emoji::NAME, value_parser = emoji::parser())]
+    model: Location,
     /// Random weights of known shapes instead of a model
     #[arg(long, value_name = "SHAPES", conflicts_with = "model")]
     random_weights: Option<KnownShapes>,
 }
 
 impl ModelArgs {
-    fn model(&self) -> Result<Model, Error> {
-        match (&self.model, self.random_weights) {
-            (Some(folder), _) => Ok(Model::Folder(folder.clone().into())),
-            (None, Some(KnownShapes::Sd15)) => Ok(Model::RandomSd15),
-            (None, None) => Err(which_model("--model DIR, or --random-weights sd15")),
+    fn model(&self) -> Model {
+        match self.random_weights {
+            Some(KnownShapes::Sd15) => Model::RandomSd15,
+            None => Model::Folder(self.model.clone()),
         }
     }
-}
-
-fn which_model(flags: &str) -> Error {
-    let shipped = "models/tiny ships with the project, with random weights";
-    Error::invalid(format!("which model? Pass {flags}; {shipped}"))
 }
 
 /// Says on stderr that `--device auto` found no GPU.

@@ -23,7 +23,7 @@ use serde_json::json;
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
-use super::{DeviceArgs, SizeArgs, ms, say, say_notice, which_model};
+use super::{DeviceArgs, SizeArgs, emoji, ms, say, say_notice};
 use crate::progress::{Progress, unit};
 
 /// torch's CPU generator looks at no more than these bits of a seed.
@@ -41,9 +41,10 @@ pub struct Run {
     /// What it should not show; acts with a guidance scale above 1
     #[arg(short, long, value_name = "TEXT", default_value = "")]
     negative_prompt: String,
-    /// Folder of a model in the diffusers layout
-    #[arg(short, long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    /// Folder of a model in the diffusers layout; `emoji` is the model in sdrt itself, and a folder of that
+    /// name is ./emoji
+    #[arg(short, long, value_name = "DIR", default_value = emoji::NAME, value_parser = emoji::parser())]
+    model: Location,
     /// Denoising steps [default: the model's]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
@@ -97,9 +98,7 @@ fn random_seed() -> u64 {
 
 impl Run {
     pub fn run(&self) -> Result<()> {
-        let folder = self.model.clone().ok_or_else(|| which_model("--model DIR"))?;
-        let folder = Location::from(folder);
-        let model = Model::Folder(folder.clone());
+        let model = Model::Folder(self.model.clone());
         let description = model.describe()?;
         let request = self.request(&description)?;
         let evaluations = request.check(&description)?.evaluations();
@@ -134,7 +133,7 @@ impl Run {
         warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
 
         let start = Instant::now();
-        save(&painting, &request, &folder.name(), &files)?;
+        save(&painting, &request, &self.model.name(), &files)?;
         let stages = Stages { load, times: painting.times, save: start.elapsed() };
 
         if self.json {
@@ -145,7 +144,7 @@ impl Run {
             let object = json!({
                 "files": files.iter().map(|file| file.to_string_lossy()).collect::<Vec<_>>(),
                 "seeds": seeds,
-                "model": folder.to_string(),
+                "model": self.model.to_string(),
                 "prompt": request.prompt,
                 "negative_prompt": request.negative_prompt,
                 "width": request.width,

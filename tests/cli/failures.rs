@@ -60,13 +60,8 @@ fn wrong_flags_are_sentences_and_leave_nothing_behind() {
 fn what_is_missing_is_asked_for() {
     let place = Place::new();
     for (args, sentence) in [
-        (
-            &["run", "--prompt", "a fox"][..],
-            "which model? Pass --model DIR; models/tiny ships with the project",
-        ),
+        (&["run"][..], "--prompt <TEXT>"),
         (&["run", "--model", &tiny()], "--prompt <TEXT>"),
-        (&["info"], "which model? Pass MODEL"),
-        (&["bench"], "which model? Pass --model DIR, or --random-weights sd15"),
         (&[], "Usage: sdrt"),
     ] {
         let output = place.sdrt(args);
