@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs what `make gpu-bundle` packed.
+# Runs what `make gpu-bundle` packed, in a checkout of the same commit.
 #   .gpu/run.sh test [NAME..] [-- ARG..]   all test binaries, or those named; arguments for each
 #   .gpu/run.sh bench NAME [ARG..]         a bench
 #   .gpu/run.sh sanitize [ARG..]           the small kernel tests under compute-sanitizer, or those named
@@ -11,8 +11,22 @@ bundle=$here/bundle
 
 if [ ! -d "$bundle" ] || [ "$here/bundle.tar.xz" -nt "$bundle" ]; then
     rm -rf "$bundle"
-    python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' \
-        "$here/bundle.tar.xz" "$here"
+    python3 - "$here" <<'PYTHON'
+import hashlib, json, pathlib, sys, tarfile
+
+here = pathlib.Path(sys.argv[1])
+tarfile.open(here / "bundle.tar.xz").extractall(here)
+# The weights inside sdrt come from the checkout.
+sdrt = here / "bundle/sdrt"
+binary = bytearray(sdrt.read_bytes())
+for file, start, sha256 in json.loads((here / "bundle/sdrt.cut.json").read_text()):
+    weights = (here.parent / file).read_bytes()
+    if hashlib.sha256(weights).hexdigest() != sha256:
+        sys.exit(f"{file} is another one than sdrt was built with; run make gpu-bundle again")
+    binary[start : start + len(weights)] = weights
+sdrt.write_bytes(binary)
+PYTHON
+    ln -s ../../../models/emoji "$bundle/models/emoji"
     touch "$bundle"
 fi
 export SDRT_ROOT=$bundle SDRT_BIN=$bundle/sdrt
