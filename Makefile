@@ -1,13 +1,13 @@
 # Needs Rust and Python 3; nvcc is fetched into ./.cuda where there is none.
 PYTHON ?= python3
-PROMPT ?= a lighthouse at dawn
+PROMPT ?= fox on a purple background
 
 .PHONY: demo test bench gpu-bundle fixtures nvcc
 
-demo: nvcc ## paint a picture with the model that ships with the project
+demo: nvcc ## paint a picture with the model inside sdrt
 	cargo build --release
-	target/release/sdrt run --model models/tiny --prompt "$(PROMPT)" --seed 0 --output sdrt-demo.png
-	@echo "The picture is $(CURDIR)/sdrt-demo.png (random weights: it shows colours, not the prompt)"
+	target/release/sdrt run --prompt "$(PROMPT)" --seed 0 --output sdrt-demo.png
+	@echo "The picture is $(CURDIR)/sdrt-demo.png"
 
 test: nvcc ## every test; those that need a GPU say so and skip without one
 	cargo test --release
