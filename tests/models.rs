@@ -47,17 +47,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Builds a model, or a part of one, and fills its weights.
     fn load<M>(&mut self, build: impl Fn(&mut Plan) -> M) -> M {
-        let dtype = self.backend.dtype();
-        let mut plan = Plan::measure(dtype);
-        build(&mut plan);
-        let weights = self.backend.reserve(plan.bytes(), "weights").expect("memory");
-        let mut plan = Plan::new(weights.base, weights.bytes, dtype);
-        let model = build(&mut plan);
-        for request in &plan.requests {
-            let fill = |rows, out: &mut [u8]| self.checkpoint.fill(request, rows, out);
-            self.backend.fill(request.tensor, &fill).expect("fill");
-        }
-        self.backend.finish_fill().expect("fill");
+        let (model, weights) = common::load(self.backend, self.checkpoint, build);
         self.regions.push(weights);
 
         // Activations start as NaN: what is read before it is written shows.

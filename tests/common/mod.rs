@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensors};
 use sdrt::ops::{Arena, Backend, DType, Region, Tensor};
+use sdrt::weights::{Checkpoint, Plan, Source};
 use serde_json::Value;
 
 /// A tensor of a fixture.
@@ -113,6 +114,26 @@ pub fn reserve_arena(backend: &mut dyn Backend, bytes: usize) -> Region {
     let region = backend.reserve(bytes, "tests").expect("memory for tests");
     backend.use_arena(Arena::new(region.base, region.bytes));
     region
+}
+
+/// Builds a model, or a part of one, and fills its weights; keep the region as long.
+pub fn load<M>(
+    backend: &mut dyn Backend,
+    checkpoint: &Checkpoint,
+    build: impl Fn(&mut Plan) -> M,
+) -> (M, Region) {
+    let dtype = backend.dtype();
+    let mut plan = Plan::measure(dtype);
+    build(&mut plan);
+    let weights = backend.reserve(plan.bytes(), "weights").expect("memory");
+    let mut plan = Plan::new(weights.base, weights.bytes, dtype);
+    let model = build(&mut plan);
+    for request in &plan.requests {
+        let fill = |rows, out: &mut [u8]| checkpoint.fill(request, rows, out);
+        backend.fill(request.tensor, &fill).expect("fill");
+    }
+    backend.finish_fill().expect("fill");
+    (model, weights)
 }
 
 /// Rounds to `dtype` as memory holds it.
