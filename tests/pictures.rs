@@ -15,9 +15,13 @@ use sdrt::sampler::{Sampler, Schedule};
 /// Largest difference of a colour, of 255: what lies near the middle of two may be rounded either way.
 const LEVELS: u8 = 1;
 
+fn load(model: &str) -> Pipeline {
+    let folder = root().join("models").join(model);
+    Pipeline::load(&folder.into(), Box::new(Cpu::new()), &mut |_, _| {}).expect(model)
+}
+
 fn pipeline() -> Pipeline {
-    Pipeline::load(&root().join("models/tiny").into(), Box::new(Cpu::new()), &mut |_, _| {})
-        .expect("models/tiny")
+    load("tiny")
 }
 
 fn paint(pipeline: &mut Pipeline, request: &Request) -> Painting {
@@ -67,11 +71,10 @@ fn differences<'a>(got: impl IntoIterator<Item = &'a u8>, want: &[u8]) -> (usize
     (unequal.clone().count(), unequal.max().unwrap_or_default())
 }
 
-#[test]
-fn pictures_equal_those_of_diffusers() {
-    let mut pipeline = pipeline();
+fn equals_diffusers(model: &str) {
+    let mut pipeline = load(model);
     let mut failed = Vec::new();
-    for case in fixture("pictures", "tiny") {
+    for case in fixture("pictures", model) {
         let request = request_of(&case);
         let want = case.tensor("want");
         assert_eq!(want.shape, [request.images, request.height, request.width, 3], "{}", case.name);
@@ -87,6 +90,16 @@ fn pictures_equal_those_of_diffusers() {
         }
     }
     assert!(failed.is_empty(), "more than {LEVELS} apart:\n{}", failed.join("\n"));
+}
+
+#[test]
+fn pictures_equal_those_of_diffusers() {
+    equals_diffusers("tiny");
+}
+
+#[test]
+fn pictures_of_the_trained_model_equal_those_of_diffusers() {
+    equals_diffusers("emoji");
 }
 
 #[test]
