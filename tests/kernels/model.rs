@@ -1,4 +1,4 @@
-//! The model that ships with the project, on both backends.
+//! Whole pictures on both backends: of the small model for tests, and of the trained one.
 
 use std::ops::ControlFlow;
 
@@ -11,9 +11,13 @@ use sdrt::sampler::Sampler;
 use super::gpu::{HALVES, lock, open};
 use crate::common::root;
 
+fn load(model: &str, backend: impl Backend + 'static) -> Pipeline {
+    let folder = root().join("models").join(model);
+    Pipeline::load(&folder.into(), Box::new(backend), &mut |_, _| {}).expect(model)
+}
+
 fn pipeline(backend: impl Backend + 'static) -> Pipeline {
-    Pipeline::load(&root().join("models/tiny").into(), Box::new(backend), &mut |_, _| {})
-        .expect("models/tiny")
+    load("tiny", backend)
 }
 
 /// Not square, and of odd latents.
@@ -51,6 +55,19 @@ fn half_precision_is_close_to_the_cpu() {
         println!("{dtype} on the GPU, f32 on the CPU: PSNR {psnr:.1} dB, largest difference {largest}");
         assert!(psnr >= least, "{dtype}: PSNR {psnr:.1} dB");
     }
+}
+
+#[test]
+fn the_trained_model_in_half_precision_is_close_to_the_cpu() {
+    let Some(_guard) = lock() else { return };
+    let mut cpu = load("emoji", Cpu::new());
+    let prompt = "fox on a purple background".to_string();
+    let request = Request { prompt, ..cpu.defaults().expect("defaults") };
+    let want = paint(&mut cpu, &request);
+    let got = paint(&mut load("emoji", open(DType::F16)), &request);
+    let (psnr, largest) = compare(&got[0], &want[0]);
+    println!("emoji, f16 on the GPU, f32 on the CPU: PSNR {psnr:.1} dB, largest difference {largest}");
+    assert!(psnr >= 40.0, "PSNR {psnr:.1} dB");
 }
 
 #[test]
