@@ -2,13 +2,9 @@
 """Trains the autoencoder on painted scenes.
 
     python tools/train_demo/train_vae.py --run RUN [--data .train] [--seconds 470] [--pause-after S]
-    python tools/train_demo/train_vae.py --run RUN --decoder VAE ...
 
-Runs until the seconds are spent, over as many calls as it takes: a call that finds a state in RUN/vae-state (with
---decoder in RUN/decoder-state) goes on from it. Writes RUN/vae in half precision.
-
---decoder trains the decoder of an earlier autoencoder alone. Its latents stay what they are, and so does a U-Net that was
-trained on them.
+Runs until the seconds are spent, over as many calls as it takes: a call that finds a state in RUN/vae-state goes on from
+it. Writes RUN/vae in half precision.
 """
 
 import argparse
@@ -18,7 +14,6 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from models import half_rounded, make_vae
 from torch import nn
 from training import Average, Clock, Pictures, add_arguments, allow_fast_arithmetic, load_state, save_state
@@ -32,10 +27,6 @@ HALVED = 16
 LEARNING_RATE = 8e-4
 WARMUP = 200
 KL = 1e-4
-# What a decoder alone must cope with: a U-Net's latents are a little off. The latents' own deviation is 2.
-OFF = 0.1
-# Pixels along the edges, which zero padding makes the hardest.
-FRAME = 8
 SEED = 0
 
 
@@ -59,30 +50,6 @@ def picture_loss(x, y):
         + 0.5 * small
         + 0.5 * gradient_loss(x2, y2)
     )
-
-
-def frame_loss(x, y):
-    error = (x - y).abs()
-    rows = error[..., :FRAME, :].mean() + error[..., -FRAME:, :].mean()
-    return rows + error[..., :FRAME].mean() + error[..., -FRAME:].mean()
-
-
-class DecoderLoss(nn.Module):
-    """Reconstruction from latents that are a little off."""
-
-    def __init__(self, vae):
-        super().__init__()
-        self.vae = vae.requires_grad_(False)
-        vae.decoder.requires_grad_(True)
-        vae.post_quant_conv.requires_grad_(True)
-
-    def forward(self, pictures, noise):
-        with torch.autocast("cuda", torch.bfloat16):
-            with torch.no_grad():
-                latents = self.vae.quant_conv(self.vae.encoder(pictures)).chunk(2, 1)[0]
-            decoded = self.vae.decoder(self.vae.post_quant_conv(latents + OFF * noise)).float()
-        loss = picture_loss(decoded, pictures) + 0.1 * frame_loss(decoded, pictures)
-        return loss, F.mse_loss(decoded, pictures).detach()
 
 
 class Loss(nn.Module):
@@ -137,26 +104,22 @@ def measure(vae, pictures):
 def main():
     parser = argparse.ArgumentParser(description="Trains the demo model's autoencoder.")
     add_arguments(parser, seconds=470, workers=6)
-    parser.add_argument("--decoder", type=pathlib.Path, help="train the decoder of this autoencoder alone")
     arguments = parser.parse_args()
 
     torch.manual_seed(SEED)
-    state_folder = arguments.run / ("decoder-state" if arguments.decoder else "vae-state")
     allow_fast_arithmetic()
-    vae = AutoencoderKL.from_pretrained(arguments.decoder) if arguments.decoder else make_vae()
-    vae.cuda().to(memory_format=torch.channels_last)
-    loss = DecoderLoss(vae) if arguments.decoder else Loss(vae)
-    parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    vae = make_vae().cuda().to(memory_format=torch.channels_last)
+    parameters = list(vae.parameters())
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, (0.9, 0.99), weight_decay=1e-4, fused=True)
     average = Average(parameters, 0.999)
     step, spent = 0, 0.0
-    if state := load_state(state_folder):
+    if state := load_state(arguments.run / "vae-state"):
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         average.values, step, spent = state["average"], state["step"], state["spent"]
         torch.manual_seed(SEED + step)
     pictures = Pictures(arguments.data, BATCH, f"vae {SEED} {step}", arguments.workers)
-    loss_of = torch.compile(loss, dynamic=False)
+    loss_of = torch.compile(Loss(vae), dynamic=False)
     clock, began = Clock(arguments.seconds, spent), spent
     shape = (BATCH, 4, 32, 32)
 
@@ -179,7 +142,7 @@ def main():
             print(f"step {step}, {clock.spent():.0f} s, PSNR {psnr(mean):.2f} dB", flush=True)
 
     save_state(
-        state_folder,
+        arguments.run / "vae-state",
         {
             "vae": vae.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -191,8 +154,7 @@ def main():
     average.apply()
     half_rounded(vae)
     scale = measure(vae, pictures)
-    if not arguments.decoder:
-        vae.register_to_config(scaling_factor=round(scale, 4))
+    vae.register_to_config(scaling_factor=round(scale, 4))
     (arguments.run / "vae").mkdir(parents=True, exist_ok=True)
     save_component(vae, arguments.run / "vae", torch.float16)
     print(f"{step} steps, scaling factor {vae.config.scaling_factor}, in {arguments.run / 'vae'}")
