@@ -5,7 +5,7 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use common::{Case, Values, fixture, root};
+use common::{Case, Values, fixture};
 use sdrt::Error;
 use sdrt::ops::cpu::Cpu;
 use sdrt::pipeline::{Painting, Pipeline, Request};
@@ -15,13 +15,8 @@ use sdrt::sampler::{Sampler, Schedule};
 /// Largest difference of a colour, of 255: what lies near the middle of two may be rounded either way.
 const LEVELS: u8 = 1;
 
-fn load(model: &str) -> Pipeline {
-    let folder = root().join("models").join(model);
-    Pipeline::load(&folder.into(), Box::new(Cpu::new()), &mut |_, _| {}).expect(model)
-}
-
 fn pipeline() -> Pipeline {
-    load("tiny")
+    common::pipeline("tiny", Cpu::new())
 }
 
 fn paint(pipeline: &mut Pipeline, request: &Request) -> Painting {
@@ -72,7 +67,7 @@ fn differences<'a>(got: impl IntoIterator<Item = &'a u8>, want: &[u8]) -> (usize
 }
 
 fn equals_diffusers(model: &str) {
-    let mut pipeline = load(model);
+    let mut pipeline = common::pipeline(model, Cpu::new());
     let mut failed = Vec::new();
     for case in fixture("pictures", model) {
         let request = request_of(&case);

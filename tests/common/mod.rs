@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensors};
 use sdrt::ops::{Arena, Backend, DType, Region, Tensor};
+use sdrt::pipeline::Pipeline;
 use sdrt::weights::{Checkpoint, Plan, Source};
 use serde_json::Value;
 
@@ -114,6 +115,12 @@ pub fn reserve_arena(backend: &mut dyn Backend, bytes: usize) -> Region {
     let region = backend.reserve(bytes, "tests").expect("memory for tests");
     backend.use_arena(Arena::new(region.base, region.bytes));
     region
+}
+
+/// One of models/.
+pub fn pipeline(model: &str, backend: impl Backend + 'static) -> Pipeline {
+    let folder = root().join("models").join(model);
+    Pipeline::load(&folder.into(), Box::new(backend), &mut |_, _| {}).expect(model)
 }
 
 /// Builds a model, or a part of one, and fills its weights; keep the region as long.

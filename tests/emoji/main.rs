@@ -11,7 +11,6 @@ mod look;
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
-use common::root;
 use look::{COLOURS, Object, Recognizer, corner_colours, mean_difference};
 use sdrt::ops::cpu::Cpu;
 use sdrt::pipeline::{Picture, Pipeline, Request};
@@ -53,8 +52,7 @@ struct Painter(Pipeline);
 
 impl Painter {
     fn new() -> Self {
-        let folder = root().join("models/emoji");
-        Painter(Pipeline::load(&folder.into(), Box::new(Cpu::new()), &mut |_, _| {}).expect("models/emoji"))
+        Painter(common::pipeline("emoji", Cpu::new()))
     }
 
     fn paint(&mut self, prompt: &str) -> Picture {

@@ -9,15 +9,10 @@ use sdrt::pipeline::{Picture, Pipeline, Request};
 use sdrt::sampler::Sampler;
 
 use super::gpu::{HALVES, lock, open};
-use crate::common::root;
-
-fn load(model: &str, backend: impl Backend + 'static) -> Pipeline {
-    let folder = root().join("models").join(model);
-    Pipeline::load(&folder.into(), Box::new(backend), &mut |_, _| {}).expect(model)
-}
+use crate::common;
 
 fn pipeline(backend: impl Backend + 'static) -> Pipeline {
-    load("tiny", backend)
+    common::pipeline("tiny", backend)
 }
 
 /// Not square, and of odd latents.
@@ -60,11 +55,11 @@ fn half_precision_is_close_to_the_cpu() {
 #[test]
 fn the_trained_model_in_half_precision_is_close_to_the_cpu() {
     let Some(_guard) = lock() else { return };
-    let mut cpu = load("emoji", Cpu::new());
+    let mut cpu = common::pipeline("emoji", Cpu::new());
     let prompt = "fox on a purple background".to_string();
     let request = Request { prompt, ..cpu.defaults().expect("defaults") };
     let want = paint(&mut cpu, &request);
-    let got = paint(&mut load("emoji", open(DType::F16)), &request);
+    let got = paint(&mut common::pipeline("emoji", open(DType::F16)), &request);
     let (psnr, largest) = compare(&got[0], &want[0]);
     println!("emoji, f16 on the GPU, f32 on the CPU: PSNR {psnr:.1} dB, largest difference {largest}");
     assert!(psnr >= 40.0, "PSNR {psnr:.1} dB");
