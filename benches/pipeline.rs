@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 
 use sdrt::bench::{Settings, measure, table, write};
 use sdrt::device::Device;
-use sdrt::pipeline::Model;
+use sdrt::location::Location;
+use sdrt::pipeline::{KnownShapes, Model};
 
 fn main() -> sdrt::Result<()> {
     let has_gpu = Device::Auto.open(None)?.notice.is_none();
     let root = std::env::var_os("SDRT_ROOT").map_or(PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     let settings = Settings {
-        model: if has_gpu { Model::RandomSd15 } else { Model::Folder(root.join("models/tiny").into()) },
+        model: if has_gpu {
+            Model::Random(KnownShapes::Sd15)
+        } else {
+            Model::Files(Location::from(root.join("models/tiny")).into())
+        },
         device: Device::Auto,
         dtype: None,
         images: vec![1, 4],

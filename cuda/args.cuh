@@ -93,10 +93,17 @@ struct EmbedArgs {
     void* out;              // T [b*t,c]
     const int* ids;         // [b*t]
     const void* tokens;     // T [vocabulary,c]
-    const void* positions;  // T [at least t,c]
+    const void* positions;  // T [at least t,c], or null
     int m, t, c, vocabulary;
 };
 static_assert(sizeof(EmbedArgs) == 48, "mirrored in src/gpu/kernels.rs");
+
+struct EmphasizeArgs {
+    void* x;              // T [b,t,c]
+    const float* weight;  // [b,t]
+    int t, c, pitch, restore_mean;
+};
+static_assert(sizeof(EmphasizeArgs) == 32, "mirrored in src/gpu/kernels.rs");
 
 struct TimestepEmbeddingArgs {
     void* out;               // T [n,c]

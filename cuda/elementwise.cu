@@ -1,4 +1,4 @@
-// What touches every element once: activation, geglu, scale, embed, timestep_embedding, to_rgb8.
+// What touches every element once or twice: activation, geglu, scale, embed, emphasize, timestep_embedding, to_rgb8.
 //
 // All of them are bound by memory: 16 bytes a thread where rows allow it, a grid that covers the tensor.
 //
@@ -57,8 +57,34 @@ template <typename T> __device__ void embed(const EmbedArgs& a) {
     // Unsigned: a negative id is out of range too.
     const unsigned id = min(unsigned(a.ids[row]), unsigned(a.vocabulary - 1));
     const float token = to_float(static_cast<const T*>(a.tokens)[size_t(id) * a.c + c]);
-    const float position = to_float(static_cast<const T*>(a.positions)[size_t(row % a.t) * a.c + c]);
+    const T* positions = static_cast<const T*>(a.positions);
+    const float position = positions ? to_float(positions[size_t(row % a.t) * a.c + c]) : 0.f;
     static_cast<T*>(a.out)[i] = from_float<T>(token + position);
+}
+
+// x[b,t] *= weight[b,t] * r[b], r the mean before over the mean after. One block an image, so that the two sums
+// have one order: a prompt is small, and encoded once.
+template <typename T> __device__ void emphasize(const EmphasizeArgs& a) {
+    T* x = static_cast<T*>(a.x) + size_t(blockIdx.x) * a.t * a.pitch;
+    const float* weight = a.weight + blockIdx.x * a.t;
+    float before = 0.f, after = 0.f;
+    if (a.restore_mean) {
+        for (int i = threadIdx.x; i < a.t * a.c; i += blockDim.x) {
+            const float v = to_float(x[size_t(i / a.c) * a.pitch + i % a.c]);
+            before += v;
+            after += v * weight[i / a.c];
+        }
+        __shared__ float sums[2][32];
+        before = warp_sum(before), after = warp_sum(after);
+        if (threadIdx.x % 32 == 0) sums[0][threadIdx.x / 32] = before, sums[1][threadIdx.x / 32] = after;
+        __syncthreads();
+        before = warp_sum(sums[0][threadIdx.x % 32]), after = warp_sum(sums[1][threadIdx.x % 32]);
+    }
+    const float restored = after != 0.f ? before / after : 1.f;
+    for (int i = threadIdx.x; i < a.t * a.c; i += blockDim.x) {
+        T& v = x[size_t(i / a.c) * a.pitch + i % a.c];
+        v = from_float<T>(to_float(v) * (weight[i / a.c] * restored));
+    }
 }
 
 // out[n,c] = [sin(t f) | cos(t f)] with f[i] = exp(-ln(10000) i / (c/2 - freq_shift))
@@ -83,6 +109,10 @@ template <typename T> __device__ void to_rgb8(const ToRgb8Args& a) {
 #define KERNEL(NAME, ARGS, SUFFIX, T) \
     extern "C" __global__ void __launch_bounds__(256) NAME##_##SUFFIX(const __grid_constant__ ARGS a) { NAME<T>(a); }
 #define INSTANTIATE(SUFFIX, T)                                       \
+    extern "C" __global__ void __launch_bounds__(1024)               \
+        emphasize_##SUFFIX(const __grid_constant__ EmphasizeArgs a) { \
+        emphasize<T>(a);                                             \
+    }                                                                \
     KERNEL(activation, ActivationArgs, SUFFIX, T)                    \
     KERNEL(geglu, GegluArgs, SUFFIX, T)                              \
     KERNEL(scale, ScaleArgs, SUFFIX, T)                              \

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sdrt::device::Device;
 use sdrt::model::config::ModelConfig;
+use sdrt::model::unet::TimeInputs;
 use sdrt::ops::count::Count;
 use sdrt::ops::{Arena, Backend, Call, DType, Ops, Scale, TableRow, Tensor};
 use sdrt::pipeline::Models;
@@ -37,6 +38,7 @@ fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
     let folder = ModelFolder::open(&flags.model.into())?;
     let config = ModelConfig::read(&folder.location)?;
+    ensure!(!config.is_xl(), "only the layers of Stable Diffusion 1.x and 2.x can be dumped");
     let checkpoint = Checkpoint::open(&folder)?;
     let mut backend = flags.device.open(flags.dtype)?.backend;
     let dtype = backend.dtype();
@@ -112,8 +114,8 @@ fn run(models: &Models, ops: &mut dyn Ops, inputs: &Inputs) {
     let [x, prediction] = [0, 1].map(|_| ops.alloc([b, h, w, c]));
     let picture = ops.alloc([b, scale * h, scale * w, models.config.vae.out_channels]);
 
-    models.text_encoder.forward(ops, states, inputs.ids);
-    unet.time_table(ops, table, inputs.timestep);
+    models.text_encoder.forward(ops, inputs.ids, models.text_encoder.last(states), None);
+    unet.time_table(ops, table, TimeInputs { timesteps: inputs.timestep, guidance: None, added: None });
     unet.context(ops, context, states);
     ops.scale(Scale { out: x, x: inputs.latents, scale: 1.0 });
     unet.forward(ops, prediction, x, TableRow { table, index: inputs.index }, context);

@@ -108,9 +108,9 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
         Ok(start.elapsed())
     };
     let loads = match model {
-        Model::Folder(_) => repeat(load)?,
+        Model::Files(_) => repeat(load)?,
         // Nothing is read, so that there is nothing to learn from repeats.
-        Model::RandomSd15 => vec![load()?],
+        Model::Random(_) => vec![load()?],
     };
     let mut pipeline = pipeline.expect("loaded at least once");
     let (machine, dtype) = (pipeline.backend().describe(), pipeline.backend().dtype());
@@ -123,13 +123,14 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
             Ok(painting.times)
         })?;
         let evaluations = times[0].evaluations;
-        let counted = count(&config, &request.shape(evaluations), dtype);
+        let shape = request.shape(&config, evaluations);
+        let counted = count(&config, &shape, dtype);
         let [encode, step, decode] = [&counted.encode, &counted.denoise, &counted.decode]
             .map(|stage| Work::counted(&stage.calls, ceiling));
         let denoise = step.times(evaluations as f64);
         let mut row = |stage: &str, work: Work, time: fn(&Times) -> Duration| {
             let times: Vec<Duration> = times.iter().map(time).collect();
-            rows.push(Row::new(stage, &machine, Some(request), &times, work));
+            rows.push(Row::new(stage, &machine, Some((request, shape.unet_batch())), &times, work));
         };
         row("text_encode", encode, |t| t.text);
         row("unet_step", step, |t| t.denoise / t.evaluations as u32);
@@ -141,14 +142,21 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
 }
 
 impl Row {
-    fn new(stage: &str, machine: &str, request: Option<&Request>, times: &[Duration], work: Work) -> Self {
+    /// `painted`: the request and its images in one U-Net call.
+    fn new(
+        stage: &str,
+        machine: &str,
+        painted: Option<(&Request, usize)>,
+        times: &[Duration],
+        work: Work,
+    ) -> Self {
         let mut ms: Vec<f64> = times.iter().map(|time| 1e3 * time.as_secs_f64()).collect();
         ms.sort_by(f64::total_cmp);
-        let of = |value: fn(&Request) -> usize| request.map_or(0, value);
+        let of = |value: fn(&Request) -> usize| painted.map_or(0, |(request, _)| value(request));
         Row {
             stage: stage.to_string(),
             images: of(|request| request.images),
-            unet_batch: of(|request| request.shape(request.steps).unet_batch()),
+            unet_batch: painted.map_or(0, |(_, unet_batch)| unet_batch),
             median_ms: median(&ms),
             min_ms: ms[0],
             max_ms: ms[ms.len() - 1],

@@ -142,11 +142,11 @@ fn cannot_write(path: &Path, error: std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Description;
+    use crate::pipeline::KnownShapes;
     use crate::sampler::Sampler;
 
     fn request() -> Request {
-        let defaults = Request::defaults(&Description::sd15(), Sampler::Pndm);
+        let defaults = Request::defaults(&KnownShapes::Sd15.describe(), Sampler::Pndm);
         Request { prompt: "a cat, asleep".into(), ..defaults }
     }
 

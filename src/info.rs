@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::ops::DType;
 use crate::ops::count::Count;
 use crate::pipeline::{Description, Model, Models, Request, Shape, count};
-use crate::weights::{self, Checkpoint, ModelFolder, Plan, Source};
+use crate::weights::{self, Checkpoint, Plan, Source};
 
 /// One tensor: of the checkpoint as stored, or, without one, as planned.
 #[derive(Clone, Debug, Serialize)]
@@ -56,14 +56,14 @@ impl Info {
         let mut plan = Plan::measure(dtype);
         Models::new(config, &mut plan);
         let tensors = match model {
-            Model::Folder(location) => {
-                let checkpoint = Checkpoint::open(&ModelFolder::open(location)?)?;
+            Model::Files(files) => {
+                let (_, checkpoint) = files.open()?;
                 checkpoint.check(&plan.requests)?;
                 stored(&checkpoint)
             }
-            Model::RandomSd15 => planned(&plan.requests),
+            Model::Random(_) => planned(&plan.requests),
         };
-        let shape = request.shape(evaluations);
+        let shape = request.shape(config, evaluations);
         let counted = count(config, &shape, dtype);
         Ok(Info {
             tensors,

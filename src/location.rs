@@ -232,7 +232,7 @@ impl fmt::Display for Location {
 mod tests {
     use super::*;
     use crate::ops::{DType, Tensor};
-    use crate::pipeline::Description;
+    use crate::pipeline::ModelFiles;
     use crate::weights::{Checkpoint, ModelFolder, Packing, Request, Source};
 
     const INDEX: &[u8] = br#"{"_class_name": "StableDiffusionPipeline"}"#;
@@ -294,13 +294,14 @@ mod tests {
     #[test]
     fn a_model_in_memory_opens_and_reads_at_any_address() {
         let folder = ModelFolder::open(&model("", None)).unwrap();
-        assert!(folder.tokenizer().is_none());
+        assert_eq!(folder.tokenizers().iter().flatten().count(), 0);
         let checkpoint = Checkpoint::open(&folder).unwrap();
         let requests = ["unet", "vae", "text_encoder"].map(|component| Request {
             component,
             keys: vec!["w".into()],
             shape: vec![3],
             packing: Packing::Rows,
+            factor: 1.0,
             tensor: Tensor::new(0, [1, 1, 1, 3], DType::F32),
         });
         checkpoint.check(&requests).unwrap();
@@ -317,7 +318,7 @@ mod tests {
         assert_refused(open("model_index.json", Some(b"{")), "toy:model_index.json: not valid JSON");
         assert_refused(open("vae/config.json", None), "toy: vae/config.json is missing");
 
-        let describe = |file, bytes: Bytes| Description::read(&open(file, bytes)?);
+        let describe = |file, bytes: Bytes| ModelFiles::from(model(file, bytes)).describe();
         let config = br#"{"sample_size": "large"}"#;
         let sentence = "toy:unet/config.json: sample_size is \"large\"; expected";
         assert_refused(describe("unet/config.json", Some(config)), sentence);

@@ -41,7 +41,7 @@ pub fn profile(
 ) -> Result<Vec<Entry>> {
     // Speed depends on the numbers too (power, and with it the clock), so they should be a picture's.
     let evaluations = pipeline.paint(request, &mut |_, _| ControlFlow::Continue(()))?.times.evaluations;
-    let shape = request.shape(evaluations);
+    let shape = request.shape(&pipeline.description().config, evaluations);
     pipeline.run_eagerly(shape, stage)?;
     let counted = pipeline.program(shape)?;
     let calls = match stage {

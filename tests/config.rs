@@ -5,7 +5,7 @@ use std::fs;
 use sdrt::location::Location;
 use sdrt::model::config::{BlockKind, ClipConfig, ModelConfig, UNetConfig, VaeConfig};
 use sdrt::ops::Activation;
-use sdrt::pipeline::{Model, Request};
+use sdrt::pipeline::{ModelFiles, Request};
 use sdrt::sampler::Sampler;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -73,7 +73,7 @@ fn assert_refused<T>(result: sdrt::Result<T>, parts: &[&str]) {
 fn stable_diffusion_1_5_reads_as_its_public_shapes() {
     assert_eq!(read(unet(), UNetConfig::read).unwrap(), UNetConfig::sd15());
     assert_eq!(read(vae(), VaeConfig::read).unwrap(), VaeConfig::sd15());
-    assert_eq!(read(clip(), ClipConfig::read).unwrap(), ClipConfig::sd15());
+    assert_eq!(read(clip(), ClipConfig::read).unwrap(), ClipConfig::vit_l());
     assert_eq!(VaeConfig::sd15().scale_factor(), 8);
 }
 
@@ -114,7 +114,16 @@ fn unsupported_u_nets_are_refused_in_a_sentence() {
     let refused = |changes: Value, parts: &[&str]| {
         assert_refused(read(with(unet(), changes), UNetConfig::read), parts);
     };
-    refused(json!({"addition_embed_type": "text_time"}), &["addition_embed_type is \"text_time\"", "XL"]);
+    refused(
+        json!({"addition_embed_type": "image"}),
+        &["addition_embed_type is \"image\"", "only \"text_time\""],
+    );
+    let narrow = json!({"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 1536});
+    refused(
+        narrow,
+        &["projection_class_embeddings_input_dim is 1536", "6 times addition_time_embed_dim, 256"],
+    );
+    refused(json!({"time_cond_proj_dim": 7}), &["time_cond_proj_dim is 7; expected a multiple of 8"]);
     for (key, value, supported) in [
         ("_class_name", json!("UNet2DModel"), "\"UNet2DConditionModel\""),
         ("act_fn", json!("gelu"), "only \"silu\" and \"swish\" are supported"),
@@ -139,7 +148,6 @@ fn unsupported_u_nets_are_refused_in_a_sentence() {
         ("resnet_skip_time_act", json!(true), "only false"),
         ("resnet_time_scale_shift", json!("scale_shift"), "only \"default\""),
         ("reverse_transformer_layers_per_block", json!([[1]]), "only null"),
-        ("time_cond_proj_dim", json!(256), "only null"),
         ("time_embedding_act_fn", json!("silu"), "only null"),
         ("time_embedding_dim", json!(64), "only null"),
         ("time_embedding_type", json!("fourier"), "only \"positional\""),
@@ -233,7 +241,7 @@ fn the_three_models_must_fit_one_another() {
     write("text_encoder", clip());
     assert_eq!(ModelConfig::read(&folder.path().into()).unwrap(), ModelConfig::sd15());
     write("unet", with(unet(), json!({"cross_attention_dim": 1024})));
-    let parts = ["unet/config.json", "cross_attention_dim is 1024", "hidden_size is 768"];
+    let parts = ["unet/config.json", "cross_attention_dim is 1024", "hidden_size of the text encoder is 768"];
     assert_refused(ModelConfig::read(&folder.path().into()), &parts);
     write("unet", with(unet(), json!({"in_channels": 9})));
     assert_refused(
@@ -256,7 +264,7 @@ fn a_model_may_say_its_own_steps_and_guidance() {
     let describe = |defaults: &Value| {
         let index = json!({"_class_name": "StableDiffusionPipeline", "_sdrt": defaults});
         fs::write(folder.path().join("model_index.json"), index.to_string()).unwrap();
-        Model::Folder(folder.path().into()).describe()
+        ModelFiles::from(Location::from(folder.path())).describe()
     };
     for (defaults, sampler, expected) in [
         (json!(null), Sampler::Ddim, (20, 7.5)),

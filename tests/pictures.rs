@@ -5,22 +5,15 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use common::{Case, Values, fixture};
+use common::pictures::{equals_diffusers, paint};
 use sdrt::Error;
 use sdrt::ops::cpu::Cpu;
-use sdrt::pipeline::{Painting, Pipeline, Request};
+use sdrt::pipeline::{Pipeline, Request, SizeConditioning};
 use sdrt::rng::Rng;
 use sdrt::sampler::{Sampler, Schedule};
 
-/// Largest difference of a colour, of 255: what lies near the middle of two may be rounded either way.
-const LEVELS: u8 = 1;
-
 fn pipeline() -> Pipeline {
     common::pipeline("tiny", Cpu::new())
-}
-
-fn paint(pipeline: &mut Pipeline, request: &Request) -> Painting {
-    pipeline.paint(request, &mut |_, _| ControlFlow::Continue(())).expect("a picture")
 }
 
 /// A small request with everything that can be given.
@@ -37,64 +30,18 @@ fn request() -> Request {
         height: 24,
         width: 40,
         images: 1,
+        size: SizeConditioning::default(),
     }
-}
-
-fn request_of(case: &Case) -> Request {
-    let text = |field: &str| case.scalars[field].as_str().expect(field).to_string();
-    let count = |field: &str| case.scalars[field].as_u64().expect(field) as usize;
-    Request {
-        prompt: text("prompt"),
-        negative_prompt: text("negative_prompt"),
-        steps: count("steps"),
-        guidance_scale: case.number("guidance_scale") as f32,
-        sampler: text("sampler").parse().expect("a sampler"),
-        schedule: text("schedule").parse().expect("a schedule"),
-        seed: count("seed") as u64,
-        rng: Rng::Cpu,
-        height: count("height"),
-        width: count("width"),
-        images: count("images"),
-    }
-}
-
-/// Differences between two pictures' colours: how many there are, and the largest.
-fn differences<'a>(got: impl IntoIterator<Item = &'a u8>, want: &[u8]) -> (usize, u8) {
-    let got: Vec<u8> = got.into_iter().copied().collect();
-    assert_eq!(got.len(), want.len());
-    let unequal = got.iter().zip(want).map(|(&got, &want)| got.abs_diff(want)).filter(|&level| level > 0);
-    (unequal.clone().count(), unequal.max().unwrap_or_default())
-}
-
-fn equals_diffusers(model: &str) {
-    let mut pipeline = common::pipeline(model, Cpu::new());
-    let mut failed = Vec::new();
-    for case in fixture("pictures", model) {
-        let request = request_of(&case);
-        let want = case.tensor("want");
-        assert_eq!(want.shape, [request.images, request.height, request.width, 3], "{}", case.name);
-        let Values::U8(want) = &want.values else { panic!("{} is not u8", case.name) };
-        let painting = paint(&mut pipeline, &request);
-        assert_eq!(painting.pictures.len(), request.images, "{}", case.name);
-        let got = painting.pictures.iter().flat_map(|picture| &picture.rgb);
-        let (unequal, worst) = differences(got, want);
-        let report = format!("{}: {unequal} of {} colours differ, by at most {worst}", case.name, want.len());
-        println!("{report}");
-        if worst > LEVELS {
-            failed.push(report);
-        }
-    }
-    assert!(failed.is_empty(), "more than {LEVELS} apart:\n{}", failed.join("\n"));
 }
 
 #[test]
 fn pictures_equal_those_of_diffusers() {
-    equals_diffusers("tiny");
+    equals_diffusers(&mut pipeline(), "pictures", "tiny");
 }
 
 #[test]
 fn pictures_of_the_trained_model_equal_those_of_diffusers() {
-    equals_diffusers("emoji");
+    equals_diffusers(&mut common::pipeline("emoji", Cpu::new()), "pictures", "emoji");
 }
 
 #[test]

@@ -368,7 +368,7 @@ fn reads_what_diffusers_writes() {
         format!(r#"{{ "lambda_min_clipped": -Infinity, "clip_sample": true, {required} }}"#),
     )
     .unwrap();
-    let config = SchedulerConfig::load(&path.as_path().into()).unwrap();
+    let config = SchedulerConfig::load(&path.as_path().into(), true).unwrap();
     assert_eq!(
         (config.steps_offset, config.clip_sample, config.lambda_min_clipped),
         (Some(1), Some(false), None)
@@ -384,6 +384,6 @@ fn reads_what_diffusers_writes() {
     }
 
     std::fs::write(&path, r#"{ "num_train_timesteps": 1000, "beta_end": 0.012 }"#).unwrap();
-    let message = SchedulerConfig::load(&path.as_path().into()).unwrap_err().to_string();
+    let message = SchedulerConfig::load(&path.as_path().into(), true).unwrap_err().to_string();
     assert!(message.contains("scheduler_config.json") && message.contains("beta_start"), "{message}");
 }

@@ -130,7 +130,7 @@ fn the_words_past_the_end_are_named() {
 
 #[test]
 fn the_length_is_the_smaller_of_tokenizer_and_encoder() {
-    let clip = ClipConfig { max_position_embeddings: 16, ..ClipConfig::sd15() };
+    let clip = ClipConfig { max_position_embeddings: 16, ..ClipConfig::vit_l() };
     let tokenizer = Tokenizer::for_encoder(None, &clip).unwrap();
     assert_eq!(tokenizer.encode("a cat").unwrap().ids.len(), 16);
 
@@ -192,7 +192,7 @@ fn malformed_vocabularies_are_refused_in_a_sentence() {
 #[test]
 fn a_vocabulary_must_fit_the_text_encoder() {
     let folder = vocab_and_merges(10);
-    let clip = ClipConfig { vocab_size: 500, ..ClipConfig::sd15() };
+    let clip = ClipConfig { vocab_size: 500, ..ClipConfig::vit_l() };
     let message = Tokenizer::for_encoder(Some(&folder.path().into()), &clip).err().unwrap().to_string();
     assert!(message.contains("id 523") && message.contains("vocabulary of 500"), "{message}");
     let message = Tokenizer::for_encoder(None, &clip).err().unwrap().to_string();

@@ -46,6 +46,11 @@ fn embed() {
 }
 
 #[test]
+fn emphasize() {
+    agrees_with_torch(&mut Cpu::new(), "emphasize", SUMS);
+}
+
+#[test]
 fn timestep_embedding() {
     // One last bit of a frequency moves an angle of 999 by 6e-5.
     agrees_with_torch(&mut Cpu::new(), "timestep_embedding", 2e-5);

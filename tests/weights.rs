@@ -430,10 +430,11 @@ fn wrong_folders_are_refused_in_a_sentence() {
     let open = |model: &Model| ModelFolder::open(&model.0.path().into());
     let model = Model::new();
     assert_eq!(open(&model).unwrap().class_name, "StableDiffusionPipeline");
-    assert!(open(&model).unwrap().tokenizer().is_none());
+    assert_eq!(open(&model).unwrap().tokenizers().len(), 1);
+    assert!(open(&model).unwrap().tokenizers()[0].is_none());
     model.write("tokenizer/vocab.json", b"{}");
     let path = |location: &Location| PathBuf::from(location);
-    assert_eq!(open(&model).unwrap().tokenizer().as_ref().map(path), Some(model.path("tokenizer")));
+    assert_eq!(open(&model).unwrap().tokenizers()[0].as_ref().map(path), Some(model.path("tokenizer")));
     assert_eq!(
         path(&open(&model).unwrap().scheduler_config()),
         model.path("scheduler/scheduler_config.json")
@@ -441,7 +442,6 @@ fn wrong_folders_are_refused_in_a_sentence() {
 
     let index = model.path("model_index.json");
     for (class, parts) in [
-        ("\"StableDiffusionXLPipeline\"", ["Stable Diffusion XL is not supported", "1.x or 2.x"]),
         ("\"FluxPipeline\"", ["_class_name is \"FluxPipeline\"", "StableDiffusionPipeline"]),
         ("null", ["_class_name is null", "StableDiffusionPipeline"]),
         ("7", ["_class_name is 7", "expected a string"]),
@@ -449,6 +449,8 @@ fn wrong_folders_are_refused_in_a_sentence() {
         model.write("model_index.json", format!("{{\"_class_name\": {class}}}").as_bytes());
         assert_refused(open(&model), &index, &parts);
     }
+    model.write("model_index.json", br#"{"_class_name": "StableDiffusionXLPipeline"}"#);
+    assert_refused(open(&model), model.0.path(), &["text_encoder_2/config.json is missing"]);
     model.write("model_index.json", b"not json");
     assert_refused(open(&model), &index, &["not valid JSON"]);
 
@@ -476,16 +478,9 @@ fn wrong_folders_are_refused_in_a_sentence() {
     refused("diffusion_pytorch_model.safetensors", &["only one component"]);
     refused("pytorch_lora_weights.safetensors", &["a LoRA"]);
     refused("adapter_config.json", &["a LoRA"]);
-    refused("v1-5-pruned.safetensors", &["single-file", "save_pretrained"]);
+    refused("v1-5-pruned.safetensors", &["has no model_index.json", "give one of the files in it"]);
 
     let folder = TempDir::new().unwrap();
     let gone = folder.path().join("gone");
-    assert_refused(ModelFolder::open(&gone.as_path().into()), &gone, &["no such model", "diffusers layout"]);
-    for (name, part) in
-        [("model.safetensors", "from_single_file(\"model.safetensors\")"), ("a.txt", "not a model")]
-    {
-        let file = folder.path().join(name);
-        fs::write(&file, "x").unwrap();
-        assert_refused(ModelFolder::open(&file.as_path().into()), &file, &[part]);
-    }
+    assert_refused(ModelFolder::is_at(&gone.as_path().into()), &gone, &["no such model", "diffusers layout"]);
 }

@@ -3,7 +3,7 @@
 import json
 
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -15,9 +15,9 @@ def byte_symbols():
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
 
 
-def write_clip_tokenizer(folder, merges):
+def write_clip_tokenizer(folder, merges, padding=END):
     """CLIP's tokenizer from its byte-pair merges: every byte alone and at the end of a word, what the merges make,
-    start and end. Returns the number of tokens."""
+    start and end. `padding` is "!" for OpenCLIP's. Returns the number of tokens."""
     symbols = byte_symbols()
     tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(merge) for merge in merges), START, END]
     vocabulary = {token: index for index, token in enumerate(tokens)}
@@ -26,16 +26,17 @@ def write_clip_tokenizer(folder, merges):
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": padding}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     return len(tokens)
 
 
-def make_clip(vocabulary, width, layers, heads):
-    """A small CLIP text encoder for a tokenizer of `write_clip_tokenizer`, whose last two tokens are start and end."""
-    return CLIPTextModel(
+def make_clip(vocabulary, width, layers, heads, activation="quick_gelu", projected=False):
+    """A small CLIP text encoder for a tokenizer of `write_clip_tokenizer`, whose last two tokens are start and end.
+    `projected`: with the projection of pooled texts that XL takes."""
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(
         CLIPTextConfig(
             vocab_size=vocabulary,
             hidden_size=width,
@@ -44,7 +45,7 @@ def make_clip(vocabulary, width, layers, heads):
             num_hidden_layers=layers,
             num_attention_heads=heads,
             max_position_embeddings=77,
-            hidden_act="quick_gelu",
+            hidden_act=activation,
             bos_token_id=vocabulary - 2,
             eos_token_id=vocabulary - 1,
             pad_token_id=vocabulary - 1,
@@ -55,9 +56,10 @@ def make_clip(vocabulary, width, layers, heads):
 def save_component(model, folder, dtype):
     """Saves the configuration, and the weights as `dtype` under the keys of public checkpoints: transformers 5
     leaves the text encoder's `text_model.` out. Returns how many numbers there are."""
-    text = isinstance(model, CLIPTextModel)
+    text = isinstance(model, CLIPTextModel | CLIPTextModelWithProjection)
     model.config.save_pretrained(folder) if text else model.save_config(folder)
-    prefix, name = ("text_model.", "model") if text else ("", "diffusion_pytorch_model")
+    name = "model" if text else "diffusion_pytorch_model"
+    prefix = "text_model." if isinstance(model, CLIPTextModel) else ""
     weights = {prefix + key: value.to(dtype).contiguous() for key, value in model.state_dict().items()}
     file = folder / f"{name}.safetensors"
     save_file(weights, file, metadata={"format": "pt"})

@@ -57,7 +57,8 @@ def predict_input(unet, share):
     shortcut.weight[:passing] = 0
     shortcut.weight[range(passing), range(channels, channels + passing), 0, 0] = 1
     shortcut.bias[:passing] = 0
-    for added in (last.resnets[-1].conv2, last.attentions[-1].proj_out):
+    attentions = getattr(last, "attentions", [])
+    for added in (last.resnets[-1].conv2, *(attention.proj_out for attention in attentions[-1:])):
         added.weight[:passing] = 0
         added.bias[:passing] = 0
     unet.conv_norm_out.weight[:passing] = 1

@@ -8,14 +8,15 @@ use clap::Args;
 use sdrt::bench::{self, Settings};
 use sdrt::image;
 
-use super::{DeviceArgs, ModelArgs, SizeArgs};
+use super::model::ModelOrShapes;
+use super::{DeviceArgs, SizeArgs};
 
 /// Measures how long the stages take, each after a warm-up, and prints medians beside the roofline.
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Bench {
     #[command(flatten)]
-    model: ModelArgs,
+    model: ModelOrShapes,
     /// Pictures at once: 1,4 measures both
     #[arg(
         short = 'b',

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use sdrt::columns;
 use sdrt::location::{Location, MemoryFolder};
-use sdrt::pipeline::Model;
+use sdrt::pipeline::{Model, ModelFiles};
 
 /// How flags name it.
 pub const NAME: &str = "emoji";
@@ -47,6 +47,8 @@ pub fn parser() -> impl TypedValueParser<Value = Location> {
 
 /// What `sdrt info` says of it besides; nothing about other models.
 pub fn about(model: &Model) -> Option<String> {
-    let Model::Folder(Location::Memory { folder, .. }) = model else { return None };
+    let Model::Files(ModelFiles { location: Location::Memory { folder, .. }, .. }) = model else {
+        return None;
+    };
     Some(format!("{ABOUT}; {} inside sdrt", columns::bytes(folder.size())))
 }

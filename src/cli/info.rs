@@ -7,22 +7,25 @@ use clap::Args;
 use sdrt::columns::{bytes, columns};
 use sdrt::info;
 use sdrt::location::Location;
-use sdrt::model::config::ModelConfig;
+use sdrt::model::config::{ClipConfig, ModelConfig};
 use sdrt::ops::DType;
 use sdrt::pipeline::{Description, Model, Request};
 use sdrt::sampler::{Sampler, SchedulerConfig};
 use serde_json::json;
 
-use super::{KnownShapes, SizeArgs, emoji};
+use super::model::{KnownShapes, ModelChanges};
+use super::{SizeArgs, emoji};
 
 /// Shows what a model is made of, the memory it needs and the work it does; needs no GPU.
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Info {
-    /// Folder of a model in the diffusers layout; `emoji` is the model in sdrt itself, and a folder of that
-    /// name is ./emoji
-    #[arg(default_value = emoji::NAME, value_parser = emoji::parser())]
+    /// A .safetensors file, or a folder in the diffusers layout; `emoji` is the model in sdrt itself, and a
+    /// folder of that name is ./emoji
+    #[arg(value_name = "PATH", default_value = emoji::NAME, value_parser = emoji::parser())]
     model: Location,
+    #[command(flatten)]
+    changes: ModelChanges,
     /// Known shapes instead of a model
     #[arg(long, value_name = "SHAPES", conflicts_with = "model")]
     random_weights: Option<KnownShapes>,
@@ -45,8 +48,8 @@ pub struct Info {
 impl Info {
     pub fn run(&self) -> Result<()> {
         let model = match self.random_weights {
-            Some(KnownShapes::Sd15) => Model::RandomSd15,
-            None => Model::Folder(self.model.clone()),
+            Some(shapes) => shapes.model(),
+            None => self.changes.of(&self.model),
         };
         let description = model.describe()?;
         let sampler = description.scheduler.default_sampler().unwrap_or(Sampler::Ddim);
@@ -149,20 +152,23 @@ impl Info {
 }
 
 /// A line for each part of the model.
-fn configuration(info: &info::Info, request: &Request) -> [(&'static str, String); 5] {
+fn configuration(info: &info::Info, request: &Request) -> Vec<(&'static str, String)> {
     let list = |numbers: &[usize]| {
         let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
         numbers.join(" ")
     };
-    let Description { config: ModelConfig { clip, unet, vae }, scheduler, .. } = &info.description;
-    let text_encoder = format!(
-        "{} layers of width {}, {} heads, vocabulary of {}, {} tokens",
-        clip.num_hidden_layers,
-        clip.hidden_size,
-        clip.num_attention_heads,
-        clip.vocab_size,
-        clip.max_position_embeddings,
-    );
+    let Description { family, distillation, config, scheduler, .. } = &info.description;
+    let ModelConfig { unet, vae, .. } = config;
+    let text_encoder = |clip: &ClipConfig| {
+        format!(
+            "{} layers of width {}, {} heads, vocabulary of {}, {} tokens",
+            clip.num_hidden_layers,
+            clip.hidden_size,
+            clip.num_attention_heads,
+            clip.vocab_size,
+            clip.max_position_embeddings,
+        )
+    };
     let unet = format!(
         "channels {}, resnets {}, heads {}, context width {}, latents {}x{}x{}",
         list(&unet.block_out_channels),
@@ -197,11 +203,9 @@ fn configuration(info: &info::Info, request: &Request) -> [(&'static str, String
         }
         Err(error) => error.to_string(),
     };
-    [
-        ("text encoder", text_encoder),
-        ("U-Net", unet),
-        ("VAE", vae),
-        ("scheduler", noise),
-        ("suggests", suggests),
-    ]
+    let mut parts = vec![("family", format!("{family}{distillation}"))];
+    parts
+        .extend(["text encoder", "text encoder 2"].into_iter().zip(config.text_encoders().map(text_encoder)));
+    parts.extend([("U-Net", unet), ("VAE", vae), ("scheduler", noise), ("suggests", suggests)]);
+    parts
 }

@@ -3,17 +3,18 @@
 mod bench;
 mod emoji;
 mod info;
+mod model;
 mod profile;
 mod run;
+mod size;
 
 use std::io::{IsTerminal, Write};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use sdrt::device::Device;
-use sdrt::location::Location;
 use sdrt::ops::DType;
-use sdrt::pipeline::Model;
+use size::SizeArgs;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
@@ -63,43 +64,6 @@ struct DeviceArgs {
     /// What weights and activations are kept in: f16, bf16 or f32 [default: f16 on a GPU, f32 on the CPU]
     #[arg(long)]
     dtype: Option<DType>,
-}
-
-#[derive(Args)]
-struct SizeArgs {
-    /// Pixels, a multiple of 8 [default: the model's]
-    #[arg(short = 'W', long, value_name = "N")]
-    width: Option<usize>,
-    /// Pixels, a multiple of 8 [default: the model's]
-    #[arg(short = 'H', long, value_name = "N")]
-    height: Option<usize>,
-}
-
-/// Shapes that are known without a checkpoint.
-#[derive(Clone, Copy, ValueEnum)]
-enum KnownShapes {
-    /// Stable Diffusion 1.5
-    Sd15,
-}
-
-#[derive(Args)]
-struct ModelArgs {
-    /// Folder of a model in the diffusers layout; `emoji` is the model in sdrt itself, and a folder of that
-    /// name is ./emoji
-    #[arg(short, long, value_name = "DIR", default_value = emoji::NAME, value_parser = emoji::parser())]
-    model: Location,
-    /// Random weights of known shapes instead of a model
-    #[arg(long, value_name = "SHAPES", conflicts_with = "model")]
-    random_weights: Option<KnownShapes>,
-}
-
-impl ModelArgs {
-    fn model(&self) -> Model {
-        match self.random_weights {
-            Some(KnownShapes::Sd15) => Model::RandomSd15,
-            None => Model::Folder(self.model.clone()),
-        }
-    }
 }
 
 /// Says on stderr that `--device auto` found no GPU.

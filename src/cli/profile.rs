@@ -10,14 +10,15 @@ use sdrt::image;
 use sdrt::pipeline::Stage;
 use sdrt::profile;
 
-use super::{DeviceArgs, ModelArgs, SizeArgs, say_notice};
+use super::model::ModelOrShapes;
+use super::{DeviceArgs, SizeArgs, say_notice};
 
 /// Measures how long each verb and shape takes, slowest first, or runs the stages once for nsys and ncu.
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Profile {
     #[command(flatten)]
-    model: ModelArgs,
+    model: ModelOrShapes,
     /// Pictures at once
     #[arg(short = 'b', long, visible_alias = "num-images", value_name = "N", default_value_t = 1)]
     images: usize,
@@ -63,7 +64,7 @@ impl Profile {
         let machine = opened.backend.describe();
         let mut pipeline = model.load(opened.backend, &mut |_, _| ())?;
         if let Some(steps) = self.trace {
-            let shape = request.shape(STEPS);
+            let shape = request.shape(&pipeline.description().config, STEPS);
             pipeline.run_eagerly(shape, Stage::Encode)?;
             (0..steps).try_for_each(|_| pipeline.run_eagerly(shape, Stage::Denoise))?;
             return Ok(pipeline.run_eagerly(shape, Stage::Decode)?);

@@ -15,15 +15,16 @@ use rayon::prelude::*;
 use sdrt::columns::columns;
 use sdrt::error::Error;
 use sdrt::image;
-use sdrt::location::Location;
-use sdrt::pipeline::{Description, Model, Painting, Pipeline, Request, Times};
+use sdrt::pipeline::{Description, Painting, Pipeline, Request, Times};
 use sdrt::rng::Rng;
 use sdrt::sampler::{Sampler, Schedule};
 use serde_json::json;
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
-use super::{DeviceArgs, SizeArgs, emoji, ms, say, say_notice};
+use super::model::ModelArgs;
+use super::size::ConditioningArgs;
+use super::{DeviceArgs, SizeArgs, ms, say, say_notice};
 use crate::progress::{Progress, unit};
 
 /// torch's CPU generator looks at no more than these bits of a seed.
@@ -41,10 +42,8 @@ pub struct Run {
     /// What it should not show; acts with a guidance scale above 1
     #[arg(short, long, value_name = "TEXT", default_value = "")]
     negative_prompt: String,
-    /// Folder of a model in the diffusers layout; `emoji` is the model in sdrt itself, and a folder of that
-    /// name is ./emoji
-    #[arg(short, long, value_name = "DIR", default_value = emoji::NAME, value_parser = emoji::parser())]
-    model: Location,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Denoising steps [default: the model's]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
@@ -63,6 +62,8 @@ pub struct Run {
     seed: Option<u64>,
     #[command(flatten)]
     size: SizeArgs,
+    #[command(flatten)]
+    conditioning: ConditioningArgs,
     /// Pictures at once; several go to name-0.png, name-1.png, ...
     #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
     num_images: usize,
@@ -98,7 +99,7 @@ fn random_seed() -> u64 {
 
 impl Run {
     pub fn run(&self) -> Result<()> {
-        let model = Model::Folder(self.model.clone());
+        let model = self.model.model();
         let description = model.describe()?;
         let request = self.request(&description)?;
         let evaluations = request.check(&description)?.evaluations();
@@ -133,7 +134,7 @@ impl Run {
         warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
 
         let start = Instant::now();
-        save(&painting, &request, &self.model.name(), &files)?;
+        save(&painting, &request, &self.model.model.name(), &files)?;
         let stages = Stages { load, times: painting.times, save: start.elapsed() };
 
         if self.json {
@@ -144,7 +145,7 @@ impl Run {
             let object = json!({
                 "files": files.iter().map(|file| file.to_string_lossy()).collect::<Vec<_>>(),
                 "seeds": seeds,
-                "model": self.model.to_string(),
+                "model": model.to_string(),
                 "prompt": request.prompt,
                 "negative_prompt": request.negative_prompt,
                 "width": request.width,
@@ -194,6 +195,7 @@ impl Run {
             height: self.size.height.unwrap_or(defaults.height),
             width: self.size.width.unwrap_or(defaults.width),
             images: self.num_images,
+            size: self.conditioning.conditioning(),
         })
     }
 }

@@ -63,6 +63,7 @@ args!(LayerNormArgs, 56 {
 });
 args!(GegluArgs, 32 { out: u64, x: u64, m: i32, n: i32, out_pitch: i32, x_pitch: i32 });
 args!(EmbedArgs, 48 { out: u64, ids: u64, tokens: u64, positions: u64, m: i32, t: i32, c: i32, vocabulary: i32 });
+args!(EmphasizeArgs, 32 { x: u64, weight: u64, t: i32, c: i32, pitch: i32, restore_mean: i32 });
 args!(TimestepEmbeddingArgs, 32 {
     out: u64, timesteps: u64, n: i32, c: i32, flip_sin_to_cos: i32, freq_shift: f32,
 });
@@ -144,7 +145,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    elementwise: [activation, geglu, scale, embed, timestep_embedding, to_rgb8],
+    elementwise: [activation, geglu, scale, embed, emphasize, timestep_embedding, to_rgb8],
     naive: [conv2d_naive, linear_naive, attention_naive],
     norm: [group_norm_fused, group_norm_stats, group_norm_apply, layer_norm],
     sampler: [model_input, sampler_step],

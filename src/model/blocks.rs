@@ -10,6 +10,41 @@
 use crate::ops::*;
 use crate::weights::plan::Plan;
 
+/// How small the residual stream of a model is carried: at this share, a power of two, of what its
+/// weights say.
+///
+/// XL's VAE has feature maps of up to hundreds of thousands, beyond what a half can hold. Group norm undoes
+/// any factor (its eps takes the factor's square), so whoever writes into the stream can write less: the
+/// layers behind a norm have weights and biases multiplied by the share, those along the stream their
+/// biases alone. A power of two changes no digit of f32, and of halves only what gets subnormal, so the
+/// picture stays the same; nothing is added at run time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Carried(f32);
+
+impl Carried {
+    pub const WHOLE: Carried = Carried(1.0);
+    /// Room for maps of two million.
+    pub const IN_A_HALF: Carried = Carried(1.0 / 32.0);
+
+    /// The eps of a group norm that reads the stream.
+    pub fn eps(self, eps: f32) -> f32 {
+        eps * self.0 * self.0
+    }
+
+    /// Plans a layer between a norm and the stream.
+    pub fn into_stream<R>(self, plan: &mut Plan, layer: impl FnOnce(&mut Plan) -> R) -> R {
+        plan.scaled(self.0, layer)
+    }
+
+    /// Plans a conv from the stream to the stream.
+    pub fn along_stream(self, plan: &mut Plan, name: &str, o: usize, i: usize, k: usize) -> Conv {
+        plan.scope(name, |plan| Conv {
+            weight: plan.conv("weight", o, i, k),
+            bias: plan.scaled(self.0, |plan| plan.vector("bias", o)),
+        })
+    }
+}
+
 /// A conv layer's weights.
 #[derive(Clone, Copy)]
 pub struct Conv {
@@ -95,15 +130,20 @@ pub struct Resnet {
 
 impl Resnet {
     pub fn new(plan: &mut Plan, i: usize, o: usize, groups: usize, eps: f32) -> Self {
+        Self::carried(plan, i, o, groups, eps, Carried::WHOLE)
+    }
+
+    /// A resnet without time whose maps, that between its convs included, are all `carried` small.
+    pub fn carried(plan: &mut Plan, i: usize, o: usize, groups: usize, eps: f32, carried: Carried) -> Self {
         Resnet {
             norm1: Norm::new(plan, "norm1", i),
-            conv1: Conv::new(plan, "conv1", o, i, 3),
+            conv1: carried.into_stream(plan, |plan| Conv::new(plan, "conv1", o, i, 3)),
             norm2: Norm::new(plan, "norm2", o),
-            conv2: Conv::new(plan, "conv2", o, o, 3),
-            conv_shortcut: (i != o).then(|| Conv::new(plan, "conv_shortcut", o, i, 1)),
+            conv2: carried.into_stream(plan, |plan| Conv::new(plan, "conv2", o, o, 3)),
+            conv_shortcut: (i != o).then(|| carried.along_stream(plan, "conv_shortcut", o, i, 1)),
             time_column: 0,
             groups,
-            eps,
+            eps: carried.eps(eps),
         }
     }
 

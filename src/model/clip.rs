@@ -1,4 +1,7 @@
-//! CLIP's text encoder (`CLIPTextModel`): token ids to hidden states.
+//! CLIP's text encoders (`CLIPTextModel`, `CLIPTextModelWithProjection`): token ids to hidden states.
+//!
+//! Easy to get wrong: Stable Diffusion 1.x and 2.x read the last hidden states after the final norm; XL
+//! reads those in front of the last layer, without a norm, while its pooled projection comes from the last.
 
 use super::blocks::{Dense, Norm};
 use super::config::ClipConfig;
@@ -20,11 +23,35 @@ pub struct ClipText {
     position_embedding: Tensor, // [positions,c]
     layers: Vec<Layer>,
     final_layer_norm: Norm,
+    text_projection: Option<Dense>,
+}
+
+/// Hidden states that somebody wants.
+#[derive(Clone, Copy)]
+pub struct HiddenStates {
+    pub out: Tensor, // [b,1,t,c]
+    /// Layers in front of them.
+    pub layers: usize,
+    /// Whether the final norm is applied to them.
+    pub normed: bool,
+}
+
+/// The projection of the last hidden states at the end of each text.
+#[derive(Clone, Copy)]
+pub struct Pooled {
+    pub out: Tensor, // [1,1,b,projection_dim]
+    /// Row of each text's end token among all `b·t` tokens.
+    pub ends: Tensor, // i32 [1,1,1,b]
 }
 
 impl ClipText {
-    pub fn new(config: &ClipConfig, plan: &mut Plan) -> Self {
+    /// `projected`: with the projection that [`Pooled`] takes.
+    pub fn new(config: &ClipConfig, projected: bool, plan: &mut Plan) -> Self {
         let c = config.hidden_size;
+        let text_projection = projected.then(|| Dense {
+            weight: plan.matrix("text_projection.weight", config.projection_dim, c),
+            bias: None,
+        });
         let layer = |plan: &mut Plan| Layer {
             layer_norm1: Norm::new(plan, "layer_norm1", c),
             self_attn_qkv: Dense::stacked(
@@ -51,41 +78,83 @@ impl ClipText {
                 .map(|i| plan.scope(format!("encoder.layers.{i}"), layer))
                 .collect(),
             final_layer_norm: Norm::new(plan, "final_layer_norm", c),
+            text_projection,
         })
     }
 
-    /// Last hidden states after the final norm, `out` [b,1,t,c], of `ids` i32 [b,1,1,t].
-    pub fn forward(&self, ops: &mut dyn Ops, out: Tensor, ids: Tensor) {
-        let [b, _, t, c] = out.shape;
+    /// What Stable Diffusion 1.x and 2.x read.
+    pub fn last(&self, out: Tensor) -> HiddenStates {
+        HiddenStates { out, layers: self.layers.len(), normed: true }
+    }
+
+    /// What XL reads.
+    pub fn penultimate(&self, out: Tensor) -> HiddenStates {
+        HiddenStates { out, layers: self.layers.len() - 1, normed: false }
+    }
+
+    /// Encodes `ids` i32 [b,1,1,t].
+    pub fn forward(&self, ops: &mut dyn Ops, ids: Tensor, hidden: HiddenStates, pooled: Option<Pooled>) {
+        let [b, _, _, t] = ids.shape;
+        let c = self.config.hidden_size;
         let eps = self.config.layer_norm_eps;
-        let heads = self.config.num_attention_heads;
+        let last = if pooled.is_some() { self.layers.len() } else { hidden.layers };
         ops.scope("text_model", |ops| {
-            let x = ops.alloc([b, 1, t, c]);
+            let buffer = ops.alloc([b, 1, t, c]);
             let normed = ops.alloc([b, 1, t, c]);
             ops.embed(Embed {
-                out: x,
+                out: buffer,
                 ids,
                 tokens: self.token_embedding,
-                positions: self.position_embedding,
+                positions: Some(self.position_embedding),
             });
-            for (i, layer) in self.layers.iter().enumerate() {
+            let mut x = buffer;
+            for (i, layer) in self.layers[..last].iter().enumerate() {
+                let is_wanted = i + 1 == hidden.layers;
+                let out = if is_wanted && !hidden.normed { hidden.out } else { buffer };
                 ops.scope(&format!("encoder.layers.{i}"), |ops| {
-                    let qkv = ops.alloc([b, 1, t, 3 * c]);
-                    let attended = ops.alloc([b, 1, t, c]);
-                    let hidden = ops.alloc([b, 1, t, self.config.intermediate_size]);
-                    ops.layer_norm(layer.layer_norm1.layer(normed, x, eps));
-                    ops.linear(layer.self_attn_qkv.to(qkv, normed));
-                    let [q, k, v] = [0, c, 2 * c].map(|column| qkv.columns(column, c));
-                    ops.attention(Attention { out: attended, q, k, v, heads, causal: true });
-                    ops.linear(Linear { residual: Some(x), ..layer.self_attn_out.to(x, attended) });
-
-                    ops.layer_norm(layer.layer_norm2.layer(normed, x, eps));
-                    let activation = Some(self.config.hidden_act);
-                    ops.linear(Linear { activation, ..layer.mlp_fc1.to(hidden, normed) });
-                    ops.linear(Linear { residual: Some(x), ..layer.mlp_fc2.to(x, hidden) });
+                    self.layer(ops, layer, out, buffer, x, normed);
                 });
+                x = out;
+                if is_wanted && hidden.normed {
+                    ops.layer_norm(self.final_layer_norm.layer(hidden.out, x, eps));
+                }
             }
-            ops.layer_norm(self.final_layer_norm.layer(out, x, eps));
+            if let Some(pooled) = pooled {
+                let [at_end, normed] = [0, 1].map(|_| ops.alloc([1, 1, b, c]));
+                let tokens = Tensor { shape: [1, 1, b * t, c], ..x };
+                ops.embed(Embed { out: at_end, ids: pooled.ends, tokens, positions: None });
+                ops.layer_norm(self.final_layer_norm.layer(normed, at_end, eps));
+                let projection = self.text_projection.as_ref().expect("planned with a projection");
+                ops.linear(projection.to(pooled.out, normed));
+            }
         });
+    }
+
+    /// One layer from `x` to `out`, by way of `between`; either may be `x` itself.
+    fn layer(
+        &self,
+        ops: &mut dyn Ops,
+        layer: &Layer,
+        out: Tensor,
+        between: Tensor,
+        x: Tensor,
+        normed: Tensor,
+    ) {
+        let ClipConfig { num_attention_heads: heads, layer_norm_eps: eps, intermediate_size, .. } =
+            self.config;
+        let [b, _, t, c] = x.shape;
+        let qkv = ops.alloc([b, 1, t, 3 * c]);
+        let attended = ops.alloc([b, 1, t, c]);
+        let hidden = ops.alloc([b, 1, t, intermediate_size]);
+        ops.layer_norm(layer.layer_norm1.layer(normed, x, eps));
+        ops.linear(layer.self_attn_qkv.to(qkv, normed));
+        let [q, k, v] = [0, c, 2 * c].map(|column| qkv.columns(column, c));
+        ops.attention(Attention { out: attended, q, k, v, heads, causal: true });
+        ops.linear(Linear { residual: Some(x), ..layer.self_attn_out.to(between, attended) });
+
+        ops.layer_norm(layer.layer_norm2.layer(normed, between, eps));
+        let activation = Some(self.config.hidden_act);
+        ops.linear(Linear { activation, ..layer.mlp_fc1.to(hidden, normed) });
+        ops.linear(Linear { residual: Some(between), ..layer.mlp_fc2.to(out, hidden) });
     }
 }

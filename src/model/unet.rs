@@ -1,7 +1,7 @@
 //! `UNet2DConditionModel`: noisy latents, a time and a context to a prediction.
 //!
 //! What does not change between steps is computed outside of the step: the time embeddings of all steps
-//! ([`UNet::time_table`], once per run) and the cross-attention keys and values of the prompts
+//! ([`UNet::time_table`], once per run; XL's take in the prompt too, so that each row of a batch has its own) and the cross-attention keys and values of the prompts
 //! ([`UNet::context`], once per prompt). The skip connections cost nothing: a down block writes its
 //! output into the right columns of the buffer that an up block will read as the concatenation.
 //!
@@ -10,7 +10,7 @@
 //! rounding up, and enlarged back to the size that the skip has.
 
 use super::blocks::{Conv, Dense, Norm, Resnet, Transformer};
-use super::config::{BlockKind, UNetConfig};
+use super::config::{BlockKind, TextTimeConfig, UNetConfig};
 use crate::ops::*;
 use crate::weights::plan::Plan;
 
@@ -33,10 +33,40 @@ struct Mid {
     last: Resnet,
 }
 
+/// What XL's time embedding has added to it: an MLP of the pooled prompt and the six numbers about size
+/// and crop.
+struct AddEmbedding {
+    config: TextTimeConfig,
+    linear_1: Dense,
+    linear_2: Dense,
+}
+
+/// What the time embeddings are made of.
+#[derive(Clone, Copy)]
+pub struct TimeInputs {
+    pub timesteps: Tensor, // f32 [1,1,1,n]
+    /// `1000·(guidance scale - 1)` at each timestep, for a model with guidance distilled into it.
+    pub guidance: Option<Tensor>, // f32 [1,1,1,n]
+    /// Of XL.
+    pub added: Option<AddedInputs>,
+}
+
+/// XL's inputs besides the timestep, for each row of a batch.
+#[derive(Clone, Copy)]
+pub struct AddedInputs {
+    /// The pooled prompts in the first columns; the features of `time_ids` are written into the others.
+    pub embeds: Tensor, // [1,1,rows,TextTimeConfig::width]
+    pub time_ids: Tensor, // f32 [rows,1,1,6]
+}
+
 pub struct UNet {
     pub config: UNetConfig,
     time_linear_1: Dense,
     time_linear_2: Dense,
+    /// `time_embedding.cond_proj`, in models with guidance distilled into them.
+    cond_proj: Option<Dense>,
+    /// `add_embedding` of XL.
+    add_embedding: Option<AddEmbedding>,
     /// `time_emb_proj` of every resnet, in the order of their columns.
     time_projections: Vec<Dense>,
     conv_in: Conv,
@@ -82,6 +112,17 @@ impl UNet {
         let [time_linear_1, time_linear_2] = plan.scope("time_embedding", |plan| {
             [("linear_1", channels[0]), ("linear_2", time_dim)]
                 .map(|(name, k)| Dense::new(plan, name, time_dim, k))
+        });
+        let cond_proj = config.time_cond_proj_dim.map(|k| Dense {
+            weight: plan.matrix("time_embedding.cond_proj.weight", channels[0], k),
+            bias: None,
+        });
+        let add_embedding = config.text_time.map(|config| {
+            plan.scope("add_embedding", |plan| AddEmbedding {
+                config,
+                linear_1: Dense::new(plan, "linear_1", time_dim, config.width()),
+                linear_2: Dense::new(plan, "linear_2", time_dim, time_dim),
+            })
         });
 
         let mut skips = vec![channels[0]];
@@ -141,6 +182,8 @@ impl UNet {
             config: config.clone(),
             time_linear_1,
             time_linear_2,
+            cond_proj,
+            add_embedding,
             time_projections: columns.time_projections,
             conv_in,
             down_blocks,
@@ -162,24 +205,35 @@ impl UNet {
         self.context_columns
     }
 
-    /// What every resnet adds at each timestep: `out` [1,1,n,time_columns] of `timesteps` f32 [n].
-    pub fn time_table(&self, ops: &mut dyn Ops, out: Tensor, timesteps: Tensor) {
+    /// What every resnet adds at each timestep: `out` [rows,1,n,time_columns], where `rows` is 1 unless
+    /// the embedding takes in what differs between the rows of a batch.
+    pub fn time_table(&self, ops: &mut dyn Ops, out: Tensor, inputs: TimeInputs) {
         ops.scope("time_embedding", |ops| {
-            let n = timesteps.len();
+            let n = inputs.timesteps.len();
             let (c, time_dim) = (self.time_linear_1.weight.c(), self.time_linear_2.weight.c());
             let sinusoid = ops.alloc([1, 1, n, c]);
             let hidden = ops.alloc([1, 1, n, time_dim]);
-            let embedding = ops.alloc([1, 1, n, time_dim]);
+            let embedding = ops.alloc([out.b(), 1, n, time_dim]);
             ops.timestep_embedding(TimestepEmbedding {
                 out: sinusoid,
-                timesteps,
+                timesteps: inputs.timesteps,
                 flip_sin_to_cos: self.config.flip_sin_to_cos,
                 freq_shift: self.config.freq_shift,
             });
+            if let (Some(cond_proj), Some(guidance)) = (&self.cond_proj, inputs.guidance) {
+                self.add_guidance(ops, cond_proj, sinusoid, guidance);
+            }
             // Each resnet projects silu(embedding), so the activation is applied once, here.
             let activation = Some(Activation::Silu);
             ops.linear(Linear { activation, ..self.time_linear_1.to(hidden, sinusoid) });
-            ops.linear(Linear { activation, ..self.time_linear_2.to(embedding, hidden) });
+            let biases = match (&self.add_embedding, inputs.added) {
+                (Some(add_embedding), Some(added)) => self.added_biases(ops, add_embedding, added),
+                _ => self.time_linear_2.bias.expect("planned with a bias"),
+            };
+            for row in 0..out.b() {
+                let linear = Dense { bias: Some(biases.row(row)), ..self.time_linear_2 };
+                ops.linear(Linear { activation, ..linear.to(embedding.images(row, 1), hidden) });
+            }
             let mut column = 0;
             for projection in &self.time_projections {
                 let n = projection.weight.w();
@@ -187,6 +241,43 @@ impl UNet {
                 column += n;
             }
         });
+    }
+
+    /// Adds the projected embedding of the guidance scale (`get_guidance_scale_embedding`) to `sinusoid`.
+    fn add_guidance(&self, ops: &mut dyn Ops, cond_proj: &Dense, sinusoid: Tensor, guidance: Tensor) {
+        let features = ops.alloc([1, 1, guidance.len(), cond_proj.weight.c()]);
+        ops.timestep_embedding(TimestepEmbedding {
+            out: features,
+            timesteps: guidance,
+            flip_sin_to_cos: false,
+            freq_shift: 1.0,
+        });
+        ops.linear(Linear { residual: Some(sinusoid), ..cond_proj.to(sinusoid, features) });
+    }
+
+    /// What is added to the time embeddings of each row of a batch, with the bias of their last layer:
+    /// [1,1,rows,time_dim].
+    fn added_biases(&self, ops: &mut dyn Ops, add_embedding: &AddEmbedding, added: AddedInputs) -> Tensor {
+        let AddEmbedding { config, linear_1, linear_2 } = add_embedding;
+        let AddedInputs { embeds, time_ids } = added;
+        let rows = time_ids.b();
+        let [hidden, biases] = [0, 1].map(|_| ops.alloc([1, 1, rows, linear_2.weight.w()]));
+        let numbers = [1, 1, TextTimeConfig::NUMBERS, config.time_embed_dim];
+        for row in 0..rows {
+            let of_row = embeds.row(row).columns(config.pooled_dim, numbers[2] * numbers[3]);
+            ops.timestep_embedding(TimestepEmbedding {
+                out: Tensor::new(of_row.address, numbers, of_row.dtype),
+                timesteps: time_ids.images(row, 1),
+                flip_sin_to_cos: self.config.flip_sin_to_cos,
+                freq_shift: self.config.freq_shift,
+            });
+        }
+        ops.linear(Linear { activation: Some(Activation::Silu), ..linear_1.to(hidden, embeds) });
+        for row in 0..rows {
+            let residual = self.time_linear_2.bias;
+            ops.linear(Linear { residual, ..linear_2.to(biases.row(row), hidden.row(row)) });
+        }
+        biases
     }
 
     /// Keys and values of every cross-attention: `out` [b,1,s,context_columns] of `hidden_states` [b,1,s,c].

@@ -4,12 +4,19 @@
 //! downsampling pads below and to the right only; every norm has eps 1e-6; decoder blocks go from the
 //! coarsest level to the finest and have one resnet more than encoder blocks.
 
-use super::blocks::{Conv, Dense, Norm, Resnet};
+use super::blocks::{Carried, Conv, Dense, Norm, Resnet};
 use super::config::VaeConfig;
 use crate::ops::*;
 use crate::weights::plan::Plan;
 
 const EPS: f32 = 1e-6;
+
+/// What all group norms outside of resnets share.
+#[derive(Clone, Copy)]
+struct NormSettings {
+    groups: usize,
+    eps: f32,
+}
 
 /// The single-headed attention of the mid block.
 struct SelfAttention {
@@ -42,6 +49,8 @@ struct Coder {
 
 pub struct Vae {
     pub config: VaeConfig,
+    /// Of all norms.
+    eps: f32,
     encoder: Coder,
     quant_conv: Option<Conv>,
     post_quant_conv: Option<Conv>,
@@ -49,13 +58,13 @@ pub struct Vae {
 }
 
 impl Vae {
-    pub fn new(config: &VaeConfig, plan: &mut Plan) -> Self {
+    pub fn new(config: &VaeConfig, carried: Carried, plan: &mut Plan) -> Self {
         let channels = &config.block_out_channels;
         let levels = channels.len();
         let groups = config.norm_num_groups;
         let deepest = channels[levels - 1];
         let resnet = |plan: &mut Plan, name: &str, i: usize, o: usize| {
-            plan.scope(name, |plan| Resnet::new(plan, i, o, groups, EPS))
+            plan.scope(name, |plan| Resnet::carried(plan, i, o, groups, EPS, carried))
         };
         let mid_block = |plan: &mut Plan| {
             plan.scope("mid_block", |plan| Mid {
@@ -64,7 +73,8 @@ impl Vae {
                     plan.scope("attentions.0", |plan| SelfAttention {
                         group_norm: Norm::new(plan, "group_norm", deepest),
                         to_qkv: Dense::stacked(plan, &["to_q", "to_k", "to_v"], deepest, deepest, true),
-                        to_out: Dense::new(plan, "to_out.0", deepest, deepest),
+                        to_out: carried
+                            .into_stream(plan, |plan| Dense::new(plan, "to_out.0", deepest, deepest)),
                     })
                 }),
                 last: resnet(plan, "resnets.1", deepest, deepest),
@@ -76,13 +86,14 @@ impl Vae {
                     resnets: (0..resnets)
                         .map(|j| resnet(plan, &format!("resnets.{j}"), if j == 0 { i } else { c }, c))
                         .collect(),
-                    resample: resample.map(|name| Conv::new(plan, name, c, c, 3)),
+                    resample: resample.map(|name| carried.along_stream(plan, name, c, c, 3)),
                     c,
                 })
             };
 
         let encoder = plan.scope("encoder", |plan| Coder {
-            conv_in: Conv::new(plan, "conv_in", channels[0], config.in_channels, 3),
+            conv_in: carried
+                .into_stream(plan, |plan| Conv::new(plan, "conv_in", channels[0], config.in_channels, 3)),
             blocks: (0..levels)
                 .map(|level| {
                     let i = channels[level.saturating_sub(1)];
@@ -96,7 +107,8 @@ impl Vae {
             conv_out: Conv::new(plan, "conv_out", 2 * config.latent_channels, deepest, 3),
         });
         let decoder = plan.scope("decoder", |plan| Coder {
-            conv_in: Conv::new(plan, "conv_in", deepest, config.latent_channels, 3),
+            conv_in: carried
+                .into_stream(plan, |plan| Conv::new(plan, "conv_in", deepest, config.latent_channels, 3)),
             mid_block: mid_block(plan),
             blocks: (0..levels)
                 .map(|up| {
@@ -119,6 +131,7 @@ impl Vae {
         let latent = config.latent_channels;
         Vae {
             config: config.clone(),
+            eps: carried.eps(EPS),
             encoder,
             decoder,
             quant_conv: config
@@ -128,6 +141,10 @@ impl Vae {
                 .use_post_quant_conv
                 .then(|| Conv::new(plan, "post_quant_conv", latent, latent, 1)),
         }
+    }
+
+    fn norm(&self) -> NormSettings {
+        NormSettings { groups: self.config.norm_num_groups, eps: self.eps }
     }
 
     /// The picture `out` [b,8h,8w,3] in -1..1 of latents f32 [b,h,w,latent_channels].
@@ -149,7 +166,7 @@ impl Vae {
                 let [b, h, w, _] = x.shape;
                 let mut hidden = maps.next([b, h, w, coder.conv_in.weight.b()]);
                 ops.conv2d(coder.conv_in.to(hidden, x));
-                hidden = coder.mid_block.forward(ops, &mut maps, hidden, self.config.norm_num_groups);
+                hidden = coder.mid_block.forward(ops, &mut maps, hidden, self.norm());
                 for (i, block) in coder.blocks.iter().enumerate() {
                     ops.scope(&format!("up_blocks.{i}"), |ops| {
                         hidden = block.forward(ops, &mut maps, hidden);
@@ -160,7 +177,7 @@ impl Vae {
                         }
                     });
                 }
-                coder.finish(ops, &mut maps, out, hidden, self.config.norm_num_groups);
+                coder.finish(ops, &mut maps, out, hidden, self.norm());
             });
         });
     }
@@ -186,8 +203,8 @@ impl Vae {
                         }
                     });
                 }
-                hidden = coder.mid_block.forward(ops, &mut maps, hidden, self.config.norm_num_groups);
-                coder.finish(ops, &mut maps, moments, hidden, self.config.norm_num_groups);
+                hidden = coder.mid_block.forward(ops, &mut maps, hidden, self.norm());
+                coder.finish(ops, &mut maps, moments, hidden, self.norm());
             });
             if let Some(conv) = &self.quant_conv {
                 ops.conv2d(conv.to(out, moments));
@@ -216,9 +233,12 @@ impl Maps {
 }
 
 impl Coder {
-    fn finish(&self, ops: &mut dyn Ops, maps: &mut Maps, out: Tensor, hidden: Tensor, groups: usize) {
+    fn finish(&self, ops: &mut dyn Ops, maps: &mut Maps, out: Tensor, hidden: Tensor, norm: NormSettings) {
         let normed = maps.next(hidden.shape);
-        ops.group_norm(GroupNorm { silu: true, ..self.conv_norm_out.group(normed, hidden, groups, EPS) });
+        ops.group_norm(GroupNorm {
+            silu: true,
+            ..self.conv_norm_out.group(normed, hidden, norm.groups, norm.eps)
+        });
         ops.conv2d(self.conv_out.to(out, normed));
     }
 }
@@ -238,12 +258,12 @@ impl Block {
 }
 
 impl Mid {
-    fn forward(&self, ops: &mut dyn Ops, maps: &mut Maps, x: Tensor, groups: usize) -> Tensor {
+    fn forward(&self, ops: &mut dyn Ops, maps: &mut Maps, x: Tensor, norm: NormSettings) -> Tensor {
         ops.scope("mid_block", |ops| {
             let mut hidden = maps.next(x.shape);
             self.first.forward(ops, "resnets.0", hidden, x, None);
             if let Some(attention) = &self.attention {
-                attention.forward(ops, hidden, groups);
+                attention.forward(ops, hidden, norm);
             }
             let out = maps.next(x.shape);
             self.last.forward(ops, "resnets.1", out, hidden, None);
@@ -255,12 +275,12 @@ impl Mid {
 
 impl SelfAttention {
     /// Updates `x` in place.
-    fn forward(&self, ops: &mut dyn Ops, x: Tensor, groups: usize) {
+    fn forward(&self, ops: &mut dyn Ops, x: Tensor, norm: NormSettings) {
         ops.scope("attentions.0", |ops| {
             let normed = ops.alloc(x.shape);
             let [b, h, w, c] = x.shape;
             let qkv = ops.alloc([b, 1, h * w, 3 * c]);
-            ops.group_norm(self.group_norm.group(normed, x, groups, EPS));
+            ops.group_norm(self.group_norm.group(normed, x, norm.groups, norm.eps));
             ops.linear(self.to_qkv.to(qkv, normed.as_tokens()));
             let [q, k, v] = [0, c, 2 * c].map(|column| qkv.columns(column, c));
             let attended = normed.as_tokens();

@@ -82,6 +82,9 @@ impl dyn Ops + '_ {
     pub fn embed(&mut self, v: Embed) {
         self.call(Call::Embed(v));
     }
+    pub fn emphasize(&mut self, v: Emphasize) {
+        self.call(Call::Emphasize(v));
+    }
     pub fn timestep_embedding(&mut self, v: TimestepEmbedding) {
         self.call(Call::TimestepEmbedding(v));
     }

@@ -73,6 +73,13 @@ impl Tensor {
         Tensor { address: self.address + (start * self.dtype.size()) as u64, shape: [b, h, w, count], ..self }
     }
 
+    /// A row as a vector.
+    pub fn row(self, row: usize) -> Self {
+        assert!(row < self.rows(), "row {row} of {self}");
+        let address = self.address + (row * self.pitch * self.dtype.size()) as u64;
+        Tensor { address, shape: [1, 1, 1, self.c()], ..self }
+    }
+
     /// Entries `start .. start + count` of the first axis.
     pub fn images(self, start: usize, count: usize) -> Self {
         assert!(start + count <= self.b(), "images {start}+{count} of {self}");

@@ -96,13 +96,24 @@ pub struct Geglu {
     pub x: Tensor,   // [b,1,t,2n]
 }
 
-/// `out[b, t] = tokens[ids[b, t]] + positions[t]`. An id outside the table reads its last row.
+/// `out[b, t] = tokens[ids[b, t]] + positions[t]`, or without positions the rows of a table by their
+/// numbers. An id outside the table reads its last row.
 #[derive(Clone, Copy, Debug)]
 pub struct Embed {
-    pub out: Tensor,       // [b,1,t,c]
-    pub ids: Tensor,       // i32 [b,1,1,t]
-    pub tokens: Tensor,    // [1,1,vocabulary,c]
-    pub positions: Tensor, // [1,1,at least t,c]
+    pub out: Tensor,               // [b,1,t,c]
+    pub ids: Tensor,               // i32 [b,1,1,t]
+    pub tokens: Tensor,            // [1,1,vocabulary,c]
+    pub positions: Option<Tensor>, // [1,1,at least t,c]
+}
+
+/// `x[b, t] = x[b, t] · weight[b, t] · r[b]`: how much the tokens of a prompt weigh. With `restore_mean`,
+/// `r[b]` is the mean of all `x[b]` before over that after the weights (1 where the latter is zero), as in
+/// A1111's `EmphasisOriginal`; otherwise 1. Weights of 1 leave every bit as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Emphasize {
+    pub x: Tensor,      // [b,1,t,c], updated
+    pub weight: Tensor, // f32 [b,1,1,t]
+    pub restore_mean: bool,
 }
 
 /// Sinusoidal features of a timestep, as `get_timestep_embedding` of diffusers: with `half = c/2` and
@@ -175,6 +186,7 @@ pub enum Call {
     Attention(Attention),
     Geglu(Geglu),
     Embed(Embed),
+    Emphasize(Emphasize),
     TimestepEmbedding(TimestepEmbedding),
     Scale(Scale),
     ModelInput(ModelInput),
@@ -258,6 +270,7 @@ impl Call {
             Call::Attention(_) => "attention",
             Call::Geglu(_) => "geglu",
             Call::Embed(_) => "embed",
+            Call::Emphasize(_) => "emphasize",
             Call::TimestepEmbedding(_) => "timestep_embedding",
             Call::Scale(_) => "scale",
             Call::ModelInput(_) => "model_input",
@@ -276,6 +289,7 @@ impl Call {
             Call::Attention(v) => v.out,
             Call::Geglu(v) => v.out,
             Call::Embed(v) => v.out,
+            Call::Emphasize(v) => v.x,
             Call::TimestepEmbedding(v) => v.out,
             Call::Scale(v) => v.out,
             Call::ModelInput(v) => v.out,
@@ -310,8 +324,15 @@ impl Call {
             Call::Geglu(v) => assert!(v.out.rows() == v.x.rows() && v.x.c() == 2 * v.out.c(), "{v:?}"),
             Call::Embed(v) => {
                 assert!(v.ids.dtype == DType::I32 && v.ids.len() == v.out.rows(), "{v:?}");
-                assert!(v.tokens.c() == v.out.c() && v.positions.c() == v.out.c(), "{v:?}");
-                assert!(v.positions.rows() >= v.out.tokens(), "{v:?}");
+                assert!(v.tokens.c() == v.out.c(), "{v:?}");
+                let fits =
+                    |positions: Tensor| positions.c() == v.out.c() && positions.rows() >= v.out.tokens();
+                assert!(v.positions.is_none_or(fits), "{v:?}");
+            }
+            Call::Emphasize(v) => {
+                let [b, h, t, _] = v.x.shape;
+                assert!(h == 1 && v.weight.shape == [b, 1, 1, t], "{v:?}");
+                assert!(v.weight.dtype == DType::F32 && v.weight.is_dense(), "{v:?}");
             }
             Call::TimestepEmbedding(v) => {
                 assert!(v.timesteps.len() == v.out.rows() && v.out.c().is_multiple_of(2), "{v:?}");
@@ -361,7 +382,11 @@ impl Call {
             Call::LayerNorm(v) => v.out.bytes() + v.x.bytes() + v.weight.bytes() + v.bias.bytes(),
             Call::Attention(v) => v.out.bytes() + v.q.bytes() + v.k.bytes() + v.v.bytes(),
             Call::Geglu(v) => v.out.bytes() + v.x.bytes(),
-            Call::Embed(v) => 3 * v.out.bytes() + v.ids.bytes(),
+            Call::Embed(v) => {
+                let rows = if v.positions.is_some() { 3 } else { 2 };
+                rows * v.out.bytes() + v.ids.bytes()
+            }
+            Call::Emphasize(v) => 2 * v.x.bytes() + v.weight.bytes(),
             Call::TimestepEmbedding(v) => v.out.bytes() + v.timesteps.bytes(),
             Call::Scale(v) => v.out.bytes() + v.x.bytes(),
             Call::ModelInput(v) => v.out.bytes() + v.x.bytes(),

@@ -9,6 +9,7 @@
 //! sampler, guidance, seed and prompt are data that is written in front of them.
 
 mod bucket;
+mod family;
 mod inputs;
 mod model;
 mod request;
@@ -19,16 +20,16 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use self::bucket::Bucket;
-use self::inputs::{padded, token_ids, write_noise};
-pub use self::model::{Description, Model};
-pub use self::request::{Painting, Picture, Request, Times};
+pub use self::family::{Distillation, Family};
+use self::inputs::{padded, write_noise, write_prompts, write_times};
+pub use self::model::{Description, KnownShapes, Model, ModelFiles};
+pub use self::request::{Painting, Picture, Request, SizeConditioning, Times};
 use self::stages::Tensors;
 pub use self::stages::{Counted, Models, Shape, Stage, count};
 use crate::error::{Error, Result};
-use crate::location::Location;
 use crate::ops::*;
 use crate::text::Tokenizer;
-use crate::weights::{Checkpoint, ModelFolder, Plan, RandomWeights, Source};
+use crate::weights::{Plan, RandomWeights, Source};
 
 /// Called while weights load, with bytes done and bytes in all.
 pub type OnLoad<'a> = &'a mut dyn FnMut(usize, usize);
@@ -38,44 +39,45 @@ pub type OnStep<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 pub struct Pipeline {
     buckets: HashMap<Shape, Bucket>,
     models: Models,
-    tokenizer: Tokenizer,
+    /// One for each text encoder.
+    tokenizers: Vec<Tokenizer>,
     description: Description,
     weights: Region,
     backend: Box<dyn Backend>,
 }
 
 impl Pipeline {
-    /// Loads a model folder in the layout of diffusers.
-    pub fn load(folder: &Location, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
-        let folder = ModelFolder::open(folder)?;
-        let description = Description::read(&folder)?;
-        let tokenizer = Tokenizer::for_encoder(folder.tokenizer().as_ref(), &description.config.clip)?;
-        let checkpoint = Checkpoint::open(&folder)?;
-        Self::fill(description, tokenizer, &checkpoint, backend, on_load)
+    /// Loads a model folder in the layout of diffusers, or a single file.
+    pub fn load(files: &ModelFiles, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
+        let (description, checkpoint) = files.open()?;
+        Self::fill(description, &checkpoint, backend, on_load)
     }
 
     /// A model with random weights of the given shapes: for measuring without a checkpoint.
     pub fn random(description: Description, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
-        let tokenizer = Tokenizer::for_encoder(None, &description.config.clip)?;
-        Self::fill(description, tokenizer, &RandomWeights, backend, on_load)
+        Self::fill(description, &RandomWeights, backend, on_load)
     }
 
     fn fill(
         description: Description,
-        tokenizer: Tokenizer,
         source: &dyn Source,
         mut backend: Box<dyn Backend>,
         on_load: OnLoad,
     ) -> Result<Self> {
         let dtype = backend.dtype();
         let config = &description.config;
+        let encoders = description.tokenizers.iter().zip(config.text_encoders());
+        let tokenizers: Vec<Tokenizer> = encoders
+            .map(|(folder, clip)| Tokenizer::for_encoder(folder.as_ref(), clip))
+            .collect::<Result<_>>()?;
         let mut plan = Plan::measure(dtype);
         Models::new(config, &mut plan);
         source.check(&plan.requests)?;
         let bytes = plan.bytes();
         let weights = backend.reserve(bytes, "the weights")?;
         let mut plan = Plan::new(weights.base, weights.bytes, dtype);
-        let models = Models { tokens: tokenizer.max_length(), ..Models::new(config, &mut plan) };
+        let tokens = tokenizers.iter().map(Tokenizer::max_length).fold(config.max_tokens(), usize::min);
+        let models = Models { tokens, ..Models::new(config, &mut plan) };
         let mut done = 0;
         for request in &plan.requests {
             backend.fill(request.tensor, &|rows, out| source.fill(request, rows, out))?;
@@ -83,7 +85,7 @@ impl Pipeline {
             on_load(done, bytes);
         }
         backend.finish_fill()?;
-        Ok(Pipeline { buckets: HashMap::new(), models, tokenizer, description, weights, backend })
+        Ok(Pipeline { buckets: HashMap::new(), models, tokenizers, description, weights, backend })
     }
 
     pub fn description(&self) -> &Description {
@@ -109,7 +111,7 @@ impl Pipeline {
     pub fn paint(&mut self, request: &Request, on_step: OnStep) -> Result<Painting> {
         let table = request.check(&self.description)?;
         let evaluations = table.evaluations();
-        let shape = request.shape(evaluations);
+        let shape = request.shape(&self.description.config, evaluations);
         let mut times = Times { evaluations, ..Times::default() };
 
         let start = Instant::now();
@@ -120,9 +122,8 @@ impl Pipeline {
         let t = &bucket.tensors;
 
         let start = Instant::now();
-        let (ids, warnings) = token_ids(&self.tokenizer, request, shape.unet_batch())?;
-        backend.write(t.ids, bytemuck::cast_slice(&ids))?;
-        backend.write(t.timesteps, &padded(&table.timesteps(), t.timesteps.len()))?;
+        let warnings = write_prompts(backend, t, request, &self.description, &self.tokenizers)?;
+        write_times(backend, t, request, &table)?;
         backend.write(t.table, &padded(&table.pack(), t.table.len()))?;
         backend.replay(&bucket.encode)?;
         times.text = start.elapsed();
@@ -130,7 +131,7 @@ impl Pipeline {
         let start = Instant::now();
         write_noise(backend, t, request, &table)?;
         backend.write(t.guidance, &padded(&vec![request.guidance_scale; request.images], request.images))?;
-        backend.write(t.index, bytemuck::cast_slice(&vec![0i32; t.index.len()]))?;
+        backend.write(t.index, bytemuck::cast_slice(&t.first_index()))?;
         let done =
             backend.replay_steps(&bucket.denoise, evaluations, &mut |done| on_step(done, evaluations))?;
         if done < evaluations {
@@ -185,9 +186,9 @@ impl Pipeline {
     pub fn run_eagerly(&mut self, shape: Shape, stage: Stage) -> Result<()> {
         self.prepare(shape)?;
         let Bucket { tensors, region: Region { base, bytes, .. }, .. } = &self.buckets[&shape];
-        let (backend, models, index) = (&mut *self.backend, &self.models, tensors.index);
+        let (backend, models) = (&mut *self.backend, &self.models);
         // A loop that has run leaves the index past the table.
-        backend.write(index, bytemuck::cast_slice(&vec![0i32; index.len()]))?;
+        backend.write(tensors.index, bytemuck::cast_slice(&tensors.first_index()))?;
         let before = backend.use_arena(Arena::new(*base, *bytes));
         let t = Tensors::new(backend, models, &shape);
         let ran = backend.run(&mut |ops| match stage {

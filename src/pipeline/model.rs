@@ -2,41 +2,67 @@
 
 use std::fmt;
 
+use super::family::{Distillation, Family};
 use super::{OnLoad, Pipeline};
 use crate::error::Result;
 use crate::location::Location;
-use crate::model::config::ModelConfig;
+use crate::model::config::{ModelConfig, VaeConfig};
 use crate::ops::Backend;
 use crate::sampler::SchedulerConfig;
-use crate::weights::{Defaults, ModelFolder};
+use crate::weights::{Checkpoint, Component, Defaults, ModelFolder, SingleFile, single_file};
 
 /// A checkpoint, or shapes with random weights.
 #[derive(Clone, Debug)]
 pub enum Model {
-    Folder(Location),
-    RandomSd15,
+    Files(ModelFiles),
+    Random(KnownShapes),
+}
+
+/// A model folder or file, and what is to be taken instead of what it has.
+#[derive(Clone, Debug)]
+pub struct ModelFiles {
+    pub location: Location,
+    /// Another VAE: a file, its folder, or the folder of a model that has it.
+    pub vae: Option<Location>,
+    /// `prediction_type` of a scheduler configuration.
+    pub prediction_type: Option<&'static str>,
+}
+
+/// Shapes that are known without a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownShapes {
+    Sd15,
+    Sd21,
+    Sdxl,
 }
 
 /// What is known of a model without its weights.
 #[derive(Clone, Debug)]
 pub struct Description {
+    pub family: Family,
+    pub distillation: Distillation,
     pub config: ModelConfig,
     pub scheduler: SchedulerConfig,
+    /// What the model states; where it does not, there is [`Distillation::defaults`].
     pub defaults: Defaults,
+    /// Whether XL's unconditional embedding is zeros where no negative prompt is given.
+    pub force_zeros_for_empty_prompt: bool,
+    /// The vocabulary of each text encoder; CLIP's own where there is none.
+    pub tokenizers: Vec<Option<Location>>,
 }
 
 impl Model {
     pub fn describe(&self) -> Result<Description> {
         match self {
-            Model::Folder(location) => Description::read(&ModelFolder::open(location)?),
-            Model::RandomSd15 => Ok(Description::sd15()),
+            Model::Files(files) => files.describe(),
+            Model::Random(shapes) => Ok(shapes.describe()),
         }
     }
 
     pub fn load(&self, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Pipeline> {
         match self {
-            Model::Folder(location) => Pipeline::load(location, backend, on_load),
-            Model::RandomSd15 => Pipeline::random(Description::sd15(), backend, on_load),
+            Model::Files(files) => Pipeline::load(files, backend, on_load),
+            Model::Random(shapes) => Pipeline::random(shapes.describe(), backend, on_load),
         }
     }
 }
@@ -44,27 +70,133 @@ impl Model {
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Model::Folder(location) => location.fmt(f),
-            Model::RandomSd15 => f.write_str("Stable Diffusion 1.5, random weights"),
+            Model::Files(files) => files.location.fmt(f),
+            Model::Random(shapes) => write!(f, "{shapes}, random weights"),
         }
     }
 }
 
-impl Description {
-    pub fn read(folder: &ModelFolder) -> Result<Self> {
-        Ok(Description {
-            config: ModelConfig::read(&folder.location)?,
-            scheduler: SchedulerConfig::load(&folder.scheduler_config())?,
-            defaults: folder.defaults,
-        })
+impl From<Location> for ModelFiles {
+    fn from(location: Location) -> Self {
+        ModelFiles { location, vae: None, prediction_type: None }
+    }
+}
+
+impl ModelFiles {
+    pub fn describe(&self) -> Result<Description> {
+        if ModelFolder::is_at(&self.location)? {
+            self.describe_folder(&ModelFolder::open(&self.location)?)
+        } else {
+            self.describe_file(&SingleFile::open(&self.location)?)
+        }
     }
 
-    /// Stable Diffusion 1.5.
-    pub fn sd15() -> Self {
-        Description {
-            config: ModelConfig::sd15(),
-            scheduler: SchedulerConfig::sd15(),
-            defaults: Defaults::default(),
+    /// The description, and the weights with it.
+    pub fn open(&self) -> Result<(Description, Checkpoint)> {
+        let (description, checkpoint) = if ModelFolder::is_at(&self.location)? {
+            let folder = ModelFolder::open(&self.location)?;
+            (self.describe_folder(&folder)?, Checkpoint::open(&folder)?)
+        } else {
+            let file = SingleFile::open(&self.location)?;
+            (self.describe_file(&file)?, file.checkpoint)
+        };
+        match &self.vae {
+            None => Ok((description, checkpoint)),
+            Some(vae) => Ok((description, checkpoint.with_vae(vae)?)),
         }
+    }
+
+    fn describe_folder(&self, folder: &ModelFolder) -> Result<Description> {
+        let config = ModelConfig::read(&folder.location)?;
+        let scheduler = SchedulerConfig::load(&folder.scheduler_config(), !config.is_xl())?;
+        let distillation = Distillation::of(&config, &scheduler);
+        let description = Description {
+            force_zeros_for_empty_prompt: folder.force_zeros_for_empty_prompt,
+            tokenizers: folder.tokenizers(),
+            defaults: folder.defaults,
+            ..Description::new(config, scheduler, distillation)
+        };
+        self.changed(description)
+    }
+
+    fn describe_file(&self, file: &SingleFile) -> Result<Description> {
+        let shapes = |name: &str| file.checkpoint.component(name).map(Component::shapes).unwrap_or_default();
+        let second = file.checkpoint.component("text_encoder_2").map(Component::shapes);
+        let [text_encoder, unet, vae] = ["text_encoder", "unet", "vae"].map(shapes);
+        let mut config = ModelConfig::infer(&self.location, &text_encoder, second.as_ref(), &unet, &vae)?;
+        let family = Family::of(&config);
+        let name = format!("{} {}", self.location.name(), file.title.as_deref().unwrap_or_default());
+        let distillation = Distillation::by_name(&config, &name);
+        let stated = file.prediction_type.filter(|_| self.prediction_type.is_none());
+        let prediction_type = match (self.prediction_type.or(stated), family, distillation) {
+            (Some(prediction_type), ..) => prediction_type,
+            (None, Family::Sd2, Distillation::None) => "v_prediction",
+            _ => "epsilon",
+        };
+        let small = match distillation {
+            Distillation::Adversarial { .. } => name.to_ascii_lowercase().contains("turbo"),
+            _ => family == Family::Sd2 && prediction_type == "epsilon",
+        };
+        if small {
+            config.unet.sample_size = ModelConfig::sd15().unet.sample_size;
+        }
+        let mut scheduler = family.scheduler(distillation, prediction_type);
+        scheduler.rescale_betas_zero_snr = file.zero_snr.then_some(true);
+        self.changed(Description::new(config, scheduler, distillation))
+    }
+
+    /// The description with what is to be taken instead.
+    fn changed(&self, mut description: Description) -> Result<Description> {
+        if let Some(prediction_type) = self.prediction_type {
+            description.scheduler.prediction_type = Some(prediction_type.to_string());
+        }
+        if let Some(vae) = &self.vae {
+            let config = &mut description.config;
+            let folder = single_file::vae_folder(vae);
+            config.vae = if vae.is_folder() {
+                VaeConfig::read(&folder.join("config.json"))?
+            } else {
+                VaeConfig::infer(vae, &single_file::open_vae(vae)?.shapes(), &config.vae)?
+            };
+            config.check(vae)?;
+        }
+        Ok(description)
+    }
+}
+
+impl Description {
+    /// A model that states no defaults and brings no vocabulary.
+    fn new(config: ModelConfig, scheduler: SchedulerConfig, distillation: Distillation) -> Self {
+        Description {
+            family: Family::of(&config),
+            distillation,
+            defaults: Defaults::default(),
+            force_zeros_for_empty_prompt: true,
+            tokenizers: vec![None; config.text_encoders().count()],
+            config,
+            scheduler,
+        }
+    }
+}
+
+impl KnownShapes {
+    pub fn describe(self) -> Description {
+        let (config, prediction_type) = match self {
+            KnownShapes::Sd15 => (ModelConfig::sd15(), "epsilon"),
+            KnownShapes::Sd21 => (ModelConfig::sd21(), "v_prediction"),
+            KnownShapes::Sdxl => (ModelConfig::sdxl(), "epsilon"),
+        };
+        let scheduler = Family::of(&config).scheduler(Distillation::None, prediction_type);
+        Description::new(config, scheduler, Distillation::None)
+    }
+}
+
+impl fmt::Display for KnownShapes {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            KnownShapes::Sd15 => "Stable Diffusion 1.5",
+            KnownShapes::Sd21 => "Stable Diffusion 2.1",
+            KnownShapes::Sdxl => "Stable Diffusion XL",
+        })
     }
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::family::Distillation;
 use super::model::Description;
 use super::stages::Shape;
 use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
 use crate::rng::Rng;
 use crate::sampler::{Sampler, Schedule, Table};
 
@@ -24,6 +26,29 @@ pub struct Request {
     pub height: usize,
     pub width: usize,
     pub images: usize,
+    /// Of XL.
+    pub size: SizeConditioning,
+}
+
+/// What XL is told about the size of its picture, as if it were cut out of an original.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SizeConditioning {
+    /// Width and height; the picture's own if not given.
+    pub original: Option<[usize; 2]>,
+    /// Left and top.
+    pub crop: [usize; 2],
+    /// Width and height; the picture's own if not given.
+    pub target: Option<[usize; 2]>,
+}
+
+impl SizeConditioning {
+    /// The numbers in the order of diffusers' `time_ids`, for a picture of this size.
+    pub fn time_ids(&self, width: usize, height: usize) -> [f32; 6] {
+        let own = [width, height];
+        let (original, target) = (self.original.unwrap_or(own), self.target.unwrap_or(own));
+        let [left, top] = self.crop;
+        [original[1], original[0], top, left, target[1], target[0]].map(|number| number as f32)
+    }
 }
 
 /// Pixels of a side. The convolution's coordinates have 16 bits, with a sign.
@@ -32,10 +57,14 @@ const LARGEST_SIDE: usize = 1 << 14;
 impl Request {
     /// The request that a model suggests, for an empty prompt; what the model leaves open, the sampler does.
     pub fn defaults(model: &Description, sampler: Sampler) -> Self {
-        let Description { config, defaults, .. } = model;
+        let Description { config, defaults, distillation, .. } = model;
         let side = config.unet.sample_size * config.vae.scale_factor();
-        // A latent consistency model has its guidance distilled into few steps.
-        let (steps, guidance_scale) = if sampler == Sampler::Lcm { (4, 1.0) } else { (20, 7.5) };
+        // Whoever asks for the sampler of latent consistency models has a LoRA or a model of that kind.
+        let distillation = match distillation {
+            Distillation::None if sampler == Sampler::Lcm => Distillation::Consistency,
+            distillation => *distillation,
+        };
+        let (steps, guidance_scale) = distillation.defaults(config);
         Request {
             prompt: String::new(),
             negative_prompt: String::new(),
@@ -48,6 +77,7 @@ impl Request {
             height: side,
             width: side,
             images: 1,
+            size: SizeConditioning::default(),
         }
     }
 
@@ -83,12 +113,20 @@ impl Request {
                 "{images} {pictures} of {width}x{height}: too many pixels; lower --num-images, --width or --height"
             ));
         }
+        if self.size != SizeConditioning::default() && !config.is_xl() {
+            return invalid(format!(
+                "--original-size, --crop and --target-size: only Stable Diffusion XL knows them, and this is {}",
+                model.family
+            ));
+        }
         Table::new(self.sampler, scheduler, self.schedule, self.steps)
     }
 
     /// The shape that the request is painted in.
-    pub fn shape(&self, evaluations: usize) -> Shape {
-        Shape::new(self.images, self.guidance_scale > 1.0, self.height, self.width, evaluations)
+    pub fn shape(&self, config: &ModelConfig, evaluations: usize) -> Shape {
+        // A model that takes the guidance scale as an input needs no second evaluation for it.
+        let guided = self.guidance_scale > 1.0 && config.unet.time_cond_proj_dim.is_none();
+        Shape::new(self.images, guided, self.height, self.width, evaluations)
     }
 }
 

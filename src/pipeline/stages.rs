@@ -1,44 +1,85 @@
 //! The three stages of painting as programs over `Ops`, and what each needs.
 
-use crate::model::clip::ClipText;
-use crate::model::config::ModelConfig;
-use crate::model::unet::UNet;
+use crate::model::blocks::Carried;
+use crate::model::clip::{ClipText, Pooled};
+use crate::model::config::{ModelConfig, TextTimeConfig};
+use crate::model::unet::{AddedInputs, TimeInputs, UNet};
 use crate::model::vae::Vae;
 use crate::ops::count::Count;
 use crate::ops::*;
 use crate::sampler::ROW_WIDTH;
 use crate::weights::Plan;
 
-/// The three models on a backend: weights are there, nothing has run.
+/// The models on a backend: weights are there, nothing has run.
 pub struct Models {
     pub config: ModelConfig,
-    /// Tokens of a prompt, at most as many as the text encoder has positions for.
+    /// Tokens of a prompt, at most as many as the text encoders have positions for.
     pub tokens: usize,
     pub text_encoder: ClipText,
+    /// Of XL.
+    pub text_encoder_2: Option<ClipText>,
     pub unet: UNet,
     pub vae: Vae,
 }
 
 impl Models {
-    /// Plans the weights of all three. Prompts are as long as the text encoder allows.
+    /// Plans the weights of all. Prompts are as long as the text encoders allow.
     pub fn new(config: &ModelConfig, plan: &mut Plan) -> Self {
+        let second =
+            |plan: &mut Plan, clip| plan.component("text_encoder_2", |plan| ClipText::new(clip, true, plan));
+        // The pipelines of Stable Diffusion 1.x and 2.x decode in halves whatever the file says.
+        let overflows = config.is_xl() && config.vae.force_upcast && plan.dtype() == DType::F16;
+        let carried = if overflows { Carried::IN_A_HALF } else { Carried::WHOLE };
         Models {
-            text_encoder: plan.component("text_encoder", |plan| ClipText::new(&config.clip, plan)),
+            text_encoder: plan.component("text_encoder", |plan| ClipText::new(&config.clip, false, plan)),
+            text_encoder_2: config.clip_2.as_ref().map(|clip| second(plan, clip)),
             unet: plan.component("unet", |plan| UNet::new(&config.unet, plan)),
-            vae: plan.component("vae", |plan| Vae::new(&config.vae, plan)),
-            tokens: config.clip.max_position_embeddings,
+            vae: plan.component("vae", |plan| Vae::new(&config.vae, carried, plan)),
+            tokens: config.max_tokens(),
             config: config.clone(),
         }
     }
 
     pub(super) fn encode(&self, ops: &mut dyn Ops, t: &Tensors) {
         ops.scope("encode", |ops| {
-            let [rows, _, _, tokens] = t.ids.shape;
-            let hidden_states = ops.alloc([rows, 1, tokens, self.config.clip.hidden_size]);
-            self.text_encoder.forward(ops, hidden_states, t.ids);
-            self.unet.context(ops, t.context, hidden_states);
-            self.unet.time_table(ops, t.time_table, t.timesteps);
+            let states =
+                ops.alloc([t.context.b(), 1, t.context.tokens(), self.config.unet.cross_attention_dim]);
+            let added = match (&self.text_encoder_2, &t.xl) {
+                (Some(second), Some(xl)) => Some(self.encode_xl(ops, t, xl, second, states)),
+                _ => {
+                    self.text_encoder.forward(ops, t.ids, self.text_encoder.last(states), None);
+                    ops.emphasize(Emphasize { x: states, weight: t.token_weights, restore_mean: true });
+                    None
+                }
+            };
+            self.unet.context(ops, t.context, states);
+            let TimeInputs { timesteps, guidance, .. } = t.time;
+            self.unet.time_table(ops, t.time_table, TimeInputs { timesteps, guidance, added });
         });
+    }
+
+    /// Both encoders' hidden states side by side, without the last layer and without a norm.
+    fn encode_xl(
+        &self,
+        ops: &mut dyn Ops,
+        t: &Tensors,
+        xl: &XlTensors,
+        second: &ClipText,
+        states: Tensor,
+    ) -> AddedInputs {
+        let [rows, ..] = states.shape;
+        let text_time = self.config.unet.text_time.expect("a U-Net of XL");
+        let embeds = ops.alloc([1, 1, rows, text_time.width()]);
+        let pooled = embeds.columns(0, text_time.pooled_dim);
+        let width = self.config.clip.hidden_size;
+        let hidden = self.text_encoder.penultimate(states.columns(0, width));
+        let hidden_2 = second.penultimate(states.columns(width, states.c() - width));
+        self.text_encoder.forward(ops, t.ids, hidden, None);
+        second.forward(ops, xl.ids_2, hidden_2, Some(Pooled { out: pooled, ends: xl.ends }));
+        ops.emphasize(Emphasize { x: states, weight: t.token_weights, restore_mean: false });
+        let x = Tensor { shape: [rows, 1, 1, pooled.c()], ..pooled };
+        ops.emphasize(Emphasize { x, weight: xl.pooled_weights, restore_mean: false });
+        AddedInputs { embeds, time_ids: xl.time_ids }
     }
 
     /// One model evaluation and the sampler row that follows from it.
@@ -48,8 +89,11 @@ impl Models {
             let rows = t.context.b();
             let input = ops.alloc([rows, h, w, c]);
             let output = ops.alloc([rows, h, w, c]);
-            ops.model_input(ModelInput { out: input, x: t.latents, table: t.table, index: t.index });
-            let time = TableRow { table: t.time_table, index: t.index };
+            let index = t.sampler_index();
+            ops.model_input(ModelInput { out: input, x: t.latents, table: t.table, index });
+            let [time_rows, _, n, columns] = t.time_table.shape;
+            let table = Tensor { shape: [1, 1, time_rows * n, columns], ..t.time_table };
+            let time = TableRow { table, index: t.time_index() };
             self.unet.forward(ops, output, input, time, t.context);
             ops.sampler_step(SamplerStep {
                 x: t.latents,
@@ -58,7 +102,7 @@ impl Models {
                 output,
                 noise: t.noise,
                 table: t.table,
-                index: t.index,
+                index,
                 guidance: t.guidance,
             });
         });
@@ -104,45 +148,91 @@ impl Shape {
 /// What lives from one replay to the next.
 #[derive(Clone, Copy)]
 pub(super) struct Tensors {
-    pub ids: Tensor,        // i32 [rows,1,1,tokens]
-    pub timesteps: Tensor,  // f32 [evaluations]
-    pub time_table: Tensor, // [evaluations,time columns]
+    pub ids: Tensor,           // i32 [rows,1,1,tokens]
+    pub token_weights: Tensor, // f32 [rows,1,1,tokens]
+    pub xl: Option<XlTensors>,
+    /// Without what the encoders add.
+    pub time: TimeInputs,
+    pub time_table: Tensor, // [rows or 1,1,evaluations,time columns]
     pub context: Tensor,    // [rows,1,tokens,context columns]
     pub latents: Tensor,    // f32 [images,h,w,c]
     pub saved: Tensor,      // f32 [images,h,w,c]
     pub history: Tensor,    // f32 [4·images,h,w,c]
     pub noise: Tensor,      // f32 [evaluations·images,h,w,c]
     pub table: Tensor,      // f32 [evaluations,ROW_WIDTH]
-    pub index: Tensor,      // i32 [rows]
+    /// Where each image is in the sampler's table, then where each row is in the time table; all of them
+    /// grow by one at the end of a step.
+    pub index: Tensor, // i32 [images + rows]
     pub guidance: Tensor,   // f32 [images]
     pub rgb: Tensor,        // u8 [images,height,width,3]
 }
 
+/// What XL's text encoders and time embedding read besides.
+#[derive(Clone, Copy)]
+pub(super) struct XlTensors {
+    pub ids_2: Tensor,          // i32 [rows,1,1,tokens]
+    pub ends: Tensor,           // i32 [rows]
+    pub pooled_weights: Tensor, // f32 [rows,1,1,1]
+    pub time_ids: Tensor,       // f32 [rows,1,1,6]
+}
+
 impl Tensors {
     pub(super) fn new(ops: &mut dyn Ops, models: &Models, shape: &Shape) -> Self {
-        let scale = models.config.vae.scale_factor();
-        let latent = [shape.height / scale, shape.width / scale, models.config.vae.latent_channels];
+        let ModelConfig { unet, vae, .. } = &models.config;
+        let scale = vae.scale_factor();
+        let latent = [shape.height / scale, shape.width / scale, vae.latent_channels];
         let [h, w, c] = latent;
         let (rows, images, n) = (shape.unet_batch(), shape.images, shape.evaluations);
         let tokens = models.tokens;
-        let time_table = ops.alloc([1, 1, n, models.unet.time_columns()]);
+        let time_rows = if unet.text_time.is_some() { rows } else { 1 };
+        let time_table = ops.alloc([time_rows, 1, n, models.unet.time_columns()]);
         let context = ops.alloc([rows, 1, tokens, models.unet.context_columns()]);
         let arena = ops.arena();
+        let mut i32 = |shape| arena.alloc(shape, DType::I32);
+        let ids = i32([rows, 1, 1, tokens]);
+        let index = i32([1, 1, 1, images + rows]);
+        let xl_ids = unet.text_time.map(|_| (i32([rows, 1, 1, tokens]), i32([1, 1, 1, rows])));
+        let rgb = arena.alloc([images, shape.height, shape.width, vae.out_channels], DType::U8);
         let mut f32 = |shape| arena.alloc(shape, DType::F32);
         Tensors {
+            ids,
+            token_weights: f32([rows, 1, 1, tokens]),
+            xl: xl_ids.map(|(ids_2, ends)| XlTensors {
+                ids_2,
+                ends,
+                pooled_weights: f32([rows, 1, 1, 1]),
+                time_ids: f32([rows, 1, 1, TextTimeConfig::NUMBERS]),
+            }),
+            time: TimeInputs {
+                timesteps: f32([1, 1, 1, n]),
+                guidance: unet.time_cond_proj_dim.map(|_| f32([1, 1, 1, n])),
+                added: None,
+            },
             time_table,
             context,
-            timesteps: f32([1, 1, 1, n]),
             latents: f32([images, h, w, c]),
             saved: f32([images, h, w, c]),
             history: f32([4 * images, h, w, c]),
             noise: f32([n * images, h, w, c]),
             table: f32([1, 1, n, ROW_WIDTH]),
             guidance: f32([1, 1, 1, images]),
-            ids: arena.alloc([rows, 1, 1, tokens], DType::I32),
-            index: arena.alloc([1, 1, 1, rows], DType::I32),
-            rgb: arena.alloc([images, shape.height, shape.width, models.config.vae.out_channels], DType::U8),
+            index,
+            rgb,
         }
+    }
+
+    fn sampler_index(&self) -> Tensor {
+        self.index.columns(0, self.latents.b())
+    }
+    fn time_index(&self) -> Tensor {
+        self.index.columns(self.latents.b(), self.context.b())
+    }
+
+    /// The index in front of the first step.
+    pub(super) fn first_index(&self) -> Vec<i32> {
+        let [time_rows, _, n, _] = self.time_table.shape;
+        let time = (0..self.context.b()).map(|row| if time_rows > 1 { (row * n) as i32 } else { 0 });
+        std::iter::repeat_n(0, self.latents.b()).chain(time).collect()
     }
 }
 

@@ -60,13 +60,15 @@ pub struct SchedulerConfig {
 }
 
 impl SchedulerConfig {
-    /// Reads `scheduler_config.json` and corrects outdated ones as `StableDiffusionPipeline` does:
-    /// `steps_offset` becomes 1 and `clip_sample` false, whatever the file says.
-    pub fn load(file: &Location) -> Result<Self> {
+    /// Reads `scheduler_config.json`. `corrected`: outdated ones as `StableDiffusionPipeline` does, which
+    /// XL's does not: `steps_offset` becomes 1 and `clip_sample` false, whatever the file says.
+    pub fn load(file: &Location, corrected: bool) -> Result<Self> {
         let text = file.read_text()?;
         let mut config = Self::parse(&text).map_err(|error| Error::file(file, error))?;
-        config.steps_offset = Some(1);
-        config.clip_sample = Some(false);
+        if corrected {
+            config.steps_offset = Some(1);
+            config.clip_sample = Some(false);
+        }
         Ok(config)
     }
 
@@ -76,7 +78,7 @@ impl SchedulerConfig {
         serde_json::from_str(&text.replace(": -Infinity", ": null"))
     }
 
-    /// The configuration of Stable Diffusion 1.5.
+    /// The configuration of Stable Diffusion 1.5, and of 2.1 but for the prediction type.
     pub fn sd15() -> Self {
         Self::parse(
             r#"{"_class_name": "PNDMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085,
@@ -84,6 +86,25 @@ impl SchedulerConfig {
                 "skip_prk_steps": true, "steps_offset": 1, "clip_sample": false}"#,
         )
         .expect("a valid configuration")
+    }
+
+    pub fn sdxl() -> Self {
+        let spacing = Some("leading".to_string());
+        SchedulerConfig { timestep_spacing: spacing, ..Self::sd15().of("EulerDiscreteScheduler") }
+    }
+
+    /// Of models that are distilled adversarially: Turbo, Lightning.
+    pub fn turbo() -> Self {
+        let spacing = Some("trailing".to_string());
+        SchedulerConfig { timestep_spacing: spacing, ..Self::sd15().of("EulerDiscreteScheduler") }
+    }
+
+    pub fn lcm() -> Self {
+        Self::sd15().of("LCMScheduler")
+    }
+
+    fn of(self, class_name: &str) -> Self {
+        SchedulerConfig { class_name: Some(class_name.to_string()), ..self }
     }
 
     /// The sampler that the configuration was written for.

@@ -17,12 +17,14 @@ mod lcm;
 mod lms;
 mod name;
 mod pndm;
+mod prediction;
 mod schedules;
 mod terms;
 mod unipc;
 
 pub use config::SchedulerConfig;
 pub use name::{Sampler, Schedule};
+pub use prediction::prediction_type;
 pub use terms::Terms;
 
 use crate::error::{Error, Result};

@@ -11,6 +11,7 @@ use super::vocabulary::{SpecialToken, Vocabulary};
 use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::model::config::ClipConfig;
+use crate::ops::Activation;
 
 /// What counts as a word: a contraction's end, letters, one digit, a run of anything else.
 const WORDS: &str =
@@ -30,6 +31,8 @@ pub struct Tokenizer {
 pub struct Encoding {
     /// Start, tokens, end, padding: exactly as many as [`Tokenizer::max_length`].
     pub ids: Vec<u32>,
+    /// Position of the first end.
+    pub end: usize,
     /// The text that did not fit; empty when all did.
     pub dropped: String,
 }
@@ -63,7 +66,11 @@ impl Tokenizer {
                 tokenizer
             }
             None => {
-                let tokenizer = Tokenizer::clip();
+                // Those whose MLPs have gelu are OpenCLIP's, trained with zeros behind the end.
+                let tokenizer = match clip.hidden_act {
+                    Activation::Gelu => Tokenizer { padding: 0, ..Tokenizer::clip() },
+                    _ => Tokenizer::clip(),
+                };
                 if tokenizer.largest_id as usize + 1 != vocab_size {
                     return Err(Error::invalid(format!(
                         "the model has no tokenizer folder, and its text encoder's vocabulary of {vocab_size} is \
@@ -123,10 +130,11 @@ impl Tokenizer {
         let room = self.max_length - 2;
         let kept = encoding.get_ids().iter().take(room);
         let mut ids: Vec<u32> = std::iter::once(&self.start).chain(kept).copied().collect();
+        let end = ids.iter().position(|&id| id == self.end).unwrap_or(ids.len());
         ids.push(self.end);
         ids.resize(self.max_length, self.padding);
         let dropped = encoding.get_offsets().get(room).and_then(|&(start, _)| text.get(start..));
-        Ok(Encoding { ids, dropped: dropped.unwrap_or_default().trim().to_owned() })
+        Ok(Encoding { ids, end, dropped: dropped.unwrap_or_default().trim().to_owned() })
     }
 }
 

@@ -1,22 +1,27 @@
 //! A model in the diffusers layout: which folders it must have, and what else people point at.
 
 use std::io;
-use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::location::{Kind, Location};
 
-/// Pipelines whose U-Net, VAE and text encoder are those of Stable Diffusion 1.x and 2.x.
-const PIPELINES: [&str; 4] = [
+/// Pipelines whose U-Net, VAE and text encoders are those of Stable Diffusion 1.x, 2.x and XL.
+const PIPELINES: [&str; 7] = [
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "LatentConsistencyModelPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
 ];
 
-const LAYOUT: &str =
+const FOLDER: &str =
     "a folder in the diffusers layout: model_index.json, unet/, vae/, text_encoder/, scheduler/";
+/// What a model is.
+pub(super) const LAYOUT: &str = "a .safetensors file, or a folder in the diffusers layout: model_index.json, unet/, \
+                                 vae/, text_encoder/, scheduler/";
 
 /// The key of `model_index.json` with a model's [`Defaults`].
 const DEFAULTS_KEY: &str = "_sdrt";
@@ -32,6 +37,8 @@ pub struct ModelFolder {
     /// Class of the diffusers pipeline, as `model_index.json` names it.
     pub class_name: String,
     pub defaults: Defaults,
+    /// Whether XL's unconditional embedding is zeros where no negative prompt is given.
+    pub force_zeros_for_empty_prompt: bool,
 }
 
 /// How a model wants to be used where nobody says otherwise, by its `model_index.json`:
@@ -66,14 +73,18 @@ impl Defaults {
 }
 
 impl ModelFolder {
-    pub fn open(location: &Location) -> Result<Self> {
-        let kind = location.kind().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::file(location, format!("no such model; a model is {LAYOUT}")),
-            _ => location.cannot_read(error),
-        })?;
-        if kind == Kind::File {
-            return Err(Error::file(location, about_file(&location.name())));
+    /// Whether a model is a folder; the error says that there is none.
+    pub fn is_at(location: &Location) -> Result<bool> {
+        match location.kind() {
+            Ok(kind) => Ok(kind == Kind::Folder),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::file(location, format!("no such model; a model is {LAYOUT}")))
+            }
+            Err(error) => Err(location.cannot_read(error)),
         }
+    }
+
+    pub fn open(location: &Location) -> Result<Self> {
         let index = location.join("model_index.json");
         if !index.is_file() {
             return Err(Error::file(location, about_folder(&location.names()?)));
@@ -82,25 +93,30 @@ impl ModelFolder {
         let Some(class_name) = index.text("_class_name")? else {
             return Err(index.refuse("_class_name", format!("expected \"{}\"", PIPELINES[0])));
         };
-        if class_name.starts_with("StableDiffusionXL") {
-            let expected = "Stable Diffusion XL is not supported, try a model of the 1.x or 2.x family";
-            return Err(index.refuse("_class_name", expected));
-        }
         if !PIPELINES.contains(&class_name) {
             let expected =
-                format!("only Stable Diffusion 1.x and 2.x are supported ({})", PIPELINES.join(", "));
+                format!("only Stable Diffusion 1.x, 2.x and XL are supported ({})", PIPELINES.join(", "));
             return Err(index.refuse("_class_name", expected));
         }
+        if location.join("text_encoder_2").is_folder() && !location.join("text_encoder").is_folder() {
+            let message = "a refiner of Stable Diffusion XL, which is not supported; try the base model";
+            return Err(Error::file(location, message));
+        }
+        let is_xl = class_name.starts_with("StableDiffusionXL");
+        let second_encoder = is_xl.then_some("text_encoder_2/config.json");
         for file in [
             "unet/config.json",
             "vae/config.json",
             "text_encoder/config.json",
             "scheduler/scheduler_config.json",
-        ] {
+        ]
+        .into_iter()
+        .chain(second_encoder)
+        {
             if !location.join(file).is_file() {
                 return Err(Error::file(
                     location,
-                    format!("{file} is missing; download the model again, a model is {LAYOUT}"),
+                    format!("{file} is missing; download the model again; it should be {FOLDER}"),
                 ));
             }
         }
@@ -108,28 +124,24 @@ impl ModelFolder {
             location: location.clone(),
             class_name: class_name.to_owned(),
             defaults: Defaults::read(&index)?,
+            force_zeros_for_empty_prompt: index.flag("force_zeros_for_empty_prompt", true)?,
         })
     }
 
-    /// The folder's own vocabulary, if it brings one.
-    pub fn tokenizer(&self) -> Option<Location> {
-        let folder = self.location.join("tokenizer");
-        folder.is_folder().then_some(folder)
+    /// Whether there is a second text encoder.
+    pub fn is_xl(&self) -> bool {
+        self.location.join("text_encoder_2").is_folder()
+    }
+
+    /// The vocabulary of each text encoder, where the folder brings one.
+    pub fn tokenizers(&self) -> Vec<Option<Location>> {
+        let names: &[&str] = if self.is_xl() { &["tokenizer", "tokenizer_2"] } else { &["tokenizer"] };
+        let folders = names.iter().map(|name| self.location.join(name));
+        folders.map(|folder| folder.is_folder().then_some(folder)).collect()
     }
 
     pub fn scheduler_config(&self) -> Location {
         self.location.join("scheduler/scheduler_config.json")
-    }
-}
-
-fn about_file(name: &str) -> String {
-    let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
-    match extension {
-        Some("safetensors" | "ckpt" | "pt" | "pth" | "bin") => format!(
-            "a single-file checkpoint is not supported, a model is {LAYOUT}; convert it with diffusers: \
-             StableDiffusionPipeline.from_single_file(\"{name}\").save_pretrained(\"model\")"
-        ),
-        _ => format!("not a model; a model is {LAYOUT}"),
     }
 }
 
@@ -144,10 +156,8 @@ fn about_folder(names: &[String]) -> String {
     } else if has("config.json") || has("diffusion_pytorch_model") {
         "only one component of a model; give the folder above it, the one with model_index.json".into()
     } else if has(".safetensors") || has(".ckpt") {
-        format!(
-            "single-file checkpoints are not supported, a model is {LAYOUT}; convert one with diffusers: \
-             StableDiffusionPipeline.from_single_file(...).save_pretrained(\"model\")"
-        )
+        "has no model_index.json; give one of the files in it, or the folder of a model in the diffusers layout"
+            .into()
     } else {
         format!("has no model_index.json; a model is {LAYOUT}")
     }

@@ -4,18 +4,23 @@
 //! then fills them, a few rows at a time, already converted and arranged for the kernels.
 
 pub mod checkpoint;
+pub mod component;
 pub mod folder;
+mod header;
 pub mod names;
 pub mod pack;
 pub mod plan;
 pub mod random;
+pub mod single_file;
 
 use std::ops::Range;
 
 pub use checkpoint::Checkpoint;
+pub use component::Component;
 pub use folder::{Defaults, ModelFolder};
 pub use plan::{Packing, Plan, Request};
 pub use random::RandomWeights;
+pub use single_file::SingleFile;
 
 use crate::error::Result;
 

@@ -10,7 +10,7 @@ const OLD_ATTENTION: [(&str, &str); 4] =
 pub fn canonical<'a>(component: &str, key: &'a str) -> Cow<'a, str> {
     match component {
         // transformers wrote this prefix before 5.0, and leaves it out since.
-        "text_encoder" => key.strip_prefix("text_model.").unwrap_or(key).into(),
+        "text_encoder" | "text_encoder_2" => key.strip_prefix("text_model.").unwrap_or(key).into(),
         "vae" if key.contains(".attentions.") => OLD_ATTENTION
             .iter()
             .find(|(old, _)| key.contains(old))
@@ -21,6 +21,10 @@ pub fn canonical<'a>(component: &str, key: &'a str) -> Cow<'a, str> {
 
 /// Whether a tensor is in the file but no part of the computation. Takes a canonical key.
 pub fn is_ignored(component: &str, canonical: &str) -> bool {
-    // Position ids are 0, 1, 2, ...; the projection is for comparing texts with pictures.
-    component == "text_encoder" && matches!(canonical, "embeddings.position_ids" | "text_projection.weight")
+    match component {
+        // Position ids are 0, 1, 2, ...; the projection is for comparing texts with pictures.
+        "text_encoder" => matches!(canonical, "embeddings.position_ids" | "text_projection.weight"),
+        "text_encoder_2" => canonical == "embeddings.position_ids",
+        _ => false,
+    }
 }

@@ -115,13 +115,13 @@ fn transpose<E: bytemuck::Pod, const TAPS: usize>(stored: &[E], out: &mut [E], c
 /// Elements converted at once: they stay in the first-level cache with their source and their result.
 const CHUNK: usize = 1024;
 
-/// Copies elements of dtype `from` to elements of dtype `to`, rounding to nearest, ties to even.
-/// `stored` may lie at any address, as in a mapped file; `out` must be aligned.
+/// Copies elements of dtype `from`, times `factor`, to elements of dtype `to`, rounding to nearest, ties
+/// to even. `stored` may lie at any address, as in a mapped file; `out` must be aligned.
 ///
 /// # Panics
 /// When a dtype is not a float, or the lengths differ.
-pub fn convert(from: DType, stored: &[u8], to: DType, out: &mut [u8]) {
-    if from == to {
+pub fn convert(from: DType, stored: &[u8], factor: f32, to: DType, out: &mut [u8]) {
+    if from == to && factor == 1.0 {
         out.copy_from_slice(stored);
         return;
     }
@@ -130,6 +130,9 @@ pub fn convert(from: DType, stored: &[u8], to: DType, out: &mut [u8]) {
     for (stored, out) in stored.chunks(CHUNK * from.size()).zip(out.chunks_mut(CHUNK * to.size())) {
         let floats = &mut floats[..stored.len() / from.size()];
         to_f32(from, stored, floats);
+        if factor != 1.0 {
+            floats.iter_mut().for_each(|x| *x *= factor);
+        }
         from_f32(floats, to, out);
     }
 }

@@ -20,13 +20,15 @@ pub enum Packing {
 /// One tensor that a model wants.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Folder of the checkpoint: `unet`, `vae` or `text_encoder`.
+    /// Folder of the checkpoint: `unet`, `vae`, `text_encoder` or `text_encoder_2`.
     pub component: &'static str,
     /// Keys in the checkpoint; more than one only with [`Packing::Rows`].
     pub keys: Vec<String>,
     /// Shape of each key in the checkpoint, torch's order: `[n]`, `[n, k]` or `[o, i, kh, kw]`.
     pub shape: Vec<usize>,
     pub packing: Packing,
+    /// What every number is multiplied by: a power of two.
+    pub factor: f32,
     /// Where it goes, as `[1,1,1,n]`, `[1,1,n,k]` or `[o,kh,kw,i]`.
     pub tensor: Tensor,
 }
@@ -36,18 +38,31 @@ pub struct Plan {
     dtype: DType,
     component: &'static str,
     path: Vec<String>,
+    factor: f32,
     pub requests: Vec<Request>,
 }
 
 impl Plan {
     /// Plans tensors of `dtype` in the `bytes` of memory at `base`.
     pub fn new(base: u64, bytes: usize, dtype: DType) -> Self {
-        Plan { arena: Arena::new(base, bytes), dtype, component: "", path: Vec::new(), requests: Vec::new() }
+        Plan {
+            arena: Arena::new(base, bytes),
+            dtype,
+            component: "",
+            path: Vec::new(),
+            factor: 1.0,
+            requests: Vec::new(),
+        }
     }
 
     /// Plans without memory, to learn [`Plan::bytes`].
     pub fn measure(dtype: DType) -> Self {
         Plan::new(0, usize::MAX, dtype)
+    }
+
+    /// Dtype of the weights, and of the activations that they will meet.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Size of the slab so far.
@@ -66,6 +81,14 @@ impl Plan {
         self.path.push(name.to_string());
         let result = body(self);
         self.path.pop();
+        result
+    }
+
+    /// Plans tensors whose numbers are multiplied by `factor`, a power of two, when they are filled.
+    pub fn scaled<R>(&mut self, factor: f32, body: impl FnOnce(&mut Plan) -> R) -> R {
+        let before = std::mem::replace(&mut self.factor, factor);
+        let result = body(self);
+        self.factor = before;
         result
     }
 
@@ -103,7 +126,8 @@ impl Plan {
         let path = self.path.join(".");
         let dot = if path.is_empty() { "" } else { "." };
         let keys = names.iter().map(|name| format!("{path}{dot}{name}")).collect();
-        self.requests.push(Request { component: self.component, keys, shape, packing, tensor });
+        let (component, factor) = (self.component, self.factor);
+        self.requests.push(Request { component, keys, shape, packing, factor, tensor });
         tensor
     }
 }

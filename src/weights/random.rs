@@ -36,7 +36,7 @@ impl Source for RandomWeights {
                 let start = elements.start + chunk * floats.len();
                 let floats = &mut floats[..out.len() / dtype.size()];
                 for (float, i) in floats.iter_mut().zip(start as u64..) {
-                    *float = mean + deviation * unit_deviation(seed.wrapping_add(i));
+                    *float = request.factor * (mean + deviation * unit_deviation(seed.wrapping_add(i)));
                 }
                 pack::from_f32(floats, dtype, out);
             }

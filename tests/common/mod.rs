@@ -1,6 +1,7 @@
 //! Shared by the test crates: fixtures, moving numbers to and from a backend, comparing.
 #![allow(dead_code)] // Each test crate uses a part.
 
+pub mod pictures;
 pub mod placed;
 pub mod verbs;
 
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensors};
+use sdrt::location::Location;
 use sdrt::ops::{Arena, Backend, DType, Region, Tensor};
 use sdrt::pipeline::Pipeline;
 use sdrt::weights::{Checkpoint, Plan, Source};
@@ -119,8 +121,13 @@ pub fn reserve_arena(backend: &mut dyn Backend, bytes: usize) -> Region {
 
 /// One of models/.
 pub fn pipeline(model: &str, backend: impl Backend + 'static) -> Pipeline {
-    let folder = root().join("models").join(model);
-    Pipeline::load(&folder.into(), Box::new(backend), &mut |_, _| {}).expect(model)
+    load_pipeline(&format!("models/{model}"), backend)
+}
+
+/// The model folder at a path of the repository.
+pub fn load_pipeline(model: &str, backend: impl Backend + 'static) -> Pipeline {
+    let folder = root().join(model);
+    Pipeline::load(&Location::from(folder).into(), Box::new(backend), &mut |_, _| {}).expect(model)
 }
 
 /// Builds a model, or a part of one, and fills its weights; keep the region as long.

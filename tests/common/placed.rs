@@ -97,12 +97,11 @@ fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
             list.extend([("out", &mut v.out), ("q", &mut v.q), ("k", &mut v.k), ("v", &mut v.v)]);
         }
         Call::Geglu(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
-        Call::Embed(v) => list.extend([
-            ("out", &mut v.out),
-            ("ids", &mut v.ids),
-            ("tokens", &mut v.tokens),
-            ("positions", &mut v.positions),
-        ]),
+        Call::Embed(v) => {
+            list.extend([("out", &mut v.out), ("ids", &mut v.ids), ("tokens", &mut v.tokens)]);
+            list.extend(v.positions.as_mut().map(|positions| ("positions", positions)));
+        }
+        Call::Emphasize(v) => list.extend([("x", &mut v.x), ("weight", &mut v.weight)]),
         Call::TimestepEmbedding(v) => list.extend([("out", &mut v.out), ("timesteps", &mut v.timesteps)]),
         Call::Scale(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
         Call::ModelInput(v) => list.extend([
@@ -162,6 +161,8 @@ fn contents(call: &Call, field: &str, tensor: &Tensor, seed: u64) -> Vec<f32> {
         (Call::ToRgb8(_), "x") => map(&|x| 1.5 * x),
         (_, "timesteps") => map(&|x| 500.0 * (x + 1.0)),
         (_, "index") => (0..tensor.len()).map(|image| ((5 * image + 2) % table_rows(call)) as f32).collect(),
+        // Means far from zero, whose ratio amplifies no rounding.
+        (Call::Emphasize(_), _) => map(&|x| 1.0 + x / 2.0),
         // Some of them outside of the vocabulary.
         (Call::Embed(v), "ids") => {
             let vocabulary = v.tokens.rows() as f32;

@@ -157,7 +157,12 @@ impl Bench<'_> {
                 out,
                 ids: self.dense("ids", DType::I32),
                 tokens: self.weight("tokens"),
-                positions: self.weight("positions"),
+                positions: case.has("positions").then(|| self.weight("positions")),
+            }),
+            "emphasize" => Call::Emphasize(Emphasize {
+                x: self.input("x"),
+                weight: self.dense("weight", DType::F32),
+                restore_mean: case.flag("restore_mean"),
             }),
             "timestep_embedding" => Call::TimestepEmbedding(TimestepEmbedding {
                 out,

@@ -5,6 +5,7 @@
 //! out, put on white at one size, and encoded by the model's own autoencoder; its name is that of the nearest
 //! latents in a gallery of all names' pictures (`tools/train_demo/gallery.py`).
 
+use sdrt::model::blocks::Carried;
 use sdrt::model::config::ModelConfig;
 use sdrt::model::vae::Vae;
 use sdrt::ops::cpu::Cpu;
@@ -195,8 +196,9 @@ impl Recognizer {
         let config = ModelConfig::read(&folder.location).expect("a supported configuration");
         let checkpoint = Checkpoint::open(&folder).expect("weights");
         let mut backend = Cpu::new();
-        let (vae, weights) =
-            load(&mut backend, &checkpoint, |plan| plan.component("vae", |plan| Vae::new(&config.vae, plan)));
+        let (vae, weights) = load(&mut backend, &checkpoint, |plan| {
+            plan.component("vae", |plan| Vae::new(&config.vae, Carried::WHOLE, plan))
+        });
         let activations = reserve_arena(&mut backend, ARENA);
         let gallery = fixture("emoji", "gallery").remove(0);
         Recognizer { backend, vae, _regions: [weights, activations], gallery }

@@ -175,7 +175,13 @@ pub fn elementwise(dtype: DType, tokens: &[usize]) -> Vec<Call> {
                 let out = ops.alloc([b, 1, t, c]);
                 let ids = ops.arena().alloc([b, 1, 1, t], DType::I32);
                 let (tokens, positions) = (ops.alloc([1, 1, 514, c]), ops.alloc([1, 1, t + 3, c]));
-                ops.embed(Embed { out, ids, tokens, positions });
+                ops.embed(Embed { out, ids, tokens, positions: Some(positions) });
+                ops.embed(Embed { out, ids, tokens, positions: None });
+                let x = laid_out(ops, number, [b, 1, t, c]);
+                let weight = ops.arena().alloc([b, 1, 1, t], DType::F32);
+                for restore_mean in [false, true] {
+                    ops.emphasize(Emphasize { x, weight, restore_mean });
+                }
             }
             for c in [3, 4, 8] {
                 let x = ops.arena().alloc([b, t, 5, c], DType::F32);

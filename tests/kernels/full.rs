@@ -1,4 +1,4 @@
-//! The naive kernels against the fast ones, at every shape of Stable Diffusion 1.5.
+//! The naive kernels against the fast ones, at every shape of Stable Diffusion 1.5, 2.1 and XL.
 
 use sdrt::model::config::ModelConfig;
 use sdrt::ops::{Call, DType, Ops};
@@ -7,18 +7,19 @@ use sdrt::pipeline::{Shape, count};
 use super::gpu::{HALVES, against_naive, on_gpu, tolerance};
 use crate::common::placed::distinct;
 
-/// The calls of a verb for one picture of 512x512 with guidance.
-fn calls(verb: &str, dtype: DType) -> Vec<Call> {
-    let counted = count(&ModelConfig::sd15(), &Shape::new(1, true, 512, 512, 20), dtype);
+/// The calls of a verb for one picture of the model's own size with guidance.
+fn calls(model: &ModelConfig, verb: &str, dtype: DType) -> Vec<Call> {
+    let side = model.unet.sample_size * model.vae.scale_factor();
+    let counted = count(model, &Shape::new(1, true, side, side, 20), dtype);
     let stages = [counted.encode, counted.denoise, counted.decode];
     let calls = stages.iter().flat_map(|stage| distinct(&stage.calls)).map(|(call, _)| call);
     calls.filter(|call| call.name() == verb).collect()
 }
 
-fn compare(verb: &str) {
+fn compare(model: &ModelConfig, verb: &str) {
     on_gpu(&HALVES, |cuda| {
         let dtype = cuda.dtype();
-        let calls = calls(verb, dtype);
+        let calls = calls(model, verb, dtype);
         assert!(calls.len() >= 5, "{} of {verb}", calls.len());
         against_naive(cuda, &calls, tolerance(dtype));
     });
@@ -26,15 +27,45 @@ fn compare(verb: &str) {
 
 #[test]
 fn naive_conv2d() {
-    compare("conv2d");
+    compare(&ModelConfig::sd15(), "conv2d");
 }
 
 #[test]
 fn naive_linear() {
-    compare("linear");
+    compare(&ModelConfig::sd15(), "linear");
 }
 
 #[test]
 fn naive_attention() {
-    compare("attention");
+    compare(&ModelConfig::sd15(), "attention");
+}
+
+#[test]
+fn naive_conv2d_sd21() {
+    compare(&ModelConfig::sd21(), "conv2d");
+}
+
+#[test]
+fn naive_linear_sd21() {
+    compare(&ModelConfig::sd21(), "linear");
+}
+
+#[test]
+fn naive_attention_sd21() {
+    compare(&ModelConfig::sd21(), "attention");
+}
+
+#[test]
+fn naive_conv2d_xl() {
+    compare(&ModelConfig::sdxl(), "conv2d");
+}
+
+#[test]
+fn naive_linear_xl() {
+    compare(&ModelConfig::sdxl(), "linear");
+}
+
+#[test]
+fn naive_attention_xl() {
+    compare(&ModelConfig::sdxl(), "attention");
 }

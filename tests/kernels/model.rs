@@ -66,6 +66,21 @@ fn the_trained_model_in_half_precision_is_close_to_the_cpu() {
 }
 
 #[test]
+fn every_family_in_half_precision_is_close_to_the_cpu() {
+    let Some(_guard) = lock() else { return };
+    for model in ["sd2", "lcm", "sdxl"] {
+        let folder = format!("tests/fixtures/families/{model}");
+        let mut cpu = common::load_pipeline(&folder, Cpu::new());
+        let request = Request { steps: 4, ..request(&cpu) };
+        let want = paint(&mut cpu, &request);
+        let got = paint(&mut common::load_pipeline(&folder, open(DType::F16)), &request);
+        let (psnr, largest) = compare(&got[0], &want[0]);
+        println!("{model}, f16 on the GPU, f32 on the CPU: PSNR {psnr:.1} dB, largest difference {largest}");
+        assert!(psnr >= 40.0, "{model}: PSNR {psnr:.1} dB");
+    }
+}
+
+#[test]
 fn f32_differs_from_the_cpu_by_one_at_most() {
     let Some(_guard) = lock() else { return };
     let mut cpu = pipeline(Cpu::new());

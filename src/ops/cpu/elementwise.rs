@@ -2,7 +2,7 @@
 
 use super::math::{gelu, vectorized};
 use super::memory::Memory;
-use crate::ops::{Embed, Geglu, Scale, TimestepEmbedding, ToRgb8};
+use crate::ops::{Embed, Emphasize, Geglu, Scale, TimestepEmbedding, ToRgb8};
 
 pub fn geglu(memory: &Memory, v: &Geglu) {
     let x = memory.rows::<f32>(v.x);
@@ -29,11 +29,36 @@ vectorized! {
 
 pub fn embed(memory: &Memory, v: &Embed) {
     let ids = memory.slice::<i32>(v.ids);
-    let (tokens, positions) = (memory.rows::<f32>(v.tokens), memory.rows::<f32>(v.positions));
+    let tokens = memory.rows::<f32>(v.tokens);
+    let positions = v.positions.map(|positions| memory.rows::<f32>(positions));
     memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
         let id = usize::try_from(ids[row]).unwrap_or(usize::MAX).min(tokens.count - 1);
-        let terms = tokens.row(id).iter().zip(positions.row(row % v.out.tokens()));
-        out.iter_mut().zip(terms).for_each(|(out, (token, position))| *out = token + position);
+        out.copy_from_slice(tokens.row(id));
+        if let Some(positions) = &positions {
+            let position = positions.row(row % v.out.tokens());
+            out.iter_mut().zip(position).for_each(|(out, position)| *out += position);
+        }
+    });
+}
+
+/// Means in f64.
+pub fn emphasize(memory: &Memory, v: &Emphasize) {
+    let weights = memory.slice::<f32>(v.weight);
+    let t = v.x.tokens();
+    let sum = |weight: &dyn Fn(usize) -> f32, image: usize| -> f64 {
+        let x = memory.rows::<f32>(v.x);
+        let rows = image * t..(image + 1) * t;
+        rows.flat_map(|row| x.row(row).iter().map(move |&x| f64::from(x * weight(row)))).sum()
+    };
+    let restored: Vec<f32> = (0..v.x.b())
+        .map(|image| match sum(&|row| weights[row], image) {
+            after if v.restore_mean && after != 0.0 => (sum(&|_| 1.0, image) / after) as f32,
+            _ => 1.0,
+        })
+        .collect();
+    memory.rows_mut::<f32>(v.x).par_rows(|row, x| {
+        let factor = weights[row] * restored[row / t];
+        x.iter_mut().for_each(|x| *x *= factor);
     });
 }
 

@@ -59,6 +59,7 @@ impl Cpu {
             Call::Attention(v) => attention::attention(memory, v),
             Call::Geglu(v) => elementwise::geglu(memory, v),
             Call::Embed(v) => elementwise::embed(memory, v),
+            Call::Emphasize(v) => elementwise::emphasize(memory, v),
             Call::TimestepEmbedding(v) => elementwise::timestep_embedding(memory, v),
             Call::Scale(v) => elementwise::scale(memory, v),
             Call::ModelInput(v) => sampler::model_input(memory, v),

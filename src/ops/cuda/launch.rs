@@ -70,6 +70,7 @@ impl Cuda {
             Call::Attention(v) => self.attention(v),
             Call::Geglu(v) => self.geglu(v),
             Call::Embed(v) => self.embed(v),
+            Call::Emphasize(v) => self.emphasize(v),
             Call::TimestepEmbedding(v) => self.timestep_embedding(v),
             Call::Scale(v) => self.scale(v),
             Call::ModelInput(v) => self.model_input(v),
@@ -316,18 +317,33 @@ impl Cuda {
     }
 
     fn embed(&self, v: &Embed) -> Result<()> {
-        assert!(v.out.is_dense() && v.tokens.is_dense() && v.positions.is_dense());
+        let dense = |positions: Tensor| positions.is_dense();
+        assert!(v.out.is_dense() && v.tokens.is_dense() && v.positions.is_none_or(dense), "{v:?}");
         let args = EmbedArgs {
             out: v.out.address,
             ids: v.ids.address,
             tokens: v.tokens.address,
-            positions: v.positions.address,
+            positions: address(v.positions),
             m: int(v.out.rows()),
             t: int(v.out.tokens()),
             c: int(v.out.c()),
             vocabulary: int(v.tokens.rows()),
         };
         self.start(&self.kernels.embed, Launch::each(v.out.len()), &args)
+    }
+
+    fn emphasize(&self, v: &Emphasize) -> Result<()> {
+        let [b, _, t, c] = v.x.shape;
+        let args = EmphasizeArgs {
+            x: v.x.address,
+            weight: v.weight.address,
+            t: int(t),
+            c: int(c),
+            pitch: int(v.x.pitch),
+            restore_mean: i32::from(v.restore_mean),
+        };
+        let launch = Launch { grid: (b as u32, 1, 1), block: (1024, 1, 1), shared_bytes: 0 };
+        self.start(&self.kernels.emphasize, launch, &args)
     }
 
     fn timestep_embedding(&self, v: &TimestepEmbedding) -> Result<()> {

@@ -79,5 +79,5 @@ fn attention() {
 
 #[test]
 fn elementwise() {
-    fixtures(&["geglu", "embed", "timestep_embedding", "scale", "to_rgb8"]);
+    fixtures(&["geglu", "embed", "emphasize", "timestep_embedding", "scale", "to_rgb8"]);
 }

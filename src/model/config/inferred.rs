@@ -1,0 +1,214 @@
+//! Configurations from the shapes of a checkpoint's tensors, where no `config.json` comes with it.
+//!
+//! What no shape says is what all models of the family share: norms, activations, and heads of 64 columns
+//! except for the U-Net of Stable Diffusion 1.x, which has eight heads.
+
+use std::collections::BTreeMap;
+
+use super::{BlockKind, ClipConfig, MAX_VAE_HEAD_DIM, ModelConfig, TextTimeConfig, UNetConfig, VaeConfig};
+use super::{MAX_CHANNELS, MAX_HEAD_DIM, MAX_WIDTH};
+use crate::error::{Error, Result};
+use crate::location::Location;
+
+/// Shapes by canonical key.
+pub type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
+
+const HEAD_DIM: usize = 64;
+/// Most modules in a row; OpenCLIP's bigG has 32.
+const MAX_MODULES: usize = 64;
+/// Width of the context of Stable Diffusion 1.x.
+const SD1_CONTEXT: usize = 768;
+
+impl ModelConfig {
+    /// The configuration of a model in a single file, `file`, by the shapes of its components.
+    pub fn infer<'a>(
+        file: &Location,
+        text_encoder: &Shapes<'a>,
+        text_encoder_2: Option<&Shapes<'a>>,
+        unet: &Shapes<'a>,
+        vae: &Shapes<'a>,
+    ) -> Result<Self> {
+        let config = ModelConfig::of_shapes(text_encoder, text_encoder_2, unet, vae).ok_or_else(|| {
+            let message = "not the shapes of a Stable Diffusion 1.x, 2.x or XL model; try the model in the \
+                           layout of diffusers";
+            Error::file(file, message)
+        })?;
+        config.check(file)?;
+        Ok(config)
+    }
+
+    fn of_shapes<'a>(
+        text_encoder: &Shapes<'a>,
+        text_encoder_2: Option<&Shapes<'a>>,
+        unet: &Shapes<'a>,
+        vae: &Shapes<'a>,
+    ) -> Option<Self> {
+        let unet = UNetConfig::of_shapes(unet)?;
+        let is_xl = unet.text_time.is_some();
+        let is_sd1 = unet.cross_attention_dim == SD1_CONTEXT;
+        let family = if is_xl {
+            Self::sdxl()
+        } else if is_sd1 {
+            Self::sd15()
+        } else {
+            Self::sd21()
+        };
+        Some(ModelConfig {
+            clip: ClipConfig::of_shapes(text_encoder, &family.clip)?,
+            clip_2: match (is_xl, text_encoder_2, family.clip_2) {
+                (true, Some(shapes), Some(like)) => Some(ClipConfig::of_shapes(shapes, &like)?),
+                (true, ..) => return None,
+                _ => None,
+            },
+            vae: VaeConfig::of_shapes(vae, &family.vae)?,
+            unet: UNetConfig { sample_size: family.unet.sample_size, ..unet },
+        })
+    }
+}
+
+impl ClipConfig {
+    fn of_shapes(shapes: &Shapes, like: &ClipConfig) -> Option<Self> {
+        let &[vocab_size, hidden_size] = matrix(shapes, "embeddings.token_embedding.weight")?;
+        let &[max_position_embeddings, _] = matrix(shapes, "embeddings.position_embedding.weight")?;
+        let &[intermediate_size, _] = matrix(shapes, "encoder.layers.0.mlp.fc1.weight")?;
+        let projection_dim = matrix(shapes, "text_projection.weight").map_or(like.projection_dim, |s| s[0]);
+        let fits = hidden_size.is_multiple_of(HEAD_DIM) && (HEAD_DIM..=MAX_WIDTH).contains(&hidden_size);
+        let fits = fits && intermediate_size.is_multiple_of(8) && intermediate_size <= MAX_CHANNELS;
+        let fits =
+            fits && (4..=1 << 20).contains(&vocab_size) && (3..=1024).contains(&max_position_embeddings);
+        fits.then(|| ClipConfig {
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers: count(shapes, "encoder.layers."),
+            num_attention_heads: hidden_size / HEAD_DIM,
+            max_position_embeddings,
+            projection_dim,
+            ..like.clone()
+        })
+    }
+}
+
+impl UNetConfig {
+    /// The size it was trained at is not among what shapes say.
+    fn of_shapes(shapes: &Shapes) -> Option<Self> {
+        let &[_, in_channels, 3, 3] = conv(shapes, "conv_in.weight")? else { return None };
+        let out_channels = conv(shapes, "conv_out.weight")?[0];
+        let levels = count(shapes, "down_blocks.");
+        if !(1..=8).contains(&levels) || count(shapes, "up_blocks.") != levels {
+            return None;
+        }
+        let per_level =
+            |name: &dyn Fn(usize) -> Option<usize>| (0..levels).map(name).collect::<Option<Vec<_>>>();
+        let block_out_channels = per_level(&|level| {
+            Some(conv(shapes, &format!("down_blocks.{level}.resnets.0.conv1.weight"))?[0])
+        })?;
+        let usable = |c: &usize| c.is_multiple_of(32) && (32..=MAX_WIDTH).contains(c);
+        if !block_out_channels.iter().all(usable) || !(4..=MAX_CHANNELS).contains(&out_channels) {
+            return None;
+        }
+        let layers_per_block =
+            per_level(&|level| Some(count(shapes, &format!("down_blocks.{level}.resnets."))))?;
+        let kind = |name: String| {
+            let has_attention = count(shapes, &format!("{name}.attentions.")) > 0;
+            if has_attention { BlockKind::CrossAttention } else { BlockKind::Resnets }
+        };
+        let attention = |level: usize| {
+            let down = format!("down_blocks.{level}");
+            let is_last = level + 1 == levels;
+            let in_down = kind(down.clone()) == BlockKind::CrossAttention;
+            if !in_down && is_last {
+                "mid_block.attentions.0".to_string()
+            } else {
+                format!("{down}.attentions.0")
+            }
+        };
+        let depth = |level| count(shapes, &format!("{}.transformer_blocks.", attention(level))).max(1);
+        let attention_2 = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight";
+        let &[_, cross_attention_dim] = matrix(shapes, attention_2)?;
+        let is_sd1 = cross_attention_dim == SD1_CONTEXT;
+        let heads: Vec<usize> =
+            block_out_channels.iter().map(|c| if is_sd1 { 8 } else { (c / HEAD_DIM).max(1) }).collect();
+        let head_dims = block_out_channels.iter().zip(&heads).map(|(c, heads)| c / heads);
+        let fits = cross_attention_dim.is_multiple_of(8) && (1..=MAX_CHANNELS).contains(&cross_attention_dim);
+        if !fits || head_dims.clone().any(|d| !d.is_multiple_of(8) || d > MAX_HEAD_DIM) {
+            return None;
+        }
+        let time_embed_dim = 256;
+        let text_time = match matrix(shapes, "add_embedding.linear_1.weight") {
+            None => None,
+            Some(&[_, width]) => {
+                let pooled_dim = width.checked_sub(TextTimeConfig::NUMBERS * time_embed_dim)?;
+                pooled_dim.is_multiple_of(8).then_some(())?;
+                Some(TextTimeConfig { pooled_dim, time_embed_dim })
+            }
+        };
+        Some(UNetConfig {
+            in_channels,
+            out_channels,
+            down_blocks: (0..levels).map(|level| kind(format!("down_blocks.{level}"))).collect(),
+            up_blocks: (0..levels).map(|up| kind(format!("up_blocks.{up}"))).collect(),
+            layers_per_block,
+            heads,
+            transformer_layers_per_block: (0..levels).map(depth).collect(),
+            cross_attention_dim,
+            use_linear_projection: matrix(shapes, "mid_block.attentions.0.proj_in.weight").is_some(),
+            text_time,
+            time_cond_proj_dim: matrix(shapes, "time_embedding.cond_proj.weight").map(|s| s[1]),
+            block_out_channels,
+            ..Self::sd15()
+        })
+    }
+}
+
+impl VaeConfig {
+    /// The configuration of a VAE by its shapes; the rest as `like`.
+    pub fn infer(file: &Location, shapes: &Shapes, like: &VaeConfig) -> Result<Self> {
+        Self::of_shapes(shapes, like).ok_or_else(|| {
+            let message = "not the shapes of a VAE of Stable Diffusion; try one in the layout of diffusers";
+            Error::file(file, message)
+        })
+    }
+
+    fn of_shapes(shapes: &Shapes, like: &VaeConfig) -> Option<Self> {
+        let levels = count(shapes, "encoder.down_blocks.");
+        if !(1..=8).contains(&levels) {
+            return None;
+        }
+        let channels =
+            |level| Some(conv(shapes, &format!("encoder.down_blocks.{level}.resnets.0.conv1.weight"))?[0]);
+        let block_out_channels = (0..levels).map(channels).collect::<Option<Vec<_>>>()?;
+        let latent_channels = conv(shapes, "decoder.conv_in.weight")?[1];
+        let usable = |c: &usize| c.is_multiple_of(32) && (32..=MAX_WIDTH).contains(c);
+        let fits = block_out_channels.iter().all(usable) && (4..=MAX_CHANNELS).contains(&latent_channels);
+        let mid_block_add_attention = count(shapes, "decoder.mid_block.attentions.") > 0;
+        if !fits || (mid_block_add_attention && block_out_channels[levels - 1] > MAX_VAE_HEAD_DIM) {
+            return None;
+        }
+        Some(VaeConfig {
+            latent_channels,
+            layers_per_block: count(shapes, "encoder.down_blocks.0.resnets."),
+            mid_block_add_attention,
+            use_quant_conv: shapes.contains_key("quant_conv.weight"),
+            use_post_quant_conv: shapes.contains_key("post_quant_conv.weight"),
+            block_out_channels,
+            ..like.clone()
+        })
+    }
+}
+
+fn conv<'a>(shapes: &Shapes<'a>, key: &str) -> Option<&'a [usize; 4]> {
+    (*shapes.get(key)?).try_into().ok()
+}
+
+fn matrix<'a>(shapes: &Shapes<'a>, key: &str) -> Option<&'a [usize; 2]> {
+    (*shapes.get(key)?).try_into().ok()
+}
+
+/// How many modules there are whose keys are `prefix` and a number, by the largest number. Numbers that no
+/// model has count for nothing, and their tensors will be found to be left over.
+fn count(shapes: &Shapes, prefix: &str) -> usize {
+    let keys = shapes.range(prefix..).map(|(key, _)| *key).take_while(|key| key.starts_with(prefix));
+    let numbers = keys.filter_map(|key| key[prefix.len()..].split('.').next()?.parse::<usize>().ok());
+    numbers.filter(|&number| number < MAX_MODULES).max().map_or(0, |largest| largest + 1)
+}

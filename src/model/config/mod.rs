@@ -1,0 +1,219 @@
+//! Shapes of the three models, read from the `config.json` of each, checked against what the engine can run.
+//!
+//! Absent keys have the defaults of diffusers (`UNet2DConditionModel`, `AutoencoderKL`) and transformers
+//! (`CLIPTextConfig`).
+
+mod clip;
+mod inferred;
+mod unet;
+mod vae;
+
+use serde_json::Value;
+
+pub use self::clip::ClipConfig;
+pub use self::unet::{BlockKind, TextTimeConfig, UNetConfig};
+pub use self::vae::VaeConfig;
+use crate::error::{Error, Result};
+use crate::json::Object;
+use crate::location::Location;
+
+/// Most channels of a level, and the widest hidden states. Layer norm's rows are no wider, and group norm's
+/// twice as wide, as a concatenation is. Stable Diffusion has 1280.
+const MAX_WIDTH: usize = 1 << 11;
+/// Most of any other count of channels: far from overflowing anything.
+const MAX_CHANNELS: usize = 1 << 14;
+/// Largest head of the attention kernels; the VAE's single head has its own limit.
+const MAX_HEAD_DIM: usize = 160;
+const MAX_VAE_HEAD_DIM: usize = 512;
+
+/// The models of a checkpoint, known to fit one another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    pub clip: ClipConfig,
+    /// XL's second text encoder, whose pooled projection goes into the time embedding.
+    pub clip_2: Option<ClipConfig>,
+    pub unet: UNetConfig,
+    pub vae: VaeConfig,
+}
+
+impl ModelConfig {
+    /// Reads the `config.json` of each model of a folder.
+    pub fn read(folder: &Location) -> Result<Self> {
+        let unet_file = folder.join("unet/config.json");
+        let unet = UNetConfig::read(&unet_file)?;
+        let second = || ClipConfig::read(&folder.join("text_encoder_2/config.json"));
+        let config = ModelConfig {
+            clip: ClipConfig::read(&folder.join("text_encoder/config.json"))?,
+            clip_2: unet.text_time.map(|_| second()).transpose()?,
+            vae: VaeConfig::read(&folder.join("vae/config.json"))?,
+            unet,
+        };
+        config.check(&unet_file)?;
+        Ok(config)
+    }
+
+    /// Checks that the models fit one another; `file` is where the U-Net is described.
+    pub fn check(&self, file: &Location) -> Result<()> {
+        let ModelConfig { clip, clip_2, unet, vae } = self;
+        let refuse = |message: String| Err(Error::file(file, message));
+        let hidden = clip.hidden_size + clip_2.as_ref().map_or(0, |clip| clip.hidden_size);
+        if unet.cross_attention_dim != hidden {
+            let dim = unet.cross_attention_dim;
+            let of = if clip_2.is_some() { "s of both text encoders are" } else { " of the text encoder is" };
+            return refuse(format!(
+                "cross_attention_dim is {dim}; the hidden_size{of} {hidden}, and the two must be equal"
+            ));
+        }
+        if let (Some(clip_2), Some(text_time)) = (clip_2, unet.text_time) {
+            let (pooled, projection) = (text_time.pooled_dim, clip_2.projection_dim);
+            if pooled != projection {
+                return refuse(format!(
+                    "projection_class_embeddings_input_dim leaves {pooled} for the pooled prompt; the second \
+                     text encoder's projection_dim is {projection}, and the two must be equal"
+                ));
+            }
+        }
+        if unet.in_channels != vae.latent_channels || unet.out_channels != vae.latent_channels {
+            let (i, o, latent) = (unet.in_channels, unet.out_channels, vae.latent_channels);
+            return refuse(format!(
+                "in_channels is {i} and out_channels is {o}; both must be the VAE's latent_channels, {latent}: \
+                 inpainting, depth and pix2pix models are not supported, try a text-to-image one"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The shapes of Stable Diffusion 1.5.
+    pub fn sd15() -> Self {
+        ModelConfig {
+            clip: ClipConfig::vit_l(),
+            clip_2: None,
+            unet: UNetConfig::sd15(),
+            vae: VaeConfig::sd15(),
+        }
+    }
+
+    /// The shapes of Stable Diffusion 2.1 for 768x768.
+    pub fn sd21() -> Self {
+        let clip = ClipConfig::open_clip_h();
+        ModelConfig {
+            clip,
+            clip_2: None,
+            unet: UNetConfig::sd21(),
+            vae: VaeConfig { sample_size: 768, ..VaeConfig::sd15() },
+        }
+    }
+
+    /// The shapes of Stable Diffusion XL.
+    pub fn sdxl() -> Self {
+        ModelConfig {
+            clip: ClipConfig::vit_l(),
+            clip_2: Some(ClipConfig::open_clip_big_g()),
+            unet: UNetConfig::sdxl(),
+            vae: VaeConfig::sdxl(),
+        }
+    }
+
+    /// Text encoders in the order in which their hidden states stand side by side.
+    pub fn text_encoders(&self) -> impl Iterator<Item = &ClipConfig> {
+        std::iter::once(&self.clip).chain(&self.clip_2)
+    }
+
+    /// Tokens that one pass of the text encoders takes.
+    pub fn max_tokens(&self) -> usize {
+        self.text_encoders().map(|clip| clip.max_position_embeddings).min().expect("a text encoder")
+    }
+
+    pub fn is_xl(&self) -> bool {
+        self.clip_2.is_some()
+    }
+}
+
+/// Refuses every value but the `supported` ones, given as JSON. A list must have supported entries only.
+fn only(json: &Object, key: &str, supported: &[&str]) -> Result<()> {
+    let Some(value) = json.get(key) else { return Ok(()) };
+    let fits = |value: &Value| {
+        let written = value.to_string();
+        let number = value.as_f64();
+        supported
+            .iter()
+            .any(|text| *text == written || number.is_some_and(|number| text.parse() == Ok(number)))
+    };
+    let supported_here = match value {
+        Value::Array(list) => list.iter().all(fits),
+        value => fits(value),
+    };
+    if supported_here {
+        return Ok(());
+    }
+    let verb = if supported.len() == 1 { "is" } else { "are" };
+    Err(json.refuse(key, format!("only {} {verb} supported", supported.join(" and "))))
+}
+
+fn channels(json: &Object, key: &str, default: usize, multiple: usize, most: usize) -> Result<usize> {
+    let count = json.count(key, default, 1..=most)?;
+    if count.is_multiple_of(multiple) {
+        Ok(count)
+    } else {
+        Err(json.refuse(key, format!("expected a multiple of {multiple}")))
+    }
+}
+
+/// `block_out_channels`, the key that says how many levels there are.
+fn levels(json: &Object, default: &[usize]) -> Result<Vec<usize>> {
+    let key = "block_out_channels";
+    let Some(value) = json.get(key) else { return Ok(default.to_vec()) };
+    let n = value.as_array().map_or(0, |list| list.len());
+    if !(1..=8).contains(&n) {
+        return Err(json.refuse(key, "expected a list of 1 to 8 channel counts"));
+    }
+    let channels = json.counts(key, 0, n, 8..=MAX_WIDTH)?;
+    if channels.iter().any(|count| !count.is_multiple_of(8)) {
+        return Err(json.refuse(key, "expected multiples of 8"));
+    }
+    Ok(channels)
+}
+
+/// `plain` is the block without attention: `DownBlock2D` or `UpBlock2D`.
+fn block_kinds(
+    json: &Object,
+    key: &str,
+    plain: &str,
+    levels: usize,
+    default: Vec<BlockKind>,
+) -> Result<Vec<BlockKind>> {
+    let kinds = match json.texts(key)? {
+        None => Some(default),
+        Some(names) => names
+            .into_iter()
+            .map(|name| match name.strip_prefix("CrossAttn") {
+                None if name == plain => Some(BlockKind::Resnets),
+                Some(rest) if rest == plain => Some(BlockKind::CrossAttention),
+                _ => None,
+            })
+            .collect(),
+    };
+    kinds.filter(|kinds| kinds.len() == levels).ok_or_else(|| {
+        json.refuse(key, format!("expected {levels} blocks, each \"{plain}\" or \"CrossAttn{plain}\""))
+    })
+}
+
+fn check_groups(json: &Object, channels: &[usize], groups: usize) -> Result<()> {
+    match channels.iter().find(|count| !count.is_multiple_of(groups)) {
+        None => Ok(()),
+        Some(count) => Err(json
+            .refuse("norm_num_groups", format!("{count} channels cannot be divided into that many groups"))),
+    }
+}
+
+fn check_heads(json: &Object, key: &str, channels: usize, heads: usize) -> Result<()> {
+    let d = channels / heads;
+    if channels.is_multiple_of(heads) && d.is_multiple_of(8) && (8..=MAX_HEAD_DIM).contains(&d) {
+        return Ok(());
+    }
+    let expected = format!(
+        "it is a number of heads, and must divide {channels} channels into heads of a multiple of 8, \
+         at most {MAX_HEAD_DIM}"
+    );
+    Err(json.refuse(key, expected))
+}

@@ -1,0 +1,218 @@
+//! Models in one safetensors file, with the keys of the original code bases.
+
+pub mod names;
+
+use std::path::Path;
+
+use self::names::{Place, Unknown};
+use super::checkpoint::{COMPONENTS, Checkpoint};
+use super::component::{Component, Shard, Stored};
+use super::folder::LAYOUT;
+use crate::error::{Error, Result};
+use crate::location::Location;
+
+/// A single file, open.
+pub struct SingleFile {
+    pub checkpoint: Checkpoint,
+    /// `modelspec.title` of its header.
+    pub title: Option<String>,
+    /// `epsilon` or `v_prediction`, by `modelspec.prediction_type` or a tensor called `v_pred`.
+    pub prediction_type: Option<&'static str>,
+    /// Whether the last timestep is all noise, by a tensor called `ztsnr`.
+    pub zero_snr: bool,
+}
+
+/// What a file is instead of a model, by the parts of its keys; the first that is found.
+const INSTEAD: [(&[&str], &str); 8] = [
+    (
+        &[
+            "lora_unet_",
+            "lora_te",
+            ".lora_A.",
+            ".lora_down.",
+            ".lora.down.",
+            "_lora.down.",
+            "lokr_",
+            "hada_w",
+        ],
+        "a LoRA, which changes a model and is none itself; give the model that it was made for",
+    ),
+    (
+        &["control_model.", "controlnet_cond_embedding."],
+        "a ControlNet, which steers a model and is none itself; give the model that it was made for",
+    ),
+    (
+        &["conditioner.embedders.0.model."],
+        "the refiner of Stable Diffusion XL, which is not supported; try the base model",
+    ),
+    (
+        &["emb_params", "string_to_param", "clip_g"],
+        "a textual inversion, which is a word for a prompt; give the model that it was made for",
+    ),
+    (
+        &["double_blocks.", "joint_blocks.", "single_transformer_blocks."],
+        "a model of the Flux or Stable Diffusion 3 family, which is not supported; try Stable Diffusion 1.x, 2.x or XL",
+    ),
+    (
+        &["down_blocks.0.resnets.0.conv1.", "time_embedding.linear_1."],
+        "one component of a model in the layout of diffusers; give the folder of the whole model",
+    ),
+    (
+        &["decoder.conv_in.", "decoder.conv_out.", "encoder.conv_in."],
+        "a VAE alone; name the model with --model, and this file with --vae",
+    ),
+    (&["text_model.", "transformer.resblocks."], "a text encoder alone; give the whole model"),
+];
+
+impl SingleFile {
+    /// # Errors
+    /// A file that is no whole model of Stable Diffusion, with what it is instead.
+    pub fn open(location: &Location) -> Result<Self> {
+        refuse_pickle(location)?;
+        let (shard, tensors) = Shard::open(location).map_err(|error| match extension(location).as_str() {
+            "safetensors" => error,
+            _ => Error::file(location, format!("not a model; a model is {LAYOUT}")),
+        })?;
+        let described = "its other tensors".to_string();
+        let mut components: Vec<Component> = COMPONENTS
+            .iter()
+            .map(|(name, _)| {
+                let mut component = Component::new(name, location.clone(), described.clone());
+                component.files.push(shard.clone());
+                component
+            })
+            .collect();
+        if let Some(instead) = other_than_a_model(&tensors) {
+            return Err(Error::file(location, instead));
+        }
+        let vae_levels = vae_levels(&tensors, "first_stage_model.");
+        let has_key = |key: &str| tensors.iter().any(|stored| stored.key == key);
+        let (v_pred, zero_snr) = (has_key("v_pred"), has_key("ztsnr"));
+        for stored in tensors {
+            let places = names::places(&stored.key, vae_levels).map_err(|Unknown| {
+                let message = "unexpected; no model of the family whose keys begin like this has it";
+                Error::tensor(location, &stored.key, message)
+            })?;
+            for place in places {
+                let component = components.iter_mut().find(|component| component.name == place.component);
+                let component = component.expect("places are those of components");
+                add(component, location, &place, &stored)?;
+            }
+        }
+        components.retain(|component| !component.is_empty());
+        let has = |name: &str| components.iter().any(|component| component.name == name);
+        for (name, advice) in [
+            ("unet", "expected keys that begin with model.diffusion_model."),
+            ("text_encoder", "expected keys that begin with cond_stage_model. or conditioner."),
+            (
+                "vae",
+                "expected keys that begin with first_stage_model.; a file with all of them is a checkpoint \
+                     as it is trained and published",
+            ),
+        ] {
+            if !has(name) {
+                let what = match name {
+                    "unet" => "U-Net of Stable Diffusion",
+                    "vae" => "VAE",
+                    _ => "text encoder",
+                };
+                return Err(Error::file(location, format!("has no {what}; {advice}")));
+            }
+        }
+        let stated = match shard.metadata("modelspec.prediction_type") {
+            Some("v") => Some("v_prediction"),
+            Some("epsilon") => Some("epsilon"),
+            _ => None,
+        };
+        Ok(SingleFile {
+            checkpoint: Checkpoint::of(components),
+            title: shard.metadata("modelspec.title").map(String::from),
+            prediction_type: stated.or(v_pred.then_some("v_prediction")),
+            zero_snr,
+        })
+    }
+}
+
+/// Opens a VAE from a folder of diffusers, one of a whole model, or a file of either layout.
+pub fn open_vae(location: &Location) -> Result<Component> {
+    let (_, base) = COMPONENTS[COMPONENTS.len() - 1];
+    if location.is_folder() {
+        return Component::in_folder(&vae_folder(location), "vae", base);
+    }
+    refuse_pickle(location)?;
+    let (shard, tensors) = Shard::open(location)?;
+    let prefix = ["first_stage_model.", "vae."]
+        .into_iter()
+        .find(|prefix| tensors.iter().any(|stored| stored.key.starts_with(prefix)))
+        .unwrap_or("");
+    let levels = vae_levels(&tensors, prefix);
+    let mut component = Component::new("vae", location.clone(), "its other tensors".into());
+    component.files.push(shard);
+    for stored in tensors {
+        let Some(key) = stored.key.strip_prefix(prefix) else { continue };
+        if key.starts_with("loss.") || key.starts_with("model_ema.") {
+            continue;
+        }
+        let key = names::vae(key, levels).unwrap_or_else(|| key.to_string());
+        component.add(&key, stored)?;
+    }
+    if component.find("decoder.conv_in.weight").is_none() {
+        let message = "no VAE of Stable Diffusion; expected keys such as decoder.conv_in.weight";
+        return Err(Error::file(location, message));
+    }
+    Ok(component)
+}
+
+/// The folder of the VAE, given that or the whole model's.
+pub fn vae_folder(location: &Location) -> Location {
+    let inner = location.join("vae");
+    if inner.is_folder() { inner } else { location.clone() }
+}
+
+fn add(component: &mut Component, location: &Location, place: &Place, stored: &Stored) -> Result<()> {
+    match stored.clone().part(place.part) {
+        Some(part) => component.add(&place.key, part),
+        None => {
+            let message = format!("its shape is {:?}; {:?} of it is needed", stored.shape, place.part);
+            Err(Error::tensor(location, &stored.key, message))
+        }
+    }
+}
+
+/// How many levels the decoder under a prefix has, in the original layout.
+fn vae_levels(tensors: &[Stored], prefix: &str) -> usize {
+    let level = |stored: &Stored| -> Option<usize> {
+        let rest = stored.key.strip_prefix(prefix)?.strip_prefix("decoder.up.")?;
+        rest.split_once('.')?.0.parse().ok()
+    };
+    tensors.iter().filter_map(level).max().map_or(0, |level: usize| level.saturating_add(1))
+}
+
+fn other_than_a_model(tensors: &[Stored]) -> Option<&'static str> {
+    let has = |part: &str| tensors.iter().any(|stored| stored.key.contains(part));
+    if has("model.diffusion_model.input_blocks.") && !has("conditioner.embedders.0.model.") {
+        return None;
+    }
+    INSTEAD.iter().find(|(parts, _)| parts.iter().any(|part| has(part))).map(|&(_, instead)| instead)
+}
+
+fn extension(location: &Location) -> String {
+    let name = location.name();
+    let extension = Path::new(&name).extension().and_then(|extension| extension.to_str());
+    extension.unwrap_or_default().to_ascii_lowercase()
+}
+
+/// Pickles can run any program when they are read.
+fn refuse_pickle(location: &Location) -> Result<()> {
+    let bytes = location.read()?;
+    let is_pickle = bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 0x02]);
+    if is_pickle || ["ckpt", "pt", "pth", "bin"].contains(&extension(location).as_str()) {
+        return Err(Error::file(
+            location,
+            "a pickle, which can run any program when it is read, so sdrt does not; convert it where you trust \
+             it, with Python: safetensors.torch.save_file(torch.load(FILE, weights_only=True)[\"state_dict\"], \
+             \"model.safetensors\")",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Whole pictures, and those of diffusers.
+
+use std::ops::ControlFlow;
+
+use sdrt::pipeline::{Painting, Pipeline, Request, SizeConditioning};
+use sdrt::rng::Rng;
+
+use super::{Case, Values, fixture};
+
+/// Largest difference of a colour, of 255: what lies near the middle of two may be rounded either way.
+const LEVELS: u8 = 1;
+
+pub fn paint(pipeline: &mut Pipeline, request: &Request) -> Painting {
+    pipeline.paint(request, &mut |_, _| ControlFlow::Continue(())).expect("a picture")
+}
+
+pub fn request_of(case: &Case) -> Request {
+    let text = |field: &str| case.scalars[field].as_str().expect(field).to_string();
+    let count = |field: &str| case.scalars[field].as_u64().expect(field) as usize;
+    let pair = |field: &str| {
+        let pair = case.scalars[field].as_array()?;
+        Some([0, 1].map(|i| pair[i].as_u64().expect(field) as usize))
+    };
+    Request {
+        prompt: text("prompt"),
+        negative_prompt: text("negative_prompt"),
+        steps: count("steps"),
+        guidance_scale: case.number("guidance_scale") as f32,
+        sampler: text("sampler").parse().expect("a sampler"),
+        schedule: text("schedule").parse().expect("a schedule"),
+        seed: count("seed") as u64,
+        rng: Rng::Cpu,
+        height: count("height"),
+        width: count("width"),
+        images: count("images"),
+        size: SizeConditioning {
+            original: pair("original_size"),
+            crop: pair("crop").unwrap_or_default(),
+            target: pair("target_size"),
+        },
+    }
+}
+
+/// Differences between two pictures' colours: how many there are, and the largest.
+fn differences<'a>(got: impl IntoIterator<Item = &'a u8>, want: &[u8]) -> (usize, u8) {
+    let got: Vec<u8> = got.into_iter().copied().collect();
+    assert_eq!(got.len(), want.len());
+    let unequal = got.iter().zip(want).map(|(&got, &want)| got.abs_diff(want)).filter(|&level| level > 0);
+    (unequal.clone().count(), unequal.max().unwrap_or_default())
+}
+
+/// Paints all cases of `tests/fixtures/AREA/MODEL.safetensors`, and compares.
+pub fn equals_diffusers(pipeline: &mut Pipeline, area: &str, model: &str) {
+    let mut failed = Vec::new();
+    for case in fixture(area, model) {
+        let request = request_of(&case);
+        let want = case.tensor("want");
+        assert_eq!(want.shape, [request.images, request.height, request.width, 3], "{}", case.name);
+        let Values::U8(want) = &want.values else { panic!("{} is not u8", case.name) };
+        let painting = paint(pipeline, &request);
+        assert_eq!(painting.pictures.len(), request.images, "{}", case.name);
+        let got = painting.pictures.iter().flat_map(|picture| &picture.rgb);
+        let (unequal, worst) = differences(got, want);
+        let report = format!("{}: {unequal} of {} colours differ, by at most {worst}", case.name, want.len());
+        println!("{report}");
+        if worst > LEVELS {
+            failed.push(report);
+        }
+    }
+    assert!(failed.is_empty(), "more than {LEVELS} apart:\n{}", failed.join("\n"));
+}

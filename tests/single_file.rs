@@ -1,0 +1,265 @@
+//! Models in one file: keys against diffusers' own converter (tools/fixtures/single_files.py), recognition of
+//! full-size files, and what other files are called.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use common::root;
+use flate2::read::GzDecoder;
+use sdrt::location::Location;
+use sdrt::model::config::{ModelConfig, VaeConfig};
+use sdrt::ops::DType;
+use sdrt::pipeline::{Distillation, Family, ModelFiles, Models, Request};
+use sdrt::sampler::Sampler;
+use sdrt::weights::single_file::names::{Part, places};
+use sdrt::weights::{Plan, Source};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+/// Levels of the VAE of all families.
+const VAE_LEVELS: usize = 4;
+
+fn family(name: &str) -> Value {
+    let path = root().join(format!("tests/fixtures/single_files/{name}.json.gz"));
+    let mut text = String::new();
+    GzDecoder::new(File::open(&path).expect("a fixture")).read_to_string(&mut text).expect("gzip");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn shape(value: &Value) -> Vec<usize> {
+    value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
+}
+
+/// The keys of a family's file and their shapes.
+fn original(name: &str) -> BTreeMap<String, Vec<usize>> {
+    let family = family(name);
+    let keys = family["original"].as_object().unwrap();
+    keys.iter().map(|(key, value)| (key.clone(), shape(value))).collect()
+}
+
+/// A safetensors file of halves whose numbers are nowhere: a hole of that size.
+fn write_hollow(path: &Path, tensors: &BTreeMap<String, Vec<usize>>, metadata: Value) {
+    let mut end = 0;
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), metadata);
+    for (key, shape) in tensors {
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        header.insert(key.clone(), json!({"dtype": "F16", "shape": shape, "data_offsets": [start, end]}));
+    }
+    let header = Value::from(header).to_string();
+    let mut file = File::create(path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len((8 + header.len() + end) as u64).unwrap();
+}
+
+/// A single file in a folder of its own.
+struct Hollow(TempDir, String);
+
+impl Hollow {
+    fn new(name: &str, tensors: &BTreeMap<String, Vec<usize>>, metadata: Value) -> Self {
+        let folder = TempDir::new().unwrap();
+        write_hollow(&folder.path().join(name), tensors, metadata);
+        Hollow(folder, name.to_string())
+    }
+
+    fn location(&self) -> Location {
+        Location::from(self.0.path().join(&self.1))
+    }
+
+    fn files(&self) -> ModelFiles {
+        self.location().into()
+    }
+}
+
+#[track_caller]
+fn assert_refused<T>(result: sdrt::Result<T>, sentence: &str) {
+    let message = result.err().expect("refused").to_string();
+    assert!(message.contains(sentence), "{message:?} does not say {sentence:?}");
+}
+
+#[test]
+fn every_key_means_what_the_converter_of_diffusers_says() {
+    for name in ["sd15", "sd21", "sdxl"] {
+        let family = family(name);
+        let mut found = BTreeSet::new();
+        for key in family["original"].as_object().unwrap().keys() {
+            for place in places(key, VAE_LEVELS).unwrap_or_else(|_| panic!("{name}: {key} has no place")) {
+                // Ours may have transformers' prefix or not, as the files have.
+                let ours = place.key.strip_prefix("text_model.").unwrap_or(&place.key);
+                let pair = &family["diffusers"][place.component][ours];
+                assert_eq!(pair[1], **key, "{name}: {ours}");
+                let third = match place.part {
+                    Part::Third(third) => json!(third),
+                    Part::Whole | Part::Transposed => Value::Null,
+                };
+                assert_eq!(pair[2], third, "{name}: {key}");
+                assert!(found.insert((place.component, ours.to_string())), "{name}: two keys mean {ours}");
+            }
+        }
+        let components = family["diffusers"].as_object().unwrap();
+        let wanted: usize = components.values().map(|keys| keys.as_object().unwrap().len()).sum();
+        assert_eq!(found.len(), wanted, "{name}");
+    }
+}
+
+#[test]
+fn files_of_all_families_are_recognised_by_their_shapes() {
+    let base = ModelConfig::sd21();
+    for (name, known, family) in [
+        ("sd15", ModelConfig::sd15(), Family::Sd1),
+        ("sd21", base, Family::Sd2),
+        ("sdxl", ModelConfig::sdxl(), Family::Xl),
+    ] {
+        let file = Hollow::new("model.safetensors", &original(name), json!({}));
+        let (description, checkpoint) = file.files().open().unwrap();
+        assert_eq!(description.family, family);
+        assert_eq!(description.config, known, "{name}");
+        let mut plan = Plan::measure(DType::F16);
+        Models::new(&description.config, &mut plan);
+        checkpoint.check(&plan.requests).unwrap();
+    }
+}
+
+#[test]
+fn what_a_file_says_of_itself_decides_what_is_suggested() {
+    let describe = |name: &str, file: &str, metadata: Value, keys: &[&str]| {
+        let mut tensors = original(name);
+        tensors.extend(keys.iter().map(|key| (key.to_string(), vec![])));
+        Hollow::new(file, &tensors, metadata).files().describe().unwrap()
+    };
+    let prediction = |name, file, metadata, keys| {
+        let description = describe(name, file, metadata, keys);
+        let side = description.config.unet.sample_size;
+        (description.scheduler.prediction_type.unwrap(), side)
+    };
+    let none = json!({});
+    assert_eq!(prediction("sd21", "a.safetensors", none.clone(), &[]), ("v_prediction".into(), 96));
+    let epsilon = json!({"modelspec.prediction_type": "epsilon"});
+    assert_eq!(prediction("sd21", "a.safetensors", epsilon, &[]), ("epsilon".into(), 64));
+    let velocity = describe("sdxl", "a.safetensors", none.clone(), &["v_pred", "ztsnr"]).scheduler;
+    assert_eq!(velocity.prediction_type.as_deref(), Some("v_prediction"));
+    assert_eq!(velocity.rescale_betas_zero_snr, Some(true));
+
+    let suggests = |name, file, metadata| {
+        let description = describe(name, file, metadata, &[]);
+        let sampler = description.scheduler.default_sampler().unwrap();
+        let Request { steps, guidance_scale, width, .. } = Request::defaults(&description, sampler);
+        (sampler, steps, guidance_scale, width)
+    };
+    assert_eq!(suggests("sd15", "v1-5.safetensors", none.clone()), (Sampler::Pndm, 20, 7.5, 512));
+    assert_eq!(suggests("sdxl", "sd_xl_base.safetensors", none.clone()), (Sampler::Euler, 30, 5.0, 1024));
+    assert_eq!(suggests("sdxl", "sd_xl_turbo_1.0.safetensors", none.clone()), (Sampler::Euler, 4, 1.0, 512));
+    assert_eq!(
+        suggests("sdxl", "xl_lightning_8step.safetensors", none.clone()),
+        (Sampler::Euler, 8, 1.0, 1024)
+    );
+    assert_eq!(suggests("sd15", "some-LCM.safetensors", none), (Sampler::Lcm, 4, 1.0, 512));
+    let titled = json!({"modelspec.title": "Some Turbo"});
+    assert_eq!(suggests("sdxl", "model.safetensors", titled), (Sampler::Euler, 4, 1.0, 512));
+
+    let mut distilled = original("sd15");
+    distilled.insert("model.diffusion_model.time_embed.cond_proj.weight".into(), vec![320, 256]);
+    let description = Hollow::new("a.safetensors", &distilled, json!({})).files().describe().unwrap();
+    assert_eq!(description.distillation, Distillation::Consistency);
+    assert_eq!(description.config.unet.time_cond_proj_dim, Some(256));
+}
+
+#[test]
+fn tensors_that_nothing_reads_are_passed_over() {
+    let mut tensors = original("sd15");
+    for key in [
+        "model_ema.diffusion_modelinput_blocks00weight",
+        "first_stage_model.loss.discriminator.main.0.weight",
+        "cond_stage_model.transformer.text_model.embeddings.position_ids",
+        "alphas_cumprod",
+    ] {
+        tensors.insert(key.into(), vec![1, 77]);
+    }
+    let (description, checkpoint) = Hollow::new("a.safetensors", &tensors, json!({})).files().open().unwrap();
+    let mut plan = Plan::measure(DType::F16);
+    Models::new(&description.config, &mut plan);
+    checkpoint.check(&plan.requests).unwrap();
+}
+
+#[test]
+fn another_vae_takes_the_place_of_the_models() {
+    let file = Hollow::new("a.safetensors", &original("sdxl"), json!({}));
+    let prefix = "first_stage_model.";
+    let vae = |with_prefix: bool| -> BTreeMap<String, Vec<usize>> {
+        let keys = original("sd15").into_iter().filter(|(key, _)| key.starts_with(prefix));
+        keys.map(|(key, shape)| (if with_prefix { key } else { key[prefix.len()..].into() }, shape)).collect()
+    };
+    let of_diffusers: BTreeMap<String, Vec<usize>> = family("sd15")["diffusers"]["vae"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(key, pair)| (key.clone(), shape(&pair[0])))
+        .collect();
+    for tensors in [vae(true), vae(false), of_diffusers] {
+        let other = Hollow::new("vae.safetensors", &tensors, json!({}));
+        let files = ModelFiles { vae: Some(other.location()), ..file.files() };
+        let (description, checkpoint) = files.open().unwrap();
+        assert_eq!(description.config.vae, VaeConfig::sdxl(), "all but the shapes is the model's");
+        assert_eq!(checkpoint.files().filter(|path| path.name() == "vae.safetensors").count(), 1);
+        let mut plan = Plan::measure(DType::F16);
+        Models::new(&description.config, &mut plan);
+        checkpoint.check(&plan.requests).unwrap();
+    }
+    let none = Hollow::new("vae.safetensors", &BTreeMap::from([("a".into(), vec![1])]), json!({}));
+    let files = ModelFiles { vae: Some(none.location()), ..file.files() };
+    assert_refused(files.describe(), "vae.safetensors: no VAE of Stable Diffusion");
+}
+
+#[test]
+fn other_files_are_called_what_they_are() {
+    let describe = |name: &str, keys: &[&str]| {
+        let tensors = keys.iter().map(|key| (key.to_string(), vec![8, 8])).collect();
+        Hollow::new(name, &tensors, json!({})).files().describe()
+    };
+    for (key, sentence) in [
+        ("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight", "a LoRA, which changes a model"),
+        ("unet.mid_block.attentions.0.proj_in.lora_A.weight", "a LoRA, which changes a model"),
+        ("control_model.input_blocks.0.0.weight", "a ControlNet, which steers a model"),
+        ("conditioner.embedders.0.model.ln_final.weight", "the refiner of Stable Diffusion XL"),
+        ("emb_params", "a textual inversion"),
+        ("double_blocks.0.img_attn.qkv.weight", "Flux or Stable Diffusion 3"),
+        ("down_blocks.0.resnets.0.conv1.weight", "one component of a model in the layout of diffusers"),
+        ("decoder.conv_in.weight", "a VAE alone; name the model with --model, and this file with --vae"),
+        ("text_model.final_layer_norm.weight", "a text encoder alone"),
+        ("fc.weight", "has no U-Net of Stable Diffusion"),
+    ] {
+        assert_refused(describe("a.safetensors", &[key]), sentence);
+    }
+    let unet = "model.diffusion_model.input_blocks.0.0.weight";
+    assert_refused(describe("a.safetensors", &[unet]), "has no text encoder");
+    assert_refused(
+        describe("a.safetensors", &["model.diffusion_model.wings.weight", unet]),
+        "wings.weight: unexpected",
+    );
+
+    let mut tensors = original("sd15");
+    tensors.remove("model.diffusion_model.out.2.bias");
+    let (description, checkpoint) = Hollow::new("a.safetensors", &tensors, json!({})).files().open().unwrap();
+    let mut plan = Plan::measure(DType::F16);
+    Models::new(&description.config, &mut plan);
+    assert_refused(checkpoint.check(&plan.requests), "conv_out.bias: missing; its other tensors describe");
+
+    let folder = TempDir::new().unwrap();
+    for (name, bytes, sentence) in [
+        ("a.ckpt", &b"PK\x03\x04rest"[..], "a pickle, which can run any program"),
+        ("a.safetensors", b"PK\x03\x04rest", "a pickle, which can run any program"),
+        ("a.pt", b"anything", "a pickle, which can run any program"),
+        ("a.safetensors", b"x", "too few for a safetensors file"),
+        ("a.txt", b"some text", "not a model; a model is a .safetensors file, or a folder"),
+    ] {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+        let files = ModelFiles::from(Location::from(folder.path().join(name)));
+        assert_refused(files.describe(), sentence);
+    }
+}
