@@ -19,6 +19,10 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
 
+    /// A model of the hub that cannot be fetched.
+    #[error("{id}: {message}")]
+    Hub { id: String, message: String },
+
     /// Memory that is not there, of the GPU or of the host (which cannot say how much it has).
     #[error(
         "out of memory: {purpose} need {}{}; try a smaller picture or fewer pictures at once", 
@@ -43,6 +47,9 @@ impl Error {
     }
     pub fn tensor(path: impl Into<PathBuf>, key: impl ToString, message: impl ToString) -> Self {
         Error::Tensor { path: path.into(), key: key.to_string(), message: message.to_string() }
+    }
+    pub fn hub(id: impl ToString, message: impl ToString) -> Self {
+        Error::Hub { id: id.to_string(), message: message.to_string() }
     }
     pub fn invalid(message: impl ToString) -> Self {
         Error::Invalid(message.to_string())

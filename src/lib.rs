@@ -11,7 +11,8 @@
 //! ops      -> gpu -> cuda/*.cu          driver, memory, graphs, kernels, cuBLASLt
 //! ```
 //!
-//! Beside the pipeline stand [`location`] (where a model's files are), [`device`] (which machine), [`image`]
+//! Before it, [`hub`] turns the id of a model into the location of its files, downloaded once. Beside it stand
+//! [`location`] (where a model's files are), [`device`] (which machine), [`image`]
 //! (PNG files), [`bench`], [`profile`], [`info`] and [`roofline`] (what is measured and counted).
 
 pub mod bench;
@@ -21,6 +22,7 @@ pub mod dtype;
 pub mod error;
 #[cfg(sdrt_cuda)]
 pub mod gpu;
+pub mod hub;
 pub mod image;
 pub mod info;
 pub mod json;

@@ -9,6 +9,15 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// A bar of bytes that starts where an earlier download stopped.
+    pub fn downloading(self, bytes: u64, done: u64) -> ProgressBar {
+        let bar = self.bar(
+            "{msg}  {wide_bar} {decimal_bytes}/{decimal_total_bytes} ({decimal_bytes_per_sec}, {eta} left)",
+        );
+        bar.set_length(bytes);
+        bar.with_position(done)
+    }
+
     /// A bar of bytes.
     pub fn loading(self) -> ProgressBar {
         self.bar("loading    {wide_bar} {decimal_bytes}/{decimal_total_bytes} ({decimal_bytes_per_sec})")

@@ -47,7 +47,7 @@ impl Bench {
         let before = self.against.as_deref().map(bench::read).transpose()?.unwrap_or_default();
         self.json.as_deref().map(image::check_writable).transpose()?;
         let settings = Settings {
-            model: self.model.model(),
+            model: self.model.model()?,
             device: self.device.device,
             dtype: self.device.dtype,
             images: self.images.clone(),

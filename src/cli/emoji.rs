@@ -1,8 +1,5 @@
 //! The model that is part of `sdrt`: `models/emoji`.
 
-use std::path::PathBuf;
-
-use clap::builder::{PathBufValueParser, TypedValueParser};
 use sdrt::columns;
 use sdrt::location::{Location, MemoryFolder};
 use sdrt::pipeline::{Model, ModelFiles};
@@ -38,11 +35,8 @@ static FOLDER: MemoryFolder = MemoryFolder {
     ],
 };
 
-/// Takes [`NAME`], written exactly so, or the path of a folder: one called `emoji` is `./emoji` or `emoji/`.
-pub fn parser() -> impl TypedValueParser<Value = Location> {
-    PathBufValueParser::new().map(|path: PathBuf| {
-        if path.as_os_str() == NAME { Location::from(&FOLDER) } else { Location::from(path) }
-    })
+pub fn location() -> Location {
+    Location::from(&FOLDER)
 }
 
 /// What `sdrt info` says of it besides; nothing about other models.

@@ -6,7 +6,6 @@ use anyhow::Result;
 use clap::Args;
 use sdrt::columns::{bytes, columns};
 use sdrt::info;
-use sdrt::location::Location;
 use sdrt::model::config::{ClipConfig, ModelConfig};
 use sdrt::ops::DType;
 use sdrt::pipeline::{Description, Model, Request};
@@ -14,16 +13,18 @@ use sdrt::sampler::{Sampler, SchedulerConfig};
 use serde_json::json;
 
 use super::model::{KnownShapes, ModelChanges};
+use super::source::{self, ModelSource};
 use super::{SizeArgs, emoji};
+use crate::progress::Progress;
 
 /// Shows what a model is made of, the memory it needs and the work it does; needs no GPU.
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Info {
-    /// A .safetensors file, or a folder in the diffusers layout; `emoji` is the model in sdrt itself, and a
-    /// folder of that name is ./emoji
-    #[arg(value_name = "PATH", default_value = emoji::NAME, value_parser = emoji::parser())]
-    model: Location,
+    /// A .safetensors file, a folder in the diffusers layout, or owner/name of a model on the hub, which is
+    /// downloaded once; `emoji` is the model in sdrt itself, and a folder of that name is ./emoji
+    #[arg(value_name = "MODEL", default_value = emoji::NAME, value_parser = source::parser())]
+    model: ModelSource,
     #[command(flatten)]
     changes: ModelChanges,
     /// Known shapes instead of a model
@@ -49,7 +50,7 @@ impl Info {
     pub fn run(&self) -> Result<()> {
         let model = match self.random_weights {
             Some(shapes) => shapes.model(),
-            None => self.changes.of(&self.model),
+            None => self.changes.of(&self.model, Progress { quiet: self.json })?,
         };
         let description = model.describe()?;
         let sampler = description.scheduler.default_sampler().unwrap_or(Sampler::Ddim);

@@ -7,6 +7,7 @@ mod model;
 mod profile;
 mod run;
 mod size;
+mod source;
 
 use std::io::{IsTerminal, Write};
 

@@ -1,18 +1,20 @@
 //! Which model: the flags that all commands share.
 
+use anyhow::Result;
 use clap::{Args, ValueEnum};
-use sdrt::location::Location;
 use sdrt::pipeline::{self, Model, ModelFiles};
 use sdrt::sampler::prediction_type;
 
 use super::emoji;
+use super::source::{self, ModelSource};
+use crate::progress::Progress;
 
 #[derive(Args)]
 pub struct ModelArgs {
-    /// A .safetensors file, or a folder in the diffusers layout; `emoji` is the model in sdrt itself, and a
-    /// folder of that name is ./emoji
-    #[arg(short, long, value_name = "PATH", default_value = emoji::NAME, value_parser = emoji::parser())]
-    pub model: Location,
+    /// A .safetensors file, a folder in the diffusers layout, or owner/name of a model on the hub, which is
+    /// downloaded once; `emoji` is the model in sdrt itself, and a folder of that name is ./emoji
+    #[arg(short, long, value_name = "MODEL", default_value = emoji::NAME, value_parser = source::parser())]
+    pub model: ModelSource,
     #[command(flatten)]
     changes: ModelChanges,
 }
@@ -20,9 +22,9 @@ pub struct ModelArgs {
 /// What is taken instead of what the model has.
 #[derive(Args)]
 pub struct ModelChanges {
-    /// Another VAE: a .safetensors file, its folder, or that of a model
-    #[arg(long, value_name = "PATH")]
-    vae: Option<std::path::PathBuf>,
+    /// Another VAE: a .safetensors file, its folder, that of a model, or one on the hub
+    #[arg(long, value_name = "MODEL", value_parser = source::parser())]
+    vae: Option<ModelSource>,
     /// What the U-Net predicts, where the files say it wrong or not at all: epsilon, v or sample
     #[arg(long, value_name = "NAME", value_parser = prediction_type)]
     prediction: Option<&'static str>,
@@ -50,24 +52,28 @@ pub struct ModelOrShapes {
 }
 
 impl ModelArgs {
-    pub fn model(&self) -> Model {
-        self.changes.of(&self.model)
+    /// The model, downloaded if it has to be.
+    pub fn model(&self, progress: Progress) -> Result<Model> {
+        self.changes.of(&self.model, progress)
     }
 }
 
 impl ModelChanges {
-    pub fn of(&self, location: &Location) -> Model {
-        Model::Files(ModelFiles {
-            location: location.clone(),
-            vae: self.vae.clone().map(Location::from),
+    pub fn of(&self, model: &ModelSource, progress: Progress) -> Result<Model> {
+        Ok(Model::Files(ModelFiles {
+            location: model.locate(progress)?,
+            vae: self.vae.as_ref().map(|vae| vae.locate(progress)).transpose()?,
             prediction_type: self.prediction,
-        })
+        }))
     }
 }
 
 impl ModelOrShapes {
-    pub fn model(&self) -> Model {
-        self.random_weights.map_or_else(|| self.model.model(), KnownShapes::model)
+    pub fn model(&self) -> Result<Model> {
+        match self.random_weights {
+            Some(shapes) => Ok(shapes.model()),
+            None => self.model.model(Progress { quiet: false }),
+        }
     }
 }
 

@@ -56,7 +56,7 @@ const STEPS: usize = 2;
 
 impl Profile {
     pub fn run(&self) -> Result<()> {
-        let model = self.model.model();
+        let model = self.model.model()?;
         let request = bench::request(&model, self.images, STEPS, self.size.width, self.size.height)?;
         self.json.as_deref().map(image::check_writable).transpose()?;
         let opened = self.device.device.open(self.device.dtype)?;

@@ -99,7 +99,8 @@ fn random_seed() -> u64 {
 
 impl Run {
     pub fn run(&self) -> Result<()> {
-        let model = self.model.model();
+        let progress = Progress { quiet: self.quiet || self.json };
+        let model = self.model.model(progress)?;
         let description = model.describe()?;
         let request = self.request(&description)?;
         let evaluations = request.check(&description)?.evaluations();
@@ -110,7 +111,6 @@ impl Run {
         let opened = self.device.device.open(self.device.dtype)?;
         let machine = opened.backend.describe();
         let dtype = opened.backend.dtype();
-        let progress = Progress { quiet: self.quiet || self.json };
         if !progress.quiet {
             say_notice(opened.notice.as_deref());
         }
@@ -145,7 +145,7 @@ impl Run {
             let object = json!({
                 "files": files.iter().map(|file| file.to_string_lossy()).collect::<Vec<_>>(),
                 "seeds": seeds,
-                "model": model.to_string(),
+                "model": self.model.model.to_string(),
                 "prompt": request.prompt,
                 "negative_prompt": request.negative_prompt,
                 "width": request.width,

@@ -77,9 +77,10 @@ impl ModelFolder {
     pub fn is_at(location: &Location) -> Result<bool> {
         match location.kind() {
             Ok(kind) => Ok(kind == Kind::Folder),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Error::file(location, format!("no such model; a model is {LAYOUT}")))
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::file(
+                location,
+                format!("no such model; a model is {LAYOUT}; one of the hub is named owner/name"),
+            )),
             Err(error) => Err(location.cannot_read(error)),
         }
     }

@@ -1,0 +1,74 @@
+//! What `--model` names: the model inside sdrt, a path, or a model of the hub.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use sdrt::columns::bytes;
+use sdrt::hub::{self, Id};
+use sdrt::location::Location;
+
+use super::{emoji, say};
+use crate::progress::Progress;
+
+/// A model as the user named it; nothing is known of it yet.
+#[derive(Clone, Debug)]
+pub enum ModelSource {
+    Location(Location),
+    Hub(Id),
+}
+
+/// Takes the name of the model inside sdrt, written exactly so, then the path of what exists, then the id of
+/// a model of the hub; all else is the path of what does not exist.
+pub fn parser() -> impl TypedValueParser<Value = ModelSource> {
+    PathBufValueParser::new().map(|path: PathBuf| {
+        if path.as_os_str() == emoji::NAME {
+            return ModelSource::Location(emoji::location());
+        }
+        let id = path.to_str().filter(|_| !path.exists()).and_then(Id::parse);
+        id.map_or_else(|| ModelSource::Location(path.into()), ModelSource::Hub)
+    })
+}
+
+impl ModelSource {
+    /// Where its files are, once they are there.
+    pub fn locate(&self, progress: Progress) -> Result<Location> {
+        let id = match self {
+            ModelSource::Location(location) => return Ok(location.clone()),
+            ModelSource::Hub(id) => id,
+        };
+        let mut bar = None;
+        let location = hub::fetch(id, &mut |transfer| {
+            let bar = bar.get_or_insert_with(|| {
+                if !progress.quiet {
+                    say(&format!("downloading {id}, {}", bytes(transfer.bytes as usize)));
+                }
+                progress.downloading(transfer.bytes, transfer.done)
+            });
+            bar.set_message(transfer.file.to_string());
+            bar.set_position(transfer.done);
+        });
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        Ok(location?)
+    }
+
+    /// As pictures name their model.
+    pub fn name(&self) -> String {
+        match self {
+            ModelSource::Location(location) => location.name(),
+            ModelSource::Hub(id) => id.name().into(),
+        }
+    }
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            ModelSource::Location(location) => location.fmt(f),
+            ModelSource::Hub(id) => id.fmt(f),
+        }
+    }
+}
