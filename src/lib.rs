@@ -4,6 +4,7 @@
 //! one way:
 //!
 //! ```text
+//! hub      -> location                 the id of a model to its files, downloaded where they are missing
 //! pipeline -> text, sampler, rng        what is written in front of a run: token ids, tables, noise
 //!          -> model                     CLIP, U-Net, VAE: plain functions over `Ops`
 //!          -> weights                   at load only: a plan of tensors, filled from a checkpoint
@@ -11,9 +12,9 @@
 //! ops      -> gpu -> cuda/*.cu          driver, memory, graphs, kernels, cuBLASLt
 //! ```
 //!
-//! Before it, [`hub`] turns the id of a model into the location of its files, downloaded once. Beside it stand
-//! [`location`] (where a model's files are), [`device`] (which machine), [`image`]
-//! (PNG files), [`bench`], [`profile`], [`info`] and [`roofline`] (what is measured and counted).
+//! Before it, [`hub`] turns the id of a model into a location. Beside the pipeline stand [`location`]
+//! (where a model's files are), [`device`] (which machine), [`image`] (PNG files), [`bench`], [`profile`],
+//! [`info`] and [`roofline`] (what is measured and counted).
 
 pub mod bench;
 pub mod columns;

@@ -35,6 +35,7 @@ static FOLDER: MemoryFolder = MemoryFolder {
     ],
 };
 
+/// Where its files are.
 pub fn location() -> Location {
     Location::from(&FOLDER)
 }

@@ -1,20 +1,24 @@
 //! Requests to the hub, and what their failures mean.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
 use hf_hub::{Repo, RepoType};
 use serde::Deserialize;
-use ureq::Body;
 use ureq::http::Response;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::typestate::WithoutBody;
+use ureq::{Body, RequestBuilder};
 
 use super::cache::{self, is_commit, is_hexadecimal};
 use super::id::Id;
 use super::select::is_relative;
 use super::settings::Settings;
 use crate::error::{Error, Result};
+use crate::location::Location;
 
 /// In a row without a byte in between.
 pub const ATTEMPTS: u32 = 5;
@@ -67,6 +71,8 @@ pub struct Client<'a> {
     settings: &'a Settings,
     api: Api,
     repo: ApiRepo,
+    /// Mozilla's where there are none.
+    roots: Option<RootCerts>,
 }
 
 #[derive(Deserialize)]
@@ -100,7 +106,8 @@ impl<'a> Client<'a> {
         }
         let api = api.build().map_err(|error| Error::hub(id, error))?;
         let repo = api.repo(cache::repo(id));
-        Ok(Client { id, settings, api, repo })
+        let roots = settings.certificates.as_deref().map(read_roots).transpose()?;
+        Ok(Client { id, settings, api, repo, roots })
     }
 
     /// What the repository holds. Tries again where the hub is there but busy.
@@ -119,10 +126,7 @@ impl<'a> Client<'a> {
     }
 
     fn list_once(&self) -> Result<Listing, Failure> {
-        let request = self.repo.info_request().query("blobs", "true");
-        let request =
-            request.config().timeout_connect(Some(CONNECT_TIMEOUT)).timeout_per_read(Some(READ_TIMEOUT));
-        let request = request.http_status_as_error(false).build();
+        let request = self.configured(self.repo.info_request().query("blobs", "true"));
         let mut response = answered(request.call())?;
         let body = response.body_mut().with_config().limit(LONGEST_LISTING).read_to_vec();
         let body = body.map_err(|error| Failure::Network(error.to_string()))?;
@@ -165,11 +169,21 @@ impl<'a> Client<'a> {
         if start > 0 {
             request = request.header("range", format!("bytes={start}-"));
         }
-        let request =
-            request.config().timeout_connect(Some(CONNECT_TIMEOUT)).timeout_per_read(Some(READ_TIMEOUT));
-        // A range of a compressed file would be another range.
-        let request = request.accept_encoding("identity").http_status_as_error(false).build();
-        answered(request.call())
+        answered(self.configured(request).call())
+    }
+
+    fn configured(&self, request: RequestBuilder<WithoutBody>) -> RequestBuilder<WithoutBody> {
+        let mut config = request
+            .config()
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(READ_TIMEOUT))
+            // A range of a compressed file would be another range.
+            .accept_encoding("identity")
+            .http_status_as_error(false);
+        if let Some(roots) = &self.roots {
+            config = config.tls_config(TlsConfig::builder().root_certs(roots.clone()).build());
+        }
+        config.build()
     }
 
     /// Waits before another attempt.
@@ -191,8 +205,8 @@ impl<'a> Client<'a> {
                 let endpoint = self.endpoint();
                 let message = match what {
                     None => format!(
-                        "not in the cache ({}), and {endpoint} cannot be reached: {cause}; check the network, or give \
-                         the path of a model's folder",
+                        "not in the cache ({}), and {endpoint} cannot be reached: {cause}; check the \
+                         network, or give the path of a model's folder",
                         cache.display()
                     ),
                     Some(file) => format!(
@@ -205,28 +219,40 @@ impl<'a> Client<'a> {
         };
         let message = match (code, reason.as_str()) {
             (401 | 403, "GatedRepo") if token.is_none() => {
-                "gated: accept the licence on the model's page, make an access token, and set HF_TOKEN to it".into()
+                "gated: accept the licence on the model's page, make \
+                 an access token, and set HF_TOKEN to it"
+                    .to_string()
             }
-            (401 | 403, "GatedRepo") => {
-                "gated, and the account of your token has no access: accept the licence on the model's page".into()
+            (401 | 403, "GatedRepo") => "gated, and the account of your token has no access: accept the \
+                 licence on the model's page"
+                .to_string(),
+            (401, _) if token.is_none() => {
+                "no such model on the hub, or one that is private or gated (401); \
+                 check the spelling, or accept the licence on the model's page and set HF_TOKEN to an access \
+                 token"
+                    .to_string()
             }
-            (401, _) if token.is_none() => "no such model on the hub, or one that is private or gated (401); check \
-                 the spelling, or accept the licence on the model's page and set HF_TOKEN to an access token"
-                .into(),
-            (401, _) => "no such model on the hub, or your token is not valid (401); check the spelling, and HF_TOKEN \
-                 or the token file"
-                .into(),
-            (403, _) => "your token gives no access (403); accept the licence on the model's page, or set HF_TOKEN to \
-                 a token that may read it"
-                .into(),
-            (404, "RevisionNotFound") => format!("the hub has the model, but no revision {}", self.id.revision),
+            (401, _) => {
+                "no such model on the hub, or your token is not valid (401); check the spelling, and \
+                 HF_TOKEN or the token file"
+                    .to_string()
+            }
+            (403, _) => "your token gives no access (403); accept the licence on the model's page, or set \
+                 HF_TOKEN to a token that may read it"
+                .to_string(),
+            (404, "RevisionNotFound") => {
+                format!("the hub has the model, but no revision {}", self.id.revision)
+            }
             (404, _) if what.is_none() => {
                 "no such model on the hub, and no such folder; check the spelling of owner/name".to_string()
             }
             _ => {
                 let what = what.unwrap_or("the listing of its files");
                 let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
-                format!("{} answered {code}{reason} to the request for {what}; try again later", self.endpoint())
+                format!(
+                    "{} answered {code}{reason} to the request for {what}; try again later",
+                    self.endpoint()
+                )
             }
         };
         Error::hub(self.id, message)
@@ -241,6 +267,18 @@ fn answered(result: Result<Response<Body>, ureq::Error>) -> Result<Response<Body
     }
     let reason = response.headers().get("x-error-code").and_then(|reason| reason.to_str().ok());
     Err(Failure::Status { code, reason: reason.unwrap_or_default().into() })
+}
+
+/// The authorities in a PEM file.
+fn read_roots(path: &Path) -> Result<RootCerts> {
+    let location = Location::from(path);
+    let pem = location.read()?;
+    let certificate = |item| if let Ok(PemItem::Certificate(found)) = item { Some(found) } else { None };
+    let certificates: Vec<_> = parse_pem(&pem).filter_map(certificate).collect();
+    if certificates.is_empty() {
+        return Err(Error::file(&location, "SSL_CERT_FILE names it, and it has no certificate in PEM"));
+    }
+    Ok(RootCerts::new_with_certs(&certificates))
 }
 
 /// A path with everything escaped that an address cannot hold as it is.

@@ -114,7 +114,13 @@ impl Downloads<'_> {
             partial.clear().map_err(|error| write_failed(error, 0))?;
         }
         let mut response = asked?;
-        if response.status() != PARTIAL_CONTENT && partial.length > 0 {
+        if response.status() == PARTIAL_CONTENT {
+            let range = response.headers().get("content-range").and_then(|range| range.to_str().ok());
+            if range.is_none_or(|range| !range.starts_with(&format!("bytes {}-", partial.length))) {
+                let message = format!("{name} came from another byte than {}: {range:?}", partial.length);
+                return Err(Failure::Final(Error::hub(self.id, message)));
+            }
+        } else if partial.length > 0 {
             // A server without ranges begins again.
             partial.clear().map_err(|error| write_failed(error, 0))?;
         }

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::location::Location;
 use cache::{Cache, Cached};
-use client::{Client, Failure, Listing};
+use client::{Client, Listing};
 use download::Downloads;
 
 /// How far a download is.
@@ -52,8 +52,8 @@ pub fn fetch_with(settings: &Settings, id: &Id, on_transfer: OnTransfer) -> Resu
         return checkpoint.ok_or_else(|| {
             let cache = settings.cache.display();
             let message = format!(
-                "not, or not all of it, in the cache ({cache}), and HF_HUB_OFFLINE forbids downloads; unset it, or \
-                 give the path of a model's folder"
+                "not, or not all of it, in the cache ({cache}), and HF_HUB_OFFLINE forbids downloads; unset \
+                 it, or give the path of a model's folder"
             );
             Error::hub(id, message)
         });
@@ -61,7 +61,7 @@ pub fn fetch_with(settings: &Settings, id: &Id, on_transfer: OnTransfer) -> Resu
     let client = Client::new(settings, id)?;
     let listing = match (client.list(), checkpoint) {
         (Ok(listing), _) => listing,
-        (Err(Failure::Network(_)), Some(checkpoint)) => return Ok(checkpoint),
+        (Err(failure), Some(checkpoint)) if failure.is_passing() => return Ok(checkpoint),
         (Err(failure), _) => return Err(client.explain(failure, None)),
     };
     let downloads = Downloads { id, cache: &cache, client: &client, commit: &listing.commit };
@@ -118,7 +118,7 @@ fn fetch_all(
         missing.insert(name, (file, downloads.present(file)));
     }
     missing.retain(|_, (file, present)| *present < file.size);
-    let bytes = missing.values().map(|(file, _)| file.size).sum();
+    let bytes = missing.values().fold(0u64, |sum, (file, _)| sum.saturating_add(file.size));
     let mut present: u64 = missing.values().map(|(_, present)| present).sum();
     downloads.check_room(bytes - present)?;
     for name in names {

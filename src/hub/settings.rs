@@ -15,6 +15,8 @@ pub struct Settings {
     /// The folder of `models--owner--name`.
     pub cache: PathBuf,
     pub token: Option<String>,
+    /// A PEM file of the authorities to trust in TLS; `None` are Mozilla's.
+    pub certificates: Option<PathBuf>,
     /// No network, whatever is missing.
     pub offline: bool,
     /// Before the first new attempt; doubled before each further one.
@@ -23,7 +25,8 @@ pub struct Settings {
 
 impl Settings {
     /// `HF_ENDPOINT`; `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in `huggingface` of `XDG_CACHE_HOME`
-    /// or `~/.cache`; `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else `token` in that home; `HF_HUB_OFFLINE`.
+    /// or `~/.cache`; `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else `token` in that home;
+    /// `HF_HUB_OFFLINE`; `SSL_CERT_FILE`.
     pub fn from_env() -> Result<Self> {
         let home = home()?;
         let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
@@ -37,6 +40,7 @@ impl Settings {
             endpoint: text("HF_ENDPOINT").map(|endpoint| endpoint.trim_end_matches('/').to_string()),
             cache: cache.unwrap_or_else(|| home.join("hub")),
             token,
+            certificates: path("SSL_CERT_FILE"),
             offline: offline.is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.as_str())),
             pause: Duration::from_millis(500),
         })

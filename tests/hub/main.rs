@@ -47,6 +47,7 @@ impl Home {
             endpoint: Some(server.endpoint()),
             cache: self.cache(),
             token: None,
+            certificates: None,
             offline: false,
             pause: Duration::from_millis(1),
         }
@@ -155,6 +156,30 @@ fn the_cache_is_laid_out_as_pythons_client_lays_it_out() {
     assert_eq!(entries(&home.model().join("blobs")), blobs);
     let locks = entries(&home.cache().join(".locks/models--someone--tiny"));
     assert_eq!(locks, blobs.iter().map(|etag| format!("{etag}.lock")).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_revision_is_noted_and_its_commit_needs_no_network() {
+    let (home, server) = (Home::new(), Server::start(tiny()));
+    assert_eq!(home.fetch(&server, "someone/tiny@refs/pr/7").unwrap(), home.snapshot());
+    assert_eq!(fs::read_to_string(home.model().join("refs/refs/pr/7")).unwrap(), COMMIT);
+    server.asked();
+    for id in ["someone/tiny@refs/pr/7".to_string(), format!("someone/tiny@{COMMIT}")] {
+        assert_eq!(home.fetch(&server, &id).unwrap(), home.snapshot());
+    }
+    assert_eq!(server.asked(), []);
+    // Another branch may be another commit, and is not here.
+    home.fetch(&server, ID).unwrap();
+    assert_eq!(server.asked().len(), 1);
+}
+
+#[test]
+fn variables_say_where_the_cache_is() {
+    let (home, server) = (Home::new(), Server::start(tiny()));
+    let other = home.0.path().join("other");
+    let output = home.sdrt(&server, &["info", ID], &[("HF_HUB_CACHE", other.to_str().unwrap())]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(other.join("models--someone--tiny/refs/main").is_file() && !home.cache().exists());
 }
 
 #[test]
@@ -269,6 +294,15 @@ fn bytes_that_are_not_those_of_the_listing_are_thrown_away() {
 }
 
 #[test]
+fn a_size_that_does_not_fit_is_refused() {
+    let (home, server) = (Home::new(), Server::start(Behaviour { claims: Some(1 << 60), ..tiny() }));
+    assert_refused(home.fetch(&server, ID), "needs 3458764513.8 GB more on the disk of ");
+    assert!(server.asked_files().iter().all(|file| file == "model_index.json"));
+    server.change(|behaviour| behaviour.claims = Some(1000));
+    assert_refused(home.fetch(&server, ID), "is longer than the 1000 bytes that the hub lists");
+}
+
+#[test]
 fn a_busy_hub_is_asked_again() {
     let (home, server) = (Home::new(), Server::start(Behaviour { busy: 2, ..tiny() }));
     home.fetch(&server, ID).unwrap();
@@ -304,6 +338,11 @@ fn refusals_say_what_to_do() {
         assert_refused(fetch(settings, ID), sentence);
     }
     assert!(server.asked().iter().any(|asked| asked.authorization.as_deref() == Some("Bearer secret")));
+
+    let pem = home.0.path().join("none.pem");
+    fs::write(&pem, "no certificate").unwrap();
+    let error = fetch(&Settings { certificates: Some(pem), ..settings.clone() }, ID).unwrap_err();
+    assert!(error.ends_with("none.pem: SSL_CERT_FILE names it, and it has no certificate in PEM"), "{error}");
 
     let offline = Settings { offline: true, ..settings.clone() };
     assert_refused(fetch(&offline, ID), "HF_HUB_OFFLINE forbids downloads");

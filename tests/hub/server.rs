@@ -32,6 +32,8 @@ pub struct Behaviour {
     pub no_ranges: bool,
     /// Lists weights with the hash of other bytes.
     pub lies: bool,
+    /// Lists weights with this size.
+    pub claims: Option<usize>,
 }
 
 /// One request.
@@ -169,7 +171,8 @@ impl Shared {
             return send(stream, 500, &[], b"");
         }
         let behaviour = behaviour.clone();
-        if path == format!("/api/models/{ID}/revision/main?blobs=true") {
+        let revision = path.strip_prefix(&format!("/api/models/{ID}/revision/"));
+        if matches!(revision, Some("main?blobs=true" | "refs%2Fpr%2F7?blobs=true")) {
             return send(stream, 200, &[], behaviour.listing().as_bytes());
         }
         // Large files are on another host, as the hub's are in its store.
@@ -196,7 +199,8 @@ impl Behaviour {
             let mut sibling = json!({"rfilename": path, "size": bytes.len(), "blobId": &sha256(bytes)[..40]});
             if path.ends_with(".safetensors") {
                 let hash = if self.lies { sha256(b"other") } else { sha256(bytes) };
-                sibling["lfs"] = json!({"sha256": hash, "size": bytes.len(), "pointerSize": 134});
+                sibling["lfs"] =
+                    json!({"sha256": hash, "size": self.claims.unwrap_or(bytes.len()), "pointerSize": 134});
             }
             sibling
         };
