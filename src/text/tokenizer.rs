@@ -22,8 +22,17 @@ pub struct Tokenizer {
     start: u32,
     end: u32,
     padding: u32,
+    comma: Option<u32>,
     max_length: usize,
     largest_id: u32,
+}
+
+/// A token of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub id: u32,
+    /// The byte of the text that it starts at.
+    pub start: usize,
 }
 
 /// A prompt as the text encoder reads it.
@@ -31,8 +40,6 @@ pub struct Tokenizer {
 pub struct Encoding {
     /// Start, tokens, end, padding: exactly as many as [`Tokenizer::max_length`].
     pub ids: Vec<u32>,
-    /// Position of the first end.
-    pub end: usize,
     /// The text that did not fit; empty when all did.
     pub dropped: String,
 }
@@ -112,6 +119,7 @@ impl Tokenizer {
             start: start.id,
             end: end.id,
             padding: padding.id,
+            comma: ids.get(",</w>").copied(),
             max_length: *max_length,
             largest_id: ids.values().copied().max().unwrap_or(0),
         })
@@ -122,19 +130,42 @@ impl Tokenizer {
         self.max_length
     }
 
-    pub fn encode(&self, text: &str) -> Result<Encoding> {
+    /// The id in front of every prompt.
+    pub fn start(&self) -> u32 {
+        self.start
+    }
+    /// The id after the last token of a prompt.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+    /// The id that fills a prompt up to its length; Stable Diffusion 1 has the end for it.
+    pub fn padding(&self) -> u32 {
+        self.padding
+    }
+    /// A comma that stands alone.
+    pub fn comma(&self) -> Option<u32> {
+        self.comma
+    }
+
+    /// The tokens of a text of any length, without start and end.
+    pub fn tokens(&self, text: &str) -> Result<Vec<Token>> {
         let encoding = self
             .inner
             .encode(text, false)
             .map_err(|error| Error::invalid(format!("the prompt cannot be tokenized: {error}")))?;
-        let room = self.max_length - 2;
-        let kept = encoding.get_ids().iter().take(room);
-        let mut ids: Vec<u32> = std::iter::once(&self.start).chain(kept).copied().collect();
-        let end = ids.iter().position(|&id| id == self.end).unwrap_or(ids.len());
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
+        Ok(tokens.map(|(&id, &(start, _))| Token { id, start }).collect())
+    }
+
+    pub fn encode(&self, text: &str) -> Result<Encoding> {
+        let tokens = self.tokens(text)?;
+        let (kept, left) = tokens.split_at(tokens.len().min(self.max_length - 2));
+        let mut ids = vec![self.start];
+        ids.extend(kept.iter().map(|token| token.id));
         ids.push(self.end);
         ids.resize(self.max_length, self.padding);
-        let dropped = encoding.get_offsets().get(room).and_then(|&(start, _)| text.get(start..));
-        Ok(Encoding { ids, end, dropped: dropped.unwrap_or_default().trim().to_owned() })
+        let dropped = left.first().and_then(|token| text.get(token.start..));
+        Ok(Encoding { ids, dropped: dropped.unwrap_or_default().trim().to_owned() })
     }
 }
 
