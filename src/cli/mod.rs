@@ -5,6 +5,7 @@ mod emoji;
 mod info;
 mod model;
 mod profile;
+mod prompt;
 mod run;
 mod size;
 mod source;

@@ -15,14 +15,15 @@ use rayon::prelude::*;
 use sdrt::columns::columns;
 use sdrt::error::Error;
 use sdrt::image;
-use sdrt::pipeline::{Description, Painting, Pipeline, Request, Times};
+use sdrt::pipeline::{Description, Painting, Picture, Pipeline, Request, Times};
 use sdrt::rng::Rng;
 use sdrt::sampler::{Sampler, Schedule};
-use serde_json::json;
+use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
 use super::model::ModelArgs;
+use super::prompt::PromptArgs;
 use super::size::ConditioningArgs;
 use super::{DeviceArgs, SizeArgs, ms, say, say_notice};
 use crate::progress::{Progress, unit};
@@ -36,12 +37,8 @@ const KILLED_BY_CTRL_C: i32 = 130;
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Run {
-    /// What the picture shows
-    #[arg(short, long, value_name = "TEXT")]
-    prompt: String,
-    /// What it should not show; acts with a guidance scale above 1
-    #[arg(short, long, value_name = "TEXT", default_value = "")]
-    negative_prompt: String,
+    #[command(flatten)]
+    prompts: PromptArgs,
     #[command(flatten)]
     model: ModelArgs,
     /// Denoising steps [default: the model's]
@@ -64,7 +61,7 @@ pub struct Run {
     size: SizeArgs,
     #[command(flatten)]
     conditioning: ConditioningArgs,
-    /// Pictures at once; several go to name-0.png, name-1.png, ...
+    /// Pictures at once, of every prompt; several go to name-0.png, name-1.png, ...
     #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
     num_images: usize,
     /// Where the PNG goes
@@ -78,7 +75,7 @@ pub struct Run {
     /// Prints warnings and errors only
     #[arg(short, long)]
     quiet: bool,
-    /// Prints one JSON object on stdout instead of a table
+    /// Prints a line of JSON for every prompt on stdout instead of a table
     #[arg(long)]
     json: bool,
 }
@@ -99,13 +96,14 @@ fn random_seed() -> u64 {
 
 impl Run {
     pub fn run(&self) -> Result<()> {
+        let prompts = self.prompts.read()?;
         let progress = Progress { quiet: self.quiet || self.json };
         let model = self.model.model(progress)?;
         let description = model.describe()?;
         let request = self.request(&description)?;
         let evaluations = request.check(&description)?.evaluations();
-        let files: Vec<PathBuf> =
-            (0..request.images).map(|i| image::numbered(&self.output, i, request.images)).collect();
+        let count = prompts.len() * request.images;
+        let files: Vec<PathBuf> = (0..count).map(|i| image::numbered(&self.output, i, count)).collect();
         files.iter().try_for_each(|file| image::check_destination(file))?;
 
         let opened = self.device.device.open(self.device.dtype)?;
@@ -122,70 +120,62 @@ impl Run {
             bar.set_position(done as u64);
         })?;
         bar.finish_and_clear();
-        let load = start.elapsed();
+        let mut load = start.elapsed();
 
-        let painting = paint(&mut pipeline, &request, progress.denoising(evaluations, request.steps))?;
-        let mut warnings = painting.warnings.clone();
-        if !request.negative_prompt.is_empty() && request.guidance_scale <= 1.0 {
-            let scale = request.guidance_scale;
-            warnings
-                .push(format!("the negative prompt has no effect: --guidance-scale {scale} is not above 1"));
-        }
-        warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
-
-        let start = Instant::now();
-        save(&painting, &request, &self.model.model.name(), &files)?;
-        let stages = Stages { load, times: painting.times, save: start.elapsed() };
-
-        if self.json {
-            warnings.extend(opened.notice.map(|why| format!("running on the CPU: {why}")));
-            let seeds: Vec<u64> = painting.pictures.iter().map(|picture| picture.seed).collect();
-            let times_ms: BTreeMap<_, _> =
-                stages.rows().into_iter().map(|(name, time)| (name, in_ms(time))).collect();
-            let object = json!({
-                "files": files.iter().map(|file| file.to_string_lossy()).collect::<Vec<_>>(),
-                "seeds": seeds,
-                "model": self.model.model.to_string(),
-                "prompt": request.prompt,
-                "negative_prompt": request.negative_prompt,
-                "width": request.width,
-                "height": request.height,
-                "sampler": request.sampler.name(),
-                "schedule": request.schedule.name(),
-                "steps": request.steps,
-                "evaluations": evaluations,
-                "guidance_scale": request.guidance_scale,
-                "rng": request.rng.to_string(),
-                "device": machine,
-                "dtype": dtype.to_string(),
-                "times_ms": times_ms,
-                "warnings": warnings,
-            });
-            writeln!(std::io::stdout(), "{object}")?;
-        } else if !self.quiet {
-            let mut out = std::io::stdout();
-            for (file, picture) in files.iter().zip(&painting.pictures) {
-                writeln!(
-                    out,
-                    "{} ({}x{}, seed {})",
-                    file.display(),
-                    picture.width,
-                    picture.height,
-                    picture.seed
-                )?;
+        let cancelled = set_by_ctrl_c()?;
+        let mut all = Stages::default();
+        for (i, (prompt, files)) in prompts.iter().zip(files.chunks(request.images)).enumerate() {
+            let request = Request {
+                prompt: prompt.text.clone(),
+                seed: request.seed.wrapping_add((i * request.images) as u64),
+                ..request.clone()
+            };
+            let bar = progress.denoising(evaluations, request.steps);
+            let painting = paint(&mut pipeline, &request, bar, &cancelled);
+            let painting = painting.map_err(|error| prompt.locate_error(error))?;
+            let mut warnings: Vec<String> =
+                painting.warnings.iter().map(|warning| prompt.locate(warning)).collect();
+            if i == 0 {
+                warnings.extend(without_effect(&request));
             }
-            writeln!(out, "\n{machine}\n{}", stages.table(request.steps).trim_end())?;
+            warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+
+            let start = Instant::now();
+            save(&painting, &request, &self.model.model.name(), files)?;
+            let stages = Stages {
+                load: std::mem::take(&mut load),
+                times: painting.times,
+                save: start.elapsed(),
+                prompts: 1,
+            };
+            all.add(&stages);
+            if self.json {
+                warnings.extend(opened.notice.iter().map(|why| format!("running on the CPU: {why}")));
+                let mut object = report(&request, &painting, files, &stages);
+                object["model"] = self.model.model.to_string().into();
+                object["device"] = machine.as_str().into();
+                object["dtype"] = dtype.to_string().into();
+                object["warnings"] = warnings.into();
+                writeln!(std::io::stdout(), "{object}")?;
+            } else if !self.quiet {
+                let mut out = std::io::stdout();
+                for (file, Picture { width, height, seed, .. }) in files.iter().zip(&painting.pictures) {
+                    writeln!(out, "{} ({width}x{height}, seed {seed})", file.display())?;
+                }
+            }
+        }
+        if !self.json && !self.quiet {
+            writeln!(std::io::stdout(), "\n{machine}\n{}", all.table(request.steps).trim_end())?;
         }
         Ok(())
     }
 
-    /// The model's suggestion with what the flags say instead.
+    /// The model's suggestion with what the flags say instead; without the prompt.
     fn request(&self, model: &Description) -> Result<Request, Error> {
         let sampler = self.sampler.map_or_else(|| model.scheduler.default_sampler(), Ok)?;
         let defaults = Request::defaults(model, sampler);
         Ok(Request {
-            prompt: self.prompt.clone(),
-            negative_prompt: self.negative_prompt.clone(),
+            negative_prompt: self.prompts.negative_prompt.clone(),
             steps: self.steps.unwrap_or(defaults.steps),
             guidance_scale: self.guidance_scale.unwrap_or(defaults.guidance_scale),
             sampler,
@@ -196,23 +186,41 @@ impl Run {
             width: self.size.width.unwrap_or(defaults.width),
             images: self.num_images,
             size: self.conditioning.conditioning(),
+            ..defaults
         })
     }
 }
 
-/// Paints with a bar, and stops after the step in which Ctrl-C is pressed. A second Ctrl-C ends the
-/// program at once.
-fn paint(pipeline: &mut Pipeline, request: &Request, bar: ProgressBar) -> Result<Painting> {
+/// A flag that Ctrl-C sets. A second Ctrl-C ends the program at once.
+fn set_by_ctrl_c() -> Result<Arc<AtomicBool>> {
     let cancelled = Arc::new(AtomicBool::new(false));
     // In this order: the flag that the first one looks at is set by the second.
     flag::register_conditional_shutdown(SIGINT, KILLED_BY_CTRL_C, cancelled.clone())?;
     flag::register(SIGINT, cancelled.clone())?;
+    Ok(cancelled)
+}
+
+/// Paints with a bar, and stops after the step in which `cancelled` is set.
+fn paint(
+    pipeline: &mut Pipeline,
+    request: &Request,
+    bar: ProgressBar,
+    cancelled: &AtomicBool,
+) -> Result<Painting, Error> {
     let painting = pipeline.paint(request, &mut |done, _| {
         bar.set_position(done as u64);
         if cancelled.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
-    Ok(painting?)
+    painting
+}
+
+/// What was asked for and does nothing.
+fn without_effect(request: &Request) -> Option<String> {
+    let Request { negative_prompt, guidance_scale, .. } = request;
+    (!negative_prompt.is_empty() && *guidance_scale <= 1.0).then(|| {
+        format!("the negative prompt has no effect: --guidance-scale {guidance_scale} is not above 1")
+    })
 }
 
 fn save(painting: &Painting, request: &Request, model: &str, files: &[PathBuf]) -> Result<(), Error> {
@@ -222,18 +230,54 @@ fn save(painting: &Painting, request: &Request, model: &str, files: &[PathBuf]) 
     })
 }
 
+/// What `--json` says of a prompt, but for what is the same for all.
+fn report(request: &Request, painting: &Painting, files: &[PathBuf], stages: &Stages) -> Value {
+    let seeds: Vec<u64> = painting.pictures.iter().map(|picture| picture.seed).collect();
+    let times_ms: BTreeMap<_, _> =
+        stages.rows().into_iter().map(|(name, time)| (name, in_ms(time))).collect();
+    json!({
+        "files": files.iter().map(|file| file.to_string_lossy()).collect::<Vec<_>>(),
+        "seeds": seeds,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "width": request.width,
+        "height": request.height,
+        "sampler": request.sampler.name(),
+        "schedule": request.schedule.name(),
+        "steps": request.steps,
+        "evaluations": painting.times.evaluations,
+        "guidance_scale": request.guidance_scale,
+        "rng": request.rng.to_string(),
+        "times_ms": times_ms,
+    })
+}
+
 /// How long everything took.
+#[derive(Default)]
 struct Stages {
     load: Duration,
     times: Times,
     save: Duration,
+    prompts: u32,
 }
 
 impl Stages {
-    /// `image` is what another picture of the same size would take: neither loading nor recording.
+    fn add(&mut self, other: &Stages) {
+        let (all, times) = (&mut self.times, &other.times);
+        all.record += times.record;
+        all.text += times.text;
+        all.denoise += times.denoise;
+        all.decode += times.decode;
+        all.evaluations += times.evaluations;
+        self.load += other.load;
+        self.save += other.save;
+        self.prompts += other.prompts;
+    }
+
+    /// `image` is what another prompt would take at the same size: neither loading nor recording.
     fn rows(&self) -> [(&'static str, Duration); 7] {
         let Times { record, text, denoise, decode, .. } = self.times;
-        let image = text + denoise + decode + self.save;
+        let image = (text + denoise + decode + self.save) / self.prompts;
         [
             ("load", self.load),
             ("record", record),
@@ -252,7 +296,7 @@ impl Stages {
         for (name, time) in self.rows() {
             let mut line = vec![name.to_string(), ms(in_ms(time))];
             if name == "denoise" {
-                line.push(format!("{speed:.1} {}", unit(evaluations, steps)));
+                line.push(format!("{speed:.1} {}", unit(evaluations / self.prompts as usize, steps)));
             }
             lines.push(line);
         }

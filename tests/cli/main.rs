@@ -3,6 +3,7 @@
 mod emoji;
 mod failures;
 mod measure;
+mod prompts;
 mod run;
 
 use std::fs;
