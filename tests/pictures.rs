@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use common::pictures::{equals_diffusers, paint};
 use sdrt::Error;
 use sdrt::ops::cpu::Cpu;
-use sdrt::pipeline::{Pipeline, Request, SizeConditioning};
+use sdrt::pipeline::{KnownShapes, Pipeline, Request};
 use sdrt::rng::Rng;
 use sdrt::sampler::{Sampler, Schedule};
 
@@ -16,7 +16,7 @@ fn pipeline() -> Pipeline {
     common::pipeline("tiny", Cpu::new())
 }
 
-/// A small request with everything that can be given.
+/// A small request.
 fn request() -> Request {
     Request {
         prompt: "a red fox in the snow".to_string(),
@@ -30,7 +30,7 @@ fn request() -> Request {
         height: 24,
         width: 40,
         images: 1,
-        size: SizeConditioning::default(),
+        ..Request::defaults(&KnownShapes::Sd15.describe(), Sampler::EulerAncestral)
     }
 }
 

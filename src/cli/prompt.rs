@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sdrt::error::{Error, Result};
 use sdrt::location::Location;
+use sdrt::pipeline::Request;
+use sdrt::text::{Embedding, LongPrompt, PromptStyle};
 
 /// Stands for stdin.
 const STDIN: &str = "-";
@@ -21,7 +23,22 @@ pub struct PromptArgs {
     prompt_file: Option<PathBuf>,
     /// What it should not show; acts with a guidance scale above 1
     #[arg(short, long, value_name = "TEXT", default_value = "")]
-    pub negative_prompt: String,
+    negative_prompt: String,
+    /// How prompts are read: plain (every character is text, as in diffusers) or a1111 (weights as in
+    /// (word:1.3) and [word], BREAK)
+    #[arg(long, value_name = "NAME", default_value_t)]
+    prompt_style: PromptStyle,
+    /// What becomes of more than 75 tokens: chunk (they are encoded 75 by 75) or truncate (the rest is left
+    /// out) [default: chunk for a1111, truncate for plain]
+    #[arg(long, value_name = "NAME")]
+    long_prompt: Option<LongPrompt>,
+    /// The layer of the text encoder that is read, from the end: 1 is the last, as A1111 counts [default: the
+    /// model's]
+    #[arg(long, value_name = "N")]
+    clip_skip: Option<usize>,
+    /// A textual inversion; acts where the prompt has its name; may be given several times
+    #[arg(long = "embedding", value_name = "FILE[:NAME]")]
+    embeddings: Vec<Embedding>,
 }
 
 /// A prompt, and where it stands.
@@ -49,6 +66,20 @@ impl PromptArgs {
             return Err(Error::invalid(message));
         }
         Ok(prompts)
+    }
+}
+
+impl PromptArgs {
+    /// The request with what these flags say, without the prompt.
+    pub fn apply(&self, request: Request) -> Request {
+        Request {
+            negative_prompt: self.negative_prompt.clone(),
+            prompt_style: self.prompt_style,
+            long_prompt: self.long_prompt,
+            clip_skip: self.clip_skip,
+            embeddings: self.embeddings.clone(),
+            ..request
+        }
     }
 }
 

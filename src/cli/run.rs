@@ -186,7 +186,7 @@ impl Run {
             width: self.size.width.unwrap_or(defaults.width),
             images: self.num_images,
             size: self.conditioning.conditioning(),
-            ..defaults
+            ..self.prompts.apply(defaults)
         })
     }
 }

@@ -9,12 +9,20 @@ use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::rng::Rng;
 use crate::sampler::{Sampler, Schedule, Table};
+use crate::text::{Embedding, LongPrompt, PromptStyle};
 
 /// What to paint.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub prompt: String,
     pub negative_prompt: String,
+    pub prompt_style: PromptStyle,
+    /// The style's own way if nothing is said.
+    pub long_prompt: Option<LongPrompt>,
+    /// The layer of the text encoder that is read, from the end: 1 is the last, as A1111 counts. The model's
+    /// own if nothing is said.
+    pub clip_skip: Option<usize>,
+    pub embeddings: Vec<Embedding>,
     pub steps: usize,
     /// Guidance is on above 1, as in diffusers.
     pub guidance_scale: f32,
@@ -68,6 +76,10 @@ impl Request {
         Request {
             prompt: String::new(),
             negative_prompt: String::new(),
+            prompt_style: PromptStyle::default(),
+            long_prompt: None,
+            clip_skip: None,
+            embeddings: Vec::new(),
             steps: defaults.steps.unwrap_or(steps),
             guidance_scale: defaults.guidance_scale.unwrap_or(guidance_scale),
             sampler,
@@ -97,6 +109,12 @@ impl Request {
             if side > LARGEST_SIDE {
                 return invalid(format!("--{flag} {side}: too many pixels; expected at most {LARGEST_SIDE}"));
             }
+        }
+        let layers = config.clip.num_hidden_layers;
+        if let Some(skip) = self.clip_skip.filter(|skip| !(1..=layers).contains(skip)) {
+            return invalid(format!(
+                "--clip-skip {skip}: expected 1, for the last layer of the text encoder, to {layers}"
+            ));
         }
         if self.images == 0 {
             return invalid("--num-images 0: expected at least 1".to_string());

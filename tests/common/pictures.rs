@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use sdrt::pipeline::{Painting, Pipeline, Request, SizeConditioning};
+use sdrt::pipeline::{KnownShapes, Painting, Pipeline, Request, SizeConditioning};
 use sdrt::rng::Rng;
+use sdrt::sampler::Sampler;
 
 use super::{Case, Values, fixture};
 
@@ -38,6 +39,7 @@ pub fn request_of(case: &Case) -> Request {
             crop: pair("crop").unwrap_or_default(),
             target: pair("target_size"),
         },
+        ..Request::defaults(&KnownShapes::Sd15.describe(), Sampler::Ddim)
     }
 }
 
