@@ -44,11 +44,11 @@ fn main() -> anyhow::Result<()> {
     let dtype = backend.dtype();
 
     let mut plan = Plan::measure(dtype);
-    Models::new(&config, &mut plan);
+    Models::new(&config, 0, &mut plan);
     checkpoint.check(&plan.requests)?;
     let weights = backend.reserve(plan.bytes(), "the weights")?;
     let mut plan = Plan::new(weights.base, weights.bytes, dtype);
-    let models = Models::new(&config, &mut plan);
+    let models = Models::new(&config, 0, &mut plan);
     for request in &plan.requests {
         backend.fill(request.tensor, &|rows, out| checkpoint.fill(request, rows, out))?;
     }
@@ -114,7 +114,7 @@ fn run(models: &Models, ops: &mut dyn Ops, inputs: &Inputs) {
     let [x, prediction] = [0, 1].map(|_| ops.alloc([b, h, w, c]));
     let picture = ops.alloc([b, scale * h, scale * w, models.config.vae.out_channels]);
 
-    models.text_encoder.forward(ops, inputs.ids, models.text_encoder.last(states), None);
+    models.text_encoder.forward(ops, inputs.ids, models.text_encoder.from_end(states, 1, true), None);
     unet.time_table(ops, table, TimeInputs { timesteps: inputs.timestep, guidance: None, added: None });
     unet.context(ops, context, states);
     ops.scale(Scale { out: x, x: inputs.latents, scale: 1.0 });

@@ -54,7 +54,7 @@ impl Info {
         let evaluations = request.check(&description)?.evaluations();
         let config = &description.config;
         let mut plan = Plan::measure(dtype);
-        Models::new(config, &mut plan);
+        Models::new(config, 0, &mut plan);
         let tensors = match model {
             Model::Files(files) => {
                 let (_, checkpoint) = files.open()?;

@@ -87,10 +87,10 @@ impl Run<'_> {
     }
 
     fn clip(&mut self, config: &ModelConfig) {
-        let clip =
-            self.load(|plan| plan.component("text_encoder", |plan| ClipText::new(&config.clip, false, plan)));
+        let clip = self
+            .load(|plan| plan.component("text_encoder", |plan| ClipText::new(&config.clip, false, 0, plan)));
         let ids = self.input_as("ids", DType::I32);
-        self.compare(MODEL, |ops, out| clip.forward(ops, ids, clip.last(out), None));
+        self.compare(MODEL, |ops, out| clip.forward(ops, ids, clip.from_end(out, 1, true), None));
     }
 
     fn unet(&mut self, config: &ModelConfig) {
@@ -235,7 +235,7 @@ fn a_vae_carried_small_gives_the_same_pictures_and_latents() {
 /// What a checkpoint says about the plan of a configuration.
 fn plan_check(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<usize, String> {
     let mut plan = Plan::measure(DType::F16);
-    Models::new(config, &mut plan);
+    Models::new(config, 0, &mut plan);
     checkpoint.check(&plan.requests).map_err(|error| error.to_string())?;
     Ok(plan.requests.iter().map(|request| request.keys.len()).sum())
 }

@@ -121,7 +121,7 @@ fn files_of_all_families_are_recognised_by_their_shapes() {
         assert_eq!(description.family, family);
         assert_eq!(description.config, known, "{name}");
         let mut plan = Plan::measure(DType::F16);
-        Models::new(&description.config, &mut plan);
+        Models::new(&description.config, 0, &mut plan);
         checkpoint.check(&plan.requests).unwrap();
     }
 }
@@ -183,7 +183,7 @@ fn tensors_that_nothing_reads_are_passed_over() {
     }
     let (description, checkpoint) = Hollow::new("a.safetensors", &tensors, json!({})).files().open().unwrap();
     let mut plan = Plan::measure(DType::F16);
-    Models::new(&description.config, &mut plan);
+    Models::new(&description.config, 0, &mut plan);
     checkpoint.check(&plan.requests).unwrap();
 }
 
@@ -208,7 +208,7 @@ fn another_vae_takes_the_place_of_the_models() {
         assert_eq!(description.config.vae, VaeConfig::sdxl(), "all but the shapes is the model's");
         assert_eq!(checkpoint.files().filter(|path| path.name() == "vae.safetensors").count(), 1);
         let mut plan = Plan::measure(DType::F16);
-        Models::new(&description.config, &mut plan);
+        Models::new(&description.config, 0, &mut plan);
         checkpoint.check(&plan.requests).unwrap();
     }
     let none = Hollow::new("vae.safetensors", &BTreeMap::from([("a".into(), vec![1])]), json!({}));
@@ -247,7 +247,7 @@ fn other_files_are_called_what_they_are() {
     tensors.remove("model.diffusion_model.out.2.bias");
     let (description, checkpoint) = Hollow::new("a.safetensors", &tensors, json!({})).files().open().unwrap();
     let mut plan = Plan::measure(DType::F16);
-    Models::new(&description.config, &mut plan);
+    Models::new(&description.config, 0, &mut plan);
     assert_refused(checkpoint.check(&plan.requests), "conv_out.bias: missing; its other tensors describe");
 
     let folder = TempDir::new().unwrap();

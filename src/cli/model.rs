@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use sdrt::pipeline::{self, Model, ModelFiles};
 use sdrt::sampler::prediction_type;
+use sdrt::text::Embedding;
 
 use super::emoji;
 use super::source::{self, ModelSource};
@@ -28,6 +29,9 @@ pub struct ModelChanges {
     /// What the U-Net predicts, where the files say it wrong or not at all: epsilon, v or sample
     #[arg(long, value_name = "NAME", value_parser = prediction_type)]
     prediction: Option<&'static str>,
+    /// A textual inversion; acts where a prompt has its name; may be given several times
+    #[arg(long = "embedding", value_name = "FILE[:NAME]")]
+    embeddings: Vec<Embedding>,
 }
 
 /// Shapes that are known without a checkpoint.
@@ -64,6 +68,7 @@ impl ModelChanges {
             location: model.locate(progress)?,
             vae: self.vae.as_ref().map(|vae| vae.locate(progress)).transpose()?,
             prediction_type: self.prediction,
+            embeddings: self.embeddings.clone(),
         }))
     }
 }

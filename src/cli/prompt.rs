@@ -7,7 +7,7 @@ use clap::Args;
 use sdrt::error::{Error, Result};
 use sdrt::location::Location;
 use sdrt::pipeline::Request;
-use sdrt::text::{Embedding, LongPrompt, PromptStyle};
+use sdrt::text::{LongPrompt, PromptStyle};
 
 /// Stands for stdin.
 const STDIN: &str = "-";
@@ -32,13 +32,10 @@ pub struct PromptArgs {
     /// out) [default: chunk for a1111, truncate for plain]
     #[arg(long, value_name = "NAME")]
     long_prompt: Option<LongPrompt>,
-    /// The layer of the text encoder that is read, from the end: 1 is the last, as A1111 counts [default: the
-    /// model's]
+    /// The layer of the text encoder that is read, from the end: 1 is the last, as A1111 counts [default: 1; XL:
+    /// 2]
     #[arg(long, value_name = "N")]
     clip_skip: Option<usize>,
-    /// A textual inversion; acts where the prompt has its name; may be given several times
-    #[arg(long = "embedding", value_name = "FILE[:NAME]")]
-    embeddings: Vec<Embedding>,
 }
 
 /// A prompt, and where it stands.
@@ -77,7 +74,6 @@ impl PromptArgs {
             prompt_style: self.prompt_style,
             long_prompt: self.long_prompt,
             clip_skip: self.clip_skip,
-            embeddings: self.embeddings.clone(),
             ..request
         }
     }

@@ -175,7 +175,6 @@ impl Run {
         let sampler = self.sampler.map_or_else(|| model.scheduler.default_sampler(), Ok)?;
         let defaults = Request::defaults(model, sampler);
         Ok(Request {
-            negative_prompt: self.prompts.negative_prompt.clone(),
             steps: self.steps.unwrap_or(defaults.steps),
             guidance_scale: self.guidance_scale.unwrap_or(defaults.guidance_scale),
             sampler,

@@ -39,14 +39,15 @@ pub struct HiddenStates {
 /// The projection of the last hidden states at the end of each text.
 #[derive(Clone, Copy)]
 pub struct Pooled {
-    pub out: Tensor, // [1,1,b,projection_dim]
+    pub out: Tensor, // [1,1,n,projection_dim]
     /// Row of each text's end token among all `b·t` tokens.
-    pub ends: Tensor, // i32 [1,1,1,b]
+    pub ends: Tensor, // i32 [1,1,1,n]
 }
 
 impl ClipText {
-    /// `projected`: with the projection that [`Pooled`] takes.
-    pub fn new(config: &ClipConfig, projected: bool, plan: &mut Plan) -> Self {
+    /// `projected`: with the projection that [`Pooled`] takes. `new_tokens`: how many embeddings there is
+    /// room for behind those of the vocabulary.
+    pub fn new(config: &ClipConfig, projected: bool, new_tokens: usize, plan: &mut Plan) -> Self {
         let c = config.hidden_size;
         let text_projection = projected.then(|| Dense {
             weight: plan.matrix("text_projection.weight", config.projection_dim, c),
@@ -68,7 +69,12 @@ impl ClipText {
         };
         plan.scope("text_model", |plan| ClipText {
             config: config.clone(),
-            token_embedding: plan.matrix("embeddings.token_embedding.weight", config.vocab_size, c),
+            token_embedding: plan.extended_matrix(
+                "embeddings.token_embedding.weight",
+                config.vocab_size,
+                c,
+                new_tokens,
+            ),
             position_embedding: plan.matrix(
                 "embeddings.position_embedding.weight",
                 config.max_position_embeddings,
@@ -82,14 +88,17 @@ impl ClipText {
         })
     }
 
-    /// What Stable Diffusion 1.x and 2.x read.
-    pub fn last(&self, out: Tensor) -> HiddenStates {
-        HiddenStates { out, layers: self.layers.len(), normed: true }
+    /// The rows of new tokens, behind the vocabulary's.
+    pub fn new_tokens(&self) -> Tensor {
+        let ClipConfig { vocab_size, .. } = self.config;
+        let [_, _, n, c] = self.token_embedding.shape;
+        let first = self.token_embedding.row(vocab_size);
+        Tensor { shape: [1, 1, n - vocab_size, c], ..first }
     }
 
-    /// What XL reads.
-    pub fn penultimate(&self, out: Tensor) -> HiddenStates {
-        HiddenStates { out, layers: self.layers.len() - 1, normed: false }
+    /// The hidden states of layer `clip_skip` from the end, 1 being the last.
+    pub fn from_end(&self, out: Tensor, clip_skip: usize, normed: bool) -> HiddenStates {
+        HiddenStates { out, layers: self.layers.len() + 1 - clip_skip, normed }
     }
 
     /// Encodes `ids` i32 [b,1,1,t].
@@ -120,7 +129,7 @@ impl ClipText {
                 }
             }
             if let Some(pooled) = pooled {
-                let [at_end, normed] = [0, 1].map(|_| ops.alloc([1, 1, b, c]));
+                let [at_end, normed] = [0, 1].map(|_| ops.alloc([1, 1, pooled.ends.len(), c]));
                 let tokens = Tensor { shape: [1, 1, b * t, c], ..x };
                 ops.embed(Embed { out: at_end, ids: pooled.ends, tokens, positions: None });
                 ops.layer_norm(self.final_layer_norm.layer(normed, at_end, eps));

@@ -1,63 +1,10 @@
-//! What is written in front of a replay: token ids, times and noise.
+//! What is written in front of a replay: times and noise.
 
-use super::model::Description;
 use super::request::Request;
 use super::stages::Tensors;
 use crate::error::Result;
 use crate::ops::Backend;
 use crate::sampler::Table;
-use crate::text::Tokenizer;
-
-/// Writes what the text encoders and XL's time embedding read, unconditional rows first. Returns warnings
-/// about words that were dropped.
-pub(super) fn write_prompts(
-    backend: &mut dyn Backend,
-    t: &Tensors,
-    request: &Request,
-    model: &Description,
-    tokenizers: &[Tokenizer],
-) -> Result<Vec<String>> {
-    let [rows, _, _, tokens] = t.ids.shape;
-    let mut warnings = Vec::new();
-    let negative = (rows > request.images).then_some(("negative prompt", &request.negative_prompt));
-    let prompts: Vec<(&str, &String)> = negative.into_iter().chain([("prompt", &request.prompt)]).collect();
-    let ids_of_encoders = [Some(t.ids), t.xl.map(|xl| xl.ids_2)];
-    for (tokenizer, ids) in tokenizers.iter().zip(ids_of_encoders.into_iter().flatten()) {
-        let mut all: Vec<i32> = Vec::new();
-        let mut ends: Vec<i32> = Vec::new();
-        for (name, text) in &prompts {
-            let encoding = tokenizer.encode(text)?;
-            if !encoding.dropped.is_empty() && warnings.len() < prompts.len() {
-                let room = tokenizer.max_length() - 2;
-                let dropped = &encoding.dropped;
-                warnings.push(format!("the {name} has more than {room} tokens; left out: {dropped}"));
-            }
-            for _ in 0..request.images {
-                ends.push((all.len() + encoding.end) as i32);
-                all.extend(encoding.ids[..tokens].iter().map(|&id| id as i32));
-            }
-        }
-        backend.write(ids, bytemuck::cast_slice(&all))?;
-        if let Some(xl) = t.xl.filter(|xl| xl.ids_2.address == ids.address) {
-            backend.write(xl.ends, bytemuck::cast_slice(&ends))?;
-        }
-    }
-
-    let zeroed = model.force_zeros_for_empty_prompt && request.negative_prompt.is_empty();
-    let weight = |row: usize| {
-        let is_negative = row + request.images < rows;
-        if t.xl.is_some() && zeroed && is_negative { 0f32 } else { 1.0 }
-    };
-    let weights: Vec<f32> = (0..rows).flat_map(|row| std::iter::repeat_n(weight(row), tokens)).collect();
-    backend.write(t.token_weights, bytemuck::cast_slice(&weights))?;
-    if let Some(xl) = &t.xl {
-        let weights: Vec<f32> = (0..rows).map(weight).collect();
-        backend.write(xl.pooled_weights, bytemuck::cast_slice(&weights))?;
-        let time_ids = request.size.time_ids(request.width, request.height);
-        backend.write(xl.time_ids, bytemuck::cast_slice(&time_ids.repeat(rows)))?;
-    }
-    Ok(warnings)
-}
 
 /// Writes what the tables of times and of the sampler are made of.
 pub(super) fn write_times(

@@ -12,6 +12,7 @@ mod bucket;
 mod family;
 mod inputs;
 mod model;
+mod prompts;
 mod request;
 mod stages;
 
@@ -21,15 +22,16 @@ use std::time::Instant;
 
 use self::bucket::Bucket;
 pub use self::family::{Distillation, Family};
-use self::inputs::{padded, write_noise, write_prompts, write_times};
+use self::inputs::{padded, write_noise, write_times};
 pub use self::model::{Description, KnownShapes, Model, ModelFiles};
+use self::prompts::Prompts;
 pub use self::request::{Painting, Picture, Request, SizeConditioning, Times};
 use self::stages::Tensors;
 pub use self::stages::{Counted, Models, Shape, Stage, count};
 use crate::error::{Error, Result};
 use crate::ops::*;
-use crate::text::Tokenizer;
-use crate::weights::{Plan, RandomWeights, Source};
+use crate::text::{Inversions, Tokenizer};
+use crate::weights::{Plan, RandomWeights, Source, pack};
 
 /// Called while weights load, with bytes done and bytes in all.
 pub type OnLoad<'a> = &'a mut dyn FnMut(usize, usize);
@@ -41,6 +43,7 @@ pub struct Pipeline {
     models: Models,
     /// One for each text encoder.
     tokenizers: Vec<Tokenizer>,
+    inversions: Inversions,
     description: Description,
     weights: Region,
     backend: Box<dyn Backend>,
@@ -50,16 +53,19 @@ impl Pipeline {
     /// Loads a model folder in the layout of diffusers, or a single file.
     pub fn load(files: &ModelFiles, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
         let (description, checkpoint) = files.open()?;
-        Self::fill(description, &checkpoint, backend, on_load)
+        let widths: Vec<usize> = description.config.text_encoders().map(|clip| clip.hidden_size).collect();
+        let inversions = Inversions::read(&files.embeddings, description.config.clip.vocab_size, &widths)?;
+        Self::fill(description, inversions, &checkpoint, backend, on_load)
     }
 
     /// A model with random weights of the given shapes: for measuring without a checkpoint.
     pub fn random(description: Description, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
-        Self::fill(description, &RandomWeights, backend, on_load)
+        Self::fill(description, Inversions::default(), &RandomWeights, backend, on_load)
     }
 
     fn fill(
         description: Description,
+        inversions: Inversions,
         source: &dyn Source,
         mut backend: Box<dyn Backend>,
         on_load: OnLoad,
@@ -70,14 +76,15 @@ impl Pipeline {
         let tokenizers: Vec<Tokenizer> = encoders
             .map(|(folder, clip)| Tokenizer::for_encoder(folder.as_ref(), clip))
             .collect::<Result<_>>()?;
+        let new_tokens = inversions.vectors();
         let mut plan = Plan::measure(dtype);
-        Models::new(config, &mut plan);
+        Models::new(config, new_tokens, &mut plan);
         source.check(&plan.requests)?;
         let bytes = plan.bytes();
         let weights = backend.reserve(bytes, "the weights")?;
         let mut plan = Plan::new(weights.base, weights.bytes, dtype);
         let tokens = tokenizers.iter().map(Tokenizer::max_length).fold(config.max_tokens(), usize::min);
-        let models = Models { tokens, ..Models::new(config, &mut plan) };
+        let models = Models { tokens, ..Models::new(config, new_tokens, &mut plan) };
         let mut done = 0;
         for request in &plan.requests {
             backend.fill(request.tensor, &|rows, out| source.fill(request, rows, out))?;
@@ -85,7 +92,14 @@ impl Pipeline {
             on_load(done, bytes);
         }
         backend.finish_fill()?;
-        Ok(Pipeline { buckets: HashMap::new(), models, tokenizers, description, weights, backend })
+        for (encoder, text_encoder) in models.text_encoders().enumerate().filter(|_| new_tokens > 0) {
+            let rows = text_encoder.new_tokens();
+            let mut bytes = vec![0; rows.bytes()];
+            pack::from_f32(inversions.rows(encoder), rows.dtype, &mut bytes);
+            backend.write(rows, &bytes)?;
+        }
+        let buckets = HashMap::new();
+        Ok(Pipeline { buckets, models, tokenizers, inversions, description, weights, backend })
     }
 
     pub fn description(&self) -> &Description {
@@ -111,18 +125,21 @@ impl Pipeline {
     pub fn paint(&mut self, request: &Request, on_step: OnStep) -> Result<Painting> {
         let table = request.check(&self.description)?;
         let evaluations = table.evaluations();
-        let shape = request.shape(&self.description.config, evaluations);
+        let guided = request.is_guided(&self.description.config);
+        let prompts = Prompts::new(request, guided, &self.tokenizers, &self.inversions)?;
+        let shape =
+            Shape { chunks: prompts.chunks(), ..request.shape(&self.description.config, evaluations) };
         let mut times = Times { evaluations, ..Times::default() };
 
         let start = Instant::now();
-        self.prepare(shape)?;
+        Self::prepare_bucket(&mut self.buckets, &mut *self.backend, &self.models, shape)?;
         times.record = start.elapsed();
         let bucket = &self.buckets[&shape];
         let backend = &mut *self.backend;
         let t = &bucket.tensors;
 
         let start = Instant::now();
-        let warnings = write_prompts(backend, t, request, &self.description, &self.tokenizers)?;
+        prompts.write(backend, t, request, &self.description)?;
         write_times(backend, t, request, &table)?;
         backend.write(t.table, &padded(&table.pack(), t.table.len()))?;
         backend.replay(&bucket.encode)?;
@@ -153,22 +170,31 @@ impl Pipeline {
             seed: request.seed.wrapping_add(i as u64),
         };
         let pictures = rgb.chunks_exact(3 * width * height).enumerate().map(picture).collect();
-        Ok(Painting { pictures, times, warnings })
+        Ok(Painting { pictures, times, warnings: prompts.warnings })
     }
 
     /// Records the graphs of a shape, unless they are there. Shapes of earlier requests keep their memory
     /// until a new one needs it.
     pub fn prepare(&mut self, shape: Shape) -> Result<()> {
-        if !self.buckets.contains_key(&shape) {
-            let bucket = match Bucket::new(&mut *self.backend, &self.models, &shape) {
-                Err(Error::OutOfMemory { .. }) if !self.buckets.is_empty() => {
-                    self.buckets.clear();
-                    Bucket::new(&mut *self.backend, &self.models, &shape)
+        Self::prepare_bucket(&mut self.buckets, &mut *self.backend, &self.models, shape)
+    }
+
+    fn prepare_bucket(
+        buckets: &mut HashMap<Shape, Bucket>,
+        backend: &mut dyn Backend,
+        models: &Models,
+        shape: Shape,
+    ) -> Result<()> {
+        if !buckets.contains_key(&shape) {
+            let bucket = match Bucket::new(backend, models, &shape) {
+                Err(Error::OutOfMemory { .. }) if !buckets.is_empty() => {
+                    buckets.clear();
+                    Bucket::new(backend, models, &shape)
                 }
                 bucket => bucket,
             }?;
             tracing::debug!(?shape, bytes = bucket.region.bytes, "recorded graphs");
-            self.buckets.insert(shape, bucket);
+            buckets.insert(shape, bucket);
         }
         Ok(())
     }

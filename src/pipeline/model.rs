@@ -9,6 +9,7 @@ use crate::location::Location;
 use crate::model::config::{ModelConfig, VaeConfig};
 use crate::ops::Backend;
 use crate::sampler::SchedulerConfig;
+use crate::text::Embedding;
 use crate::weights::{Checkpoint, Component, Defaults, ModelFolder, SingleFile, single_file};
 
 /// A checkpoint, or shapes with random weights.
@@ -26,6 +27,8 @@ pub struct ModelFiles {
     pub vae: Option<Location>,
     /// `prediction_type` of a scheduler configuration.
     pub prediction_type: Option<&'static str>,
+    /// Textual inversions that prompts may name.
+    pub embeddings: Vec<Embedding>,
 }
 
 /// Shapes that are known without a checkpoint.
@@ -78,7 +81,7 @@ impl fmt::Display for Model {
 
 impl From<Location> for ModelFiles {
     fn from(location: Location) -> Self {
-        ModelFiles { location, vae: None, prediction_type: None }
+        ModelFiles { location, vae: None, prediction_type: None, embeddings: Vec::new() }
     }
 }
 

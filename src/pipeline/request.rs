@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::rng::Rng;
 use crate::sampler::{Sampler, Schedule, Table};
-use crate::text::{Embedding, LongPrompt, PromptStyle};
+use crate::text::{LongPrompt, PromptStyle};
 
 /// What to paint.
 #[derive(Clone, Debug)]
@@ -19,10 +19,9 @@ pub struct Request {
     pub prompt_style: PromptStyle,
     /// The style's own way if nothing is said.
     pub long_prompt: Option<LongPrompt>,
-    /// The layer of the text encoder that is read, from the end: 1 is the last, as A1111 counts. The model's
-    /// own if nothing is said.
+    /// The layer of the text encoders that is read, from the end: 1 is the last, as A1111 counts. The model's
+    /// own if nothing is said. A plain negative prompt is always read from the model's own, as in diffusers.
     pub clip_skip: Option<usize>,
-    pub embeddings: Vec<Embedding>,
     pub steps: usize,
     /// Guidance is on above 1, as in diffusers.
     pub guidance_scale: f32,
@@ -79,7 +78,6 @@ impl Request {
             prompt_style: PromptStyle::default(),
             long_prompt: None,
             clip_skip: None,
-            embeddings: Vec::new(),
             steps: defaults.steps.unwrap_or(steps),
             guidance_scale: defaults.guidance_scale.unwrap_or(guidance_scale),
             sampler,
@@ -110,7 +108,7 @@ impl Request {
                 return invalid(format!("--{flag} {side}: too many pixels; expected at most {LARGEST_SIDE}"));
             }
         }
-        let layers = config.clip.num_hidden_layers;
+        let layers = config.text_encoders().map(|clip| clip.num_hidden_layers).min().unwrap_or(0);
         if let Some(skip) = self.clip_skip.filter(|skip| !(1..=layers).contains(skip)) {
             return invalid(format!(
                 "--clip-skip {skip}: expected 1, for the last layer of the text encoder, to {layers}"
@@ -140,11 +138,20 @@ impl Request {
         Table::new(self.sampler, scheduler, self.schedule, self.steps)
     }
 
-    /// The shape that the request is painted in.
+    /// The shape that the request is painted in, with a prompt of one chunk.
     pub fn shape(&self, config: &ModelConfig, evaluations: usize) -> Shape {
-        // A model that takes the guidance scale as an input needs no second evaluation for it.
-        let guided = self.guidance_scale > 1.0 && config.unet.time_cond_proj_dim.is_none();
-        Shape::new(self.images, guided, self.height, self.width, evaluations)
+        let own = if config.is_xl() { 2 } else { 1 };
+        let clip_skip = self.clip_skip.unwrap_or(own);
+        let negative = if self.prompt_style == PromptStyle::Plain { own } else { clip_skip };
+        let guided = self.is_guided(config);
+        let shape = Shape::new(self.images, guided, self.height, self.width, evaluations);
+        Shape { clip_skip: if guided { [negative, clip_skip] } else { [clip_skip; 2] }, ..shape }
+    }
+
+    /// Whether the U-Net sees each picture twice. A model that takes the guidance scale as an input needs no
+    /// second evaluation for it.
+    pub fn is_guided(&self, config: &ModelConfig) -> bool {
+        self.guidance_scale > 1.0 && config.unet.time_cond_proj_dim.is_none()
     }
 }
 

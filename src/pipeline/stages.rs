@@ -1,8 +1,10 @@
 //! The three stages of painting as programs over `Ops`, and what each needs.
 
+use std::ops::Range;
+
 use crate::model::blocks::Carried;
 use crate::model::clip::{ClipText, Pooled};
-use crate::model::config::{ModelConfig, TextTimeConfig};
+use crate::model::config::{ClipConfig, ModelConfig, TextTimeConfig};
 use crate::model::unet::{AddedInputs, TimeInputs, UNet};
 use crate::model::vae::Vae;
 use crate::ops::count::Count;
@@ -13,7 +15,7 @@ use crate::weights::Plan;
 /// The models on a backend: weights are there, nothing has run.
 pub struct Models {
     pub config: ModelConfig,
-    /// Tokens of a prompt, at most as many as the text encoders have positions for.
+    /// Tokens of a chunk of a prompt, at most as many as the text encoders have positions for.
     pub tokens: usize,
     pub text_encoder: ClipText,
     /// Of XL.
@@ -23,16 +25,20 @@ pub struct Models {
 }
 
 impl Models {
-    /// Plans the weights of all. Prompts are as long as the text encoders allow.
-    pub fn new(config: &ModelConfig, plan: &mut Plan) -> Self {
-        let second =
-            |plan: &mut Plan, clip| plan.component("text_encoder_2", |plan| ClipText::new(clip, true, plan));
+    /// Plans the weights of all, with room for `new_tokens` in the text encoders. Prompts are as long as
+    /// those allow.
+    pub fn new(config: &ModelConfig, new_tokens: usize, plan: &mut Plan) -> Self {
+        let mut clip = |name, config: &ClipConfig, projected| {
+            plan.component(name, |plan| ClipText::new(config, projected, new_tokens, plan))
+        };
+        let text_encoder = clip("text_encoder", &config.clip, false);
+        let text_encoder_2 = config.clip_2.as_ref().map(|config| clip("text_encoder_2", config, true));
         // The pipelines of Stable Diffusion 1.x and 2.x decode in halves whatever the file says.
         let overflows = config.is_xl() && config.vae.force_upcast && plan.dtype() == DType::F16;
         let carried = if overflows { Carried::IN_A_HALF } else { Carried::WHOLE };
         Models {
-            text_encoder: plan.component("text_encoder", |plan| ClipText::new(&config.clip, false, plan)),
-            text_encoder_2: config.clip_2.as_ref().map(|clip| second(plan, clip)),
+            text_encoder,
+            text_encoder_2,
             unet: plan.component("unet", |plan| UNet::new(&config.unet, plan)),
             vae: plan.component("vae", |plan| Vae::new(&config.vae, carried, plan)),
             tokens: config.max_tokens(),
@@ -40,46 +46,66 @@ impl Models {
         }
     }
 
+    pub fn text_encoders(&self) -> impl Iterator<Item = &ClipText> {
+        std::iter::once(&self.text_encoder).chain(&self.text_encoder_2)
+    }
+
     pub(super) fn encode(&self, ops: &mut dyn Ops, t: &Tensors) {
         ops.scope("encode", |ops| {
-            let states =
-                ops.alloc([t.context.b(), 1, t.context.tokens(), self.config.unet.cross_attention_dim]);
-            let added = match (&self.text_encoder_2, &t.xl) {
-                (Some(second), Some(xl)) => Some(self.encode_xl(ops, t, xl, second, states)),
-                _ => {
-                    self.text_encoder.forward(ops, t.ids, self.text_encoder.last(states), None);
-                    ops.emphasize(Emphasize { x: states, weight: t.token_weights, restore_mean: true });
-                    None
-                }
-            };
+            let [rows, _, tokens, _] = t.context.shape;
+            let states = ops.alloc([rows, 1, tokens, self.config.unet.cross_attention_dim]);
+            let text_time = self.config.unet.text_time;
+            let embeds = text_time.map(|text_time| ops.alloc([1, 1, rows, text_time.width()]));
+            let texts = if t.encoded_apart { 2 } else { 1 };
+            for text in 0..texts {
+                let rows = rows / texts;
+                self.encode_rows(ops, t, text * rows..(text + 1) * rows, states, embeds);
+            }
+            // Each chunk for itself, as A1111 does. Its mean is not restored for XL.
+            let [texts, _, _, length] = t.token_weights.shape;
+            let x = Tensor { shape: [texts, 1, length, states.c()], ..states };
+            let restore_mean = !self.config.is_xl();
+            ops.emphasize(Emphasize { x, weight: t.token_weights, restore_mean });
+            let mut time = t.time;
+            if let (Some(xl), Some(embeds), Some(text_time)) = (&t.xl, embeds, text_time) {
+                let pooled = embeds.columns(0, text_time.pooled_dim);
+                let x = Tensor { shape: [rows, 1, 1, pooled.c()], ..pooled };
+                ops.emphasize(Emphasize { x, weight: xl.pooled_weights, restore_mean: false });
+                time.added = Some(AddedInputs { embeds, time_ids: xl.time_ids });
+            }
             self.unet.context(ops, t.context, states);
-            let TimeInputs { timesteps, guidance, .. } = t.time;
-            self.unet.time_table(ops, t.time_table, TimeInputs { timesteps, guidance, added });
+            self.unet.time_table(ops, t.time_table, time);
         });
     }
 
-    /// Both encoders' hidden states side by side, without the last layer and without a norm.
-    fn encode_xl(
+    /// Hidden states, of XL those of both encoders side by side, and pooled prompts of some rows of the batch.
+    fn encode_rows(
         &self,
         ops: &mut dyn Ops,
         t: &Tensors,
-        xl: &XlTensors,
-        second: &ClipText,
+        rows: Range<usize>,
         states: Tensor,
-    ) -> AddedInputs {
-        let [rows, ..] = states.shape;
-        let text_time = self.config.unet.text_time.expect("a U-Net of XL");
-        let embeds = ops.alloc([1, 1, rows, text_time.width()]);
-        let pooled = embeds.columns(0, text_time.pooled_dim);
+        embeds: Option<Tensor>,
+    ) {
+        let [_, _, _, length] = t.ids.shape;
+        let chunks = t.ids.b() / t.context.b();
+        let skip = t.clip_skip[usize::from(rows.end == t.context.b())];
+        let of_rows =
+            |x: Tensor| x.images(rows.start * x.b() / t.context.b(), rows.len() * x.b() / t.context.b());
+        let is_xl = self.config.is_xl();
+        let states = of_rows(states);
+        let states = Tensor { shape: [rows.len() * chunks, 1, length, states.c()], ..states };
         let width = self.config.clip.hidden_size;
-        let hidden = self.text_encoder.penultimate(states.columns(0, width));
-        let hidden_2 = second.penultimate(states.columns(width, states.c() - width));
-        self.text_encoder.forward(ops, t.ids, hidden, None);
-        second.forward(ops, xl.ids_2, hidden_2, Some(Pooled { out: pooled, ends: xl.ends }));
-        ops.emphasize(Emphasize { x: states, weight: t.token_weights, restore_mean: false });
-        let x = Tensor { shape: [rows, 1, 1, pooled.c()], ..pooled };
-        ops.emphasize(Emphasize { x, weight: xl.pooled_weights, restore_mean: false });
-        AddedInputs { embeds, time_ids: xl.time_ids }
+        let hidden = self.text_encoder.from_end(states.columns(0, width), skip, !is_xl);
+        self.text_encoder.forward(ops, of_rows(t.ids), hidden, None);
+        if let (Some(second), Some(xl), Some(embeds)) = (&self.text_encoder_2, &t.xl, embeds) {
+            let hidden = second.from_end(states.columns(width, states.c() - width), skip, false);
+            let pooled_dim = self.config.unet.text_time.map_or(0, |text_time| text_time.pooled_dim);
+            let first = embeds.row(rows.start);
+            let out = Tensor { shape: [1, 1, rows.len(), embeds.c()], ..first }.columns(0, pooled_dim);
+            let ends = xl.ends.columns(rows.start, rows.len());
+            second.forward(ops, of_rows(xl.ids_2), hidden, Some(Pooled { out, ends }));
+        }
     }
 
     /// One model evaluation and the sampler row that follows from it.
@@ -127,6 +153,11 @@ pub struct Shape {
     pub width: usize,
     /// Rows that the sampler, time and noise tables have room for.
     pub evaluations: usize,
+    /// Chunks of tokens of a prompt.
+    pub chunks: usize,
+    /// The layer of the text encoders that is read, from the end, 1 being the last: for the negative prompt
+    /// and for the prompt.
+    pub clip_skip: [usize; 2],
 }
 
 /// Room for this many model evaluations at least, so that few requests need a second recording.
@@ -136,7 +167,7 @@ impl Shape {
     /// The shape for requests of up to `evaluations`, rounded up so that similar requests share one.
     pub fn new(images: usize, guided: bool, height: usize, width: usize, evaluations: usize) -> Self {
         let evaluations = evaluations.next_power_of_two().max(EVALUATIONS);
-        Shape { images, guided, height, width, evaluations }
+        Shape { images, guided, height, width, evaluations, chunks: 1, clip_skip: [1; 2] }
     }
 
     /// Images in one U-Net call.
@@ -148,8 +179,11 @@ impl Shape {
 /// What lives from one replay to the next.
 #[derive(Clone, Copy)]
 pub(super) struct Tensors {
-    pub ids: Tensor,           // i32 [rows,1,1,tokens]
-    pub token_weights: Tensor, // f32 [rows,1,1,tokens]
+    pub ids: Tensor,           // i32 [rows·chunks,1,1,length]
+    pub token_weights: Tensor, // f32 [rows·chunks,1,1,length]
+    pub clip_skip: [usize; 2],
+    /// Whether the negative prompts are read from another layer, and so in a pass of their own.
+    pub encoded_apart: bool,
     pub xl: Option<XlTensors>,
     /// Without what the encoders add.
     pub time: TimeInputs,
@@ -170,10 +204,11 @@ pub(super) struct Tensors {
 /// What XL's text encoders and time embedding read besides.
 #[derive(Clone, Copy)]
 pub(super) struct XlTensors {
-    pub ids_2: Tensor,          // i32 [rows,1,1,tokens]
-    pub ends: Tensor,           // i32 [rows]
+    pub ids_2: Tensor, // i32 [rows·chunks,1,1,length]
+    /// Where the first chunk of each row ends, counted from the first token of its pass.
+    pub ends: Tensor, // i32 [rows]
     pub pooled_weights: Tensor, // f32 [rows,1,1,1]
-    pub time_ids: Tensor,       // f32 [rows,1,1,6]
+    pub time_ids: Tensor, // f32 [rows,1,1,6]
 }
 
 impl Tensors {
@@ -183,20 +218,22 @@ impl Tensors {
         let latent = [shape.height / scale, shape.width / scale, vae.latent_channels];
         let [h, w, c] = latent;
         let (rows, images, n) = (shape.unet_batch(), shape.images, shape.evaluations);
-        let tokens = models.tokens;
+        let (texts, length) = (rows * shape.chunks, models.tokens);
         let time_rows = if unet.text_time.is_some() { rows } else { 1 };
         let time_table = ops.alloc([time_rows, 1, n, models.unet.time_columns()]);
-        let context = ops.alloc([rows, 1, tokens, models.unet.context_columns()]);
+        let context = ops.alloc([rows, 1, shape.chunks * length, models.unet.context_columns()]);
         let arena = ops.arena();
         let mut i32 = |shape| arena.alloc(shape, DType::I32);
-        let ids = i32([rows, 1, 1, tokens]);
+        let ids = i32([texts, 1, 1, length]);
         let index = i32([1, 1, 1, images + rows]);
-        let xl_ids = unet.text_time.map(|_| (i32([rows, 1, 1, tokens]), i32([1, 1, 1, rows])));
+        let xl_ids = unet.text_time.map(|_| (i32([texts, 1, 1, length]), i32([1, 1, 1, rows])));
         let rgb = arena.alloc([images, shape.height, shape.width, vae.out_channels], DType::U8);
         let mut f32 = |shape| arena.alloc(shape, DType::F32);
         Tensors {
             ids,
-            token_weights: f32([rows, 1, 1, tokens]),
+            token_weights: f32([texts, 1, 1, length]),
+            clip_skip: shape.clip_skip,
+            encoded_apart: shape.guided && shape.clip_skip[0] != shape.clip_skip[1],
             xl: xl_ids.map(|(ids_2, ends)| XlTensors {
                 ids_2,
                 ends,
@@ -286,6 +323,6 @@ impl Counted {
 
 /// Counts what a shape of a model needs, without a checkpoint and without memory.
 pub fn count(config: &ModelConfig, shape: &Shape, dtype: DType) -> Counted {
-    let models = Models::new(config, &mut Plan::measure(dtype));
+    let models = Models::new(config, 0, &mut Plan::measure(dtype));
     Counted::new(&models, shape, dtype, Arena::unbounded())
 }

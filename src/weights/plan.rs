@@ -100,6 +100,12 @@ impl Plan {
     pub fn matrix(&mut self, name: &str, n: usize, k: usize) -> Tensor {
         self.request(&[name], vec![n, k], Packing::Rows, [1, 1, n, k])
     }
+    /// `[n, k]`, with room for `more` rows below: [n + more, k].
+    pub fn extended_matrix(&mut self, name: &str, n: usize, k: usize, more: usize) -> Tensor {
+        let whole = self.arena.alloc([1, 1, n + more, k], self.dtype);
+        self.push(&[name], vec![n, k], Packing::Rows, Tensor { shape: [1, 1, n, k], ..whole });
+        whole
+    }
     /// Vectors of `n`, one after another.
     pub fn stacked_vectors(&mut self, names: &[&str], n: usize) -> Tensor {
         self.request(names, vec![n], Packing::Rows, [1, 1, 1, names.len() * n])
@@ -123,11 +129,15 @@ impl Plan {
 
     fn request(&mut self, names: &[&str], shape: Vec<usize>, packing: Packing, packed: [usize; 4]) -> Tensor {
         let tensor = self.arena.alloc(packed, self.dtype);
+        self.push(names, shape, packing, tensor);
+        tensor
+    }
+
+    fn push(&mut self, names: &[&str], shape: Vec<usize>, packing: Packing, tensor: Tensor) {
         let path = self.path.join(".");
         let dot = if path.is_empty() { "" } else { "." };
         let keys = names.iter().map(|name| format!("{path}{dot}{name}")).collect();
         let (component, factor) = (self.component, self.factor);
         self.requests.push(Request { component, keys, shape, packing, factor, tensor });
-        tensor
     }
 }

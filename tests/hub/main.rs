@@ -431,7 +431,7 @@ fn what_exists_is_a_path_whatever_it_looks_like() {
     let output = home.sdrt(&server, &["info", ID], &[]);
     assert!(stderr(&output).starts_with("error: someone/tiny: the folder is empty"), "{}", stderr(&output));
     let output = home.sdrt(&server, &["info", "no/such/model"], &[]);
-    assert!(stderr(&output).contains("no such model; a model is a folder"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no such model; a model is a .safetensors file"), "{}", stderr(&output));
     assert!(stderr(&output).contains("one of the hub is named owner/name"), "{}", stderr(&output));
     assert_eq!(server.asked(), []);
 }
