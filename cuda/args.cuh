@@ -131,17 +131,18 @@ struct ModelInputArgs {
 static_assert(sizeof(ModelInputArgs) == 48, "mirrored in src/gpu/kernels.rs");
 
 struct SamplerStepArgs {
-    float* x;               // [b,n], n = h*w*c
-    float* saved;           // [b,n]
-    float* history;         // [4,b,n]
-    const void* output;     // T [b,n], or [2b,n] with guidance: unconditional first
-    const float* noise;     // [steps,b,n]
-    const float* table;     // [steps,ROW_WIDTH]
-    const int* index;       // [b]
-    const float* guidance;  // [b]
+    float* x;                       // [b,n], n = h*w*c
+    float* saved;                   // [b,n]
+    float* history;                 // [4,b,n]
+    const void* output;             // T [b,n], or [2b,n] with guidance: unconditional first
+    const float* noise;             // [steps,b,n]
+    const float* table;             // [steps,ROW_WIDTH]
+    const int* index;               // [b]
+    const float* guidance;          // [b]
+    const float* guidance_rescale;  // [b]
     int b, n, guided, unused;
 };
-static_assert(sizeof(SamplerStepArgs) == 80, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(SamplerStepArgs) == 88, "mirrored in src/gpu/kernels.rs");
 
 struct ToRgb8Args {
     unsigned char* out;  // [m,3]

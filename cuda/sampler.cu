@@ -10,6 +10,7 @@
 // Layout of a packed row, as sampler::Row::pack writes it.
 constexpr int ROW_WIDTH = 20, IN_SCALE = 0, NEXT = 1, SAVE = 9, REMEMBER = 17;
 constexpr int BASIS = 8;  // x, e, saved, noise, h0, h1, h2, h3
+constexpr int THREADS = 256;
 
 // out[r] = x[r mod b] * in_scale
 template <typename T> __device__ void model_input(const ModelInputArgs& a) {
@@ -20,18 +21,71 @@ template <typename T> __device__ void model_input(const ModelInputArgs& a) {
     static_cast<T*>(a.out)[i] = from_float<T>(a.x[size_t(image) * a.n + i % a.n] * in_scale);
 }
 
+// The block's sums of x and y, in a fixed order: every thread of every block that sums the same gets the same bits.
+__device__ __forceinline__ float2 block_sum(float x, float y) {
+    __shared__ float2 warps[THREADS / 32];
+    x = warp_sum(x);
+    y = warp_sum(y);
+    __syncthreads();  // an earlier call's sums have been read
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = make_float2(x, y);
+    __syncthreads();
+    float2 total = warps[0];
+#pragma unroll
+    for (int w = 1; w < THREADS / 32; w++) {
+        total.x += warps[w].x;
+        total.y += warps[w].y;
+    }
+    return total;
+}
+
+__device__ __forceinline__ float guide(float u, float c, float guidance) { return u + guidance * (c - u); }
+
+// phi * std(c) / std(g) + (1 - phi) over an image's n numbers, with g = guide(u, c). The mean comes first, so that
+// nothing cancels. Each block reads the whole image: 16k to 64k numbers, which the cache holds.
+template <typename T>
+__device__ float rescale_factor(const T* __restrict__ u, const T* __restrict__ c, int n, float guidance, float phi) {
+    float2 sum = make_float2(0.f, 0.f);
+#pragma unroll 8
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        const float conditional = to_float(c[i]);
+        sum.x += conditional;
+        sum.y += guide(to_float(u[i]), conditional, guidance);
+    }
+    float2 mean = block_sum(sum.x, sum.y);
+    mean.x /= n;
+    mean.y /= n;
+    float2 square = make_float2(0.f, 0.f);
+#pragma unroll 8
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        const float conditional = to_float(c[i]);
+        const float x = conditional - mean.x;
+        const float y = guide(to_float(u[i]), conditional, guidance) - mean.y;
+        square.x += x * x;
+        square.y += y * y;
+    }
+    const float2 squares = block_sum(square.x, square.y);
+    return phi * sqrtf(squares.x / squares.y) + (1.f - phi);
+}
+
 // Guidance, then two linear combinations of the basis, and the history shifted by one if the row says so.
+// Grid (chunks of an image, b).
 template <typename T> __device__ void sampler_step(const SamplerStepArgs& a) {
     const size_t size = size_t(a.b) * a.n;
-    const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= size) return;
-    const int image = i / a.n;
+    const int image = blockIdx.y;
+    const T* output = static_cast<const T*>(a.output);
+    float factor = 1.f;
+    if (a.guided && a.guidance_rescale[image] != 0.f) {  // the same for the whole block
+        const T* u = output + size_t(image) * a.n;
+        factor = rescale_factor(u, u + size, a.n, a.guidance[image], a.guidance_rescale[image]);
+    }
+    const int at = blockIdx.x * THREADS + threadIdx.x;
+    if (at >= a.n) return;
+    const size_t i = size_t(image) * a.n + at;
     const int step = a.index[image];
     const float* row = a.table + step * ROW_WIDTH;
 
-    const T* output = static_cast<const T*>(a.output);
     float e = to_float(output[i]);
-    if (a.guided) e += a.guidance[image] * (to_float(output[size + i]) - e);
+    if (a.guided) e = factor * guide(e, to_float(output[size + i]), a.guidance[image]);
 
     // A zero coefficient leaves its term out: what was never written may hold a NaN.
     float basis[BASIS];
@@ -65,7 +119,7 @@ template <typename T> __device__ void sampler_step(const SamplerStepArgs& a) {
     extern "C" __global__ void __launch_bounds__(256) model_input_##SUFFIX(const __grid_constant__ ModelInputArgs a) { \
         model_input<T>(a);                                                                                             \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         sampler_step_##SUFFIX(const __grid_constant__ SamplerStepArgs a) {                                             \
         sampler_step<T>(a);                                                                                            \
     }

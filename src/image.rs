@@ -28,12 +28,26 @@ pub fn parameters(request: &Request, seed: u64, model: &str) -> String {
         ("RNG", request.rng.label().to_string()),
         ("Version", format!("sdrt {}", env!("CARGO_PKG_VERSION"))),
     ];
+    let settings = settings.into_iter().chain(extras(request));
     let mut text = request.prompt.clone();
     if !request.negative_prompt.is_empty() {
         text += &format!("\nNegative prompt: {}", request.negative_prompt);
     }
-    let settings: Vec<String> = settings.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+    let settings: Vec<String> = settings.map(|(key, value)| format!("{key}: {value}")).collect();
     text + "\n" + &settings.join(", ")
+}
+
+/// What is only said where it is not as usual.
+fn extras(request: &Request) -> impl Iterator<Item = (&'static str, String)> {
+    let eta = request.eta.filter(|_| request.eta != request.sampler.default_eta());
+    let rescale = Some(request.guidance_rescale).filter(|&rescale| rescale != 0.0);
+    [
+        eta.map(|eta| (request.sampler.eta_label(), eta.to_string())),
+        rescale.map(|rescale| ("CFG Rescale", rescale.to_string())),
+        request.sigmas.as_ref().map(|sigmas| ("Sigmas", format!("\"{sigmas}\""))),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// A PNG with `parameters` in a text chunk: tEXt where it is Latin-1, else iTXt.
@@ -161,6 +175,17 @@ mod tests {
         let negative = Request { negative_prompt: "dogs".into(), ..request() };
         let expected = format!("a cat, asleep\nNegative prompt: dogs\n{settings}");
         assert_eq!(parameters(&negative, 5, "tiny"), expected);
+        let unusual = Request {
+            sampler: Sampler::EulerAncestral,
+            eta: Some(0.5),
+            guidance_rescale: 0.7,
+            sigmas: Some("14.6,3,0".parse().unwrap()),
+            ..request()
+        };
+        let unusual = parameters(&unusual, 5, "tiny");
+        assert!(unusual.ends_with(r#", Eta: 0.5, CFG Rescale: 0.7, Sigmas: "14.6,3,0""#), "{unusual}");
+        let usual = Request { sampler: Sampler::EulerAncestral, eta: Some(1.0), ..request() };
+        assert!(!parameters(&usual, 5, "tiny").contains("Eta"));
         let quoted = parameters(&request(), 5, "a, \"b\": c");
         assert!(quoted.contains(r#"Model: "a, \"b\": c", RNG"#), "{quoted}");
     }

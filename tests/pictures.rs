@@ -23,8 +23,11 @@ fn request() -> Request {
         negative_prompt: "summer".to_string(),
         steps: 3,
         guidance_scale: 5.0,
+        guidance_rescale: 0.0,
         sampler: Sampler::EulerAncestral,
         schedule: Schedule::Model,
+        eta: None,
+        sigmas: None,
         seed: 7,
         rng: Rng::Cpu,
         height: 24,
@@ -60,6 +63,7 @@ fn other_requests_of_a_shape_record_nothing_and_leave_nothing_behind() {
         negative_prompt: "fog".to_string(),
         steps: 6,
         guidance_scale: 7.5,
+        guidance_rescale: 0.7,
         sampler: Sampler::DpmPp2m,
         schedule: Schedule::Karras,
         seed: 1,
@@ -71,7 +75,8 @@ fn other_requests_of_a_shape_record_nothing_and_leave_nothing_behind() {
     let painted = paint(&mut used, &first).pictures;
     let recorded = used.backend().recorded();
     assert!(recorded > 0);
-    for other in [&second, &third] {
+    let fourth = Request { sampler: Sampler::Dpm2Ancestral, eta: Some(0.5), ..first.clone() };
+    for other in [&second, &third, &fourth] {
         let pictures = paint(&mut used, other).pictures;
         assert_eq!(used.backend().recorded(), recorded, "graphs recorded for {other:?}");
         assert!(pictures == paint(&mut pipeline(), other).pictures, "{other:?}");

@@ -1,11 +1,12 @@
-//! Sampler tables against the schedulers of diffusers, over whole trajectories of recorded model outputs.
+//! Sampler tables against the schedulers of diffusers, and formulas of k-diffusion that it does not have
+//! (`tools/fixtures/samplers.py`), over whole trajectories of recorded model outputs.
 
 mod common;
 
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;
-use sdrt::sampler::{ROW_WIDTH, Sampler, Schedule, SchedulerConfig, Table};
+use sdrt::sampler::{NoiseLevels, ROW_WIDTH, Sampler, Sampling, Schedule, SchedulerConfig, Table};
 use serde_json::{Value, json};
 
 const CHANNELS: usize = 2;
@@ -18,6 +19,10 @@ const TOLERANCE: f32 = 1e-5;
 /// 4096), their last two bits are noise in all later latents: a difference of that size counts as
 /// [`TOLERANCE`].
 const LAST_BITS: f32 = 1.0 / (1 << 22) as f32;
+
+/// Largest difference of a timestep that is not whole: diffusers looks it up by a logarithm in f32, and where
+/// that is near ln 14.6, two of its last bits are this much.
+const LOOKED_UP: f64 = 1.5e-4;
 
 fn config(adds: &Value) -> SchedulerConfig {
     let mut config = json!({
@@ -39,7 +44,7 @@ fn config(adds: &Value) -> SchedulerConfig {
 }
 
 fn table(sampler: Sampler, adds: Value, schedule: Schedule, steps: usize) -> sdrt::Result<Table> {
-    Table::new(sampler, &config(&adds), schedule, steps)
+    Table::new(&config(&adds), &Sampling::new(sampler, schedule, steps))
 }
 
 type Latents = [f32; CHANNELS];
@@ -107,7 +112,16 @@ fn replay(sampler: Sampler) -> (usize, f32) {
         let name = case["name"].as_str().unwrap();
         let schedule: Schedule = case["schedule"].as_str().unwrap().parse().unwrap();
         let steps = case["steps"].as_u64().unwrap() as usize;
-        let table = table(sampler, case["adds"].clone(), schedule, steps).unwrap();
+        let levels = |levels: &Value| {
+            NoiseLevels::new(levels.as_array().unwrap().iter().map(|level| level.as_f64().unwrap()).collect())
+        };
+        let sampling = Sampling {
+            eta: case["eta"].as_f64(),
+            sigmas: case.get("sigmas").map(|sigmas| levels(sigmas).unwrap()),
+            xl: case["xl"] == true,
+            ..Sampling::new(sampler, schedule, steps)
+        };
+        let table = Table::new(&config(&case["adds"]), &sampling).unwrap();
         let view = file.tensor(name).unwrap();
         let floats: Vec<f32> =
             view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
@@ -125,12 +139,9 @@ fn replay(sampler: Sampler) -> (usize, f32) {
         assert_eq!(table.evaluations(), recorded.len(), "{sampler} {name}: evaluations");
         for (i, (row, recorded)) in table.rows.iter().zip(recorded).enumerate() {
             let at = format!("{sampler} {name}, evaluation {i}");
-            assert!(
-                (row.timestep as f32 - recorded[0]).abs() <= 1e-4,
-                "{at}: {} {}",
-                row.timestep,
-                recorded[0]
-            );
+            let off = (row.timestep - f64::from(recorded[0])).abs();
+            let exact = recorded[0].fract() == 0.0;
+            assert!(off <= if exact { 1e-4 } else { LOOKED_UP }, "{at}: {} {}", row.timestep, recorded[0]);
             let packed = row.pack();
             let mut input = Comparison::default();
             input.add(&before.map(|x| x * packed[0]), &part(recorded, 0));
@@ -230,6 +241,9 @@ fn evaluations_by_steps() {
         (Sampler::Pndm, 50, 51),
         (Sampler::Heun, 1, 1),
         (Sampler::Heun, 20, 39),
+        (Sampler::Dpm2, 1, 1),
+        (Sampler::Dpm2Ancestral, 20, 39),
+        (Sampler::DpmPp2sAncestral, 20, 39),
         (Sampler::Euler, 20, 20),
         (Sampler::UniPc, 20, 20),
         // numpy's arange has 62 values here, the last of them a timestep of -1.
@@ -249,11 +263,77 @@ fn noise_is_drawn_where_it_counts() {
     assert_eq!(rows(Sampler::EulerAncestral, 4), [0, 1, 2]);
     assert_eq!(rows(Sampler::DpmPp2mSde, 4), [0, 1, 2]);
     assert_eq!(rows(Sampler::Lcm, 4), [0, 1, 2]);
+    assert_eq!(rows(Sampler::Tcd, 4), [0, 1, 2]);
+    assert_eq!(rows(Sampler::DpmPp3mSde, 4), [0, 1, 2]);
+    assert_eq!(rows(Sampler::Dpm2Ancestral, 4), [1, 3, 5]);
+    assert_eq!(rows(Sampler::DpmPp2sAncestral, 4), [1, 3, 5]);
     // The last timestep is 1, not 0, so DDPM draws once more, with a standard deviation of 1e-10.
     assert_eq!(rows(Sampler::Ddpm, 4), [0, 1, 2, 3]);
     for sampler in [Sampler::Ddim, Sampler::Pndm, Sampler::Euler, Sampler::Heun, Sampler::UniPc] {
         assert!(rows(sampler, 4).is_empty(), "{sampler}");
     }
+}
+
+#[test]
+fn without_eta_no_noise_is_drawn() {
+    for sampler in Sampler::ALL {
+        let sampling = |eta| Sampling { eta: Some(eta), ..Sampling::new(sampler, Schedule::Model, 4) };
+        let Some(default) = sampler.default_eta() else { continue };
+        let table = |sampling| Table::new(&config(&json!({})), &sampling).unwrap();
+        assert_eq!(table(sampling(0.0)).noise_rows().count(), 0, "{sampler}");
+        assert_ne!(table(sampling(0.5)).noise_rows().count(), 0, "{sampler}");
+        assert_eq!(table(sampling(default)), table(Sampling::new(sampler, Schedule::Model, 4)), "{sampler}");
+    }
+    let without = Sampling { eta: Some(0.0), ..Sampling::new(Sampler::DpmPp2mSde, Schedule::Model, 4) };
+    let ode = table(Sampler::DpmPp2m, json!({}), Schedule::Model, 4).unwrap();
+    assert_eq!(Table::new(&config(&json!({})), &without).unwrap(), ode);
+}
+
+/// Of a trailing schedule, whose levels lie at whole timesteps.
+const TRAILING: &str = "14.614645,4.0817313,1.6128869,0.6932054,0";
+
+fn by_hand(sampler: Sampler, steps: usize, sigmas: &str) -> sdrt::Result<Table> {
+    let sigmas = Some(sigmas.parse()?);
+    Table::new(&config(&json!({})), &Sampling { sigmas, ..Sampling::new(sampler, Schedule::Model, steps) })
+}
+
+#[test]
+fn noise_levels_by_hand_are_a_schedule() {
+    let by_timesteps = [Sampler::Ddim, Sampler::Pndm, Sampler::Lcm, Sampler::Tcd, Sampler::Ddpm];
+    for sampler in Sampler::ALL {
+        let ours = by_hand(sampler, 4, TRAILING);
+        if by_timesteps.contains(&sampler) {
+            let message = ours.unwrap_err().to_string();
+            assert!(message.contains(&format!("--sigmas: {sampler}")), "{message}");
+            continue;
+        }
+        let (ours, theirs) = (ours.unwrap(), table(sampler, json!({}), Schedule::Trailing, 4).unwrap());
+        // DEIS ends above zero by itself, and then its last steps are other ones.
+        let same = if sampler == Sampler::Deis { 3 } else { theirs.evaluations() };
+        assert_eq!(ours.evaluations(), theirs.evaluations(), "{sampler}");
+        for (a, b) in ours.rows[..same].iter().zip(&theirs.rows) {
+            assert!((a.timestep - b.timestep).abs() < 1e-3, "{sampler}: {a:?} {b:?}");
+            let (a, b) = (a.pack().map(f64::from), b.pack().map(f64::from));
+            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs().max(1.0)), "{sampler}");
+        }
+    }
+    let end = by_hand(Sampler::Euler, 2, "5, 1, 0.5").unwrap();
+    assert_near(&sigmas(&end), &[5.0, 1.0]);
+}
+
+#[test]
+fn aligned_steps_are_the_published_ones() {
+    let aligned = |xl, steps| {
+        let sampling = Sampling { xl, ..Sampling::new(Sampler::Euler, Schedule::Ays, steps) };
+        sigmas(&Table::new(&config(&json!({})), &sampling).unwrap())
+    };
+    let published = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152];
+    assert_near(&aligned(false, 10), &published);
+    assert_near(&aligned(true, 10)[1..4], &[6.315, 3.771, 2.181]);
+    // Twice the steps: every other level is a published one, the others are means in the logarithm.
+    let twenty = aligned(false, 20);
+    assert_near(&twenty.iter().copied().step_by(2).collect::<Vec<f64>>(), &published);
+    assert_near(&[twenty[1]], &[(14.615f64 * 6.475).sqrt()]);
 }
 
 #[test]
@@ -270,6 +350,11 @@ fn names() {
         ("euler ancestral", Sampler::EulerAncestral),
         ("dpmpp_2m", Sampler::DpmPp2m),
         ("dpmpp2m_sde", Sampler::DpmPp2mSde),
+        ("dpm_2", Sampler::Dpm2),
+        ("dpm_2_ancestral", Sampler::Dpm2Ancestral),
+        ("k_dpm_2_a", Sampler::Dpm2Ancestral),
+        ("dpmpp_2s_ancestral", Sampler::DpmPp2sAncestral),
+        ("dpmpp_3m_sde", Sampler::DpmPp3mSde),
         ("plms", Sampler::Pndm),
     ] {
         assert_eq!(alias.parse::<Sampler>().unwrap(), sampler, "{alias}");
@@ -278,6 +363,8 @@ fn names() {
         assert_eq!(schedule.name().parse::<Schedule>().unwrap(), schedule);
         assert_eq!(schedule.label().parse::<Schedule>().unwrap(), schedule);
     }
+    assert_eq!("SGM Uniform".parse::<Schedule>().unwrap(), Schedule::SgmUniform);
+    assert_eq!("align_your_steps".parse::<Schedule>().unwrap(), Schedule::Ays);
     let message = "eular".parse::<Sampler>().unwrap_err().to_string();
     assert!(
         message.contains("eular") && message.contains("euler-a") && message.contains("unipc"),
@@ -301,11 +388,17 @@ fn sampler_of_the_model() {
         ("DPMSolverMultistepScheduler", Sampler::DpmPp2m),
         ("UniPCMultistepScheduler", Sampler::UniPc),
         ("LCMScheduler", Sampler::Lcm),
+        ("TCDScheduler", Sampler::Tcd),
+        ("DEISMultistepScheduler", Sampler::Deis),
+        ("KDPM2DiscreteScheduler", Sampler::Dpm2),
+        ("KDPM2AncestralDiscreteScheduler", Sampler::Dpm2Ancestral),
     ] {
         assert_eq!(class(name).default_sampler().unwrap(), sampler);
     }
-    let message = class("EDMEulerScheduler").default_sampler().unwrap_err().to_string();
-    assert!(message.contains("EDMEulerScheduler") && message.contains("--sampler"), "{message}");
+    for name in ["EDMEulerScheduler", "DPMSolverSinglestepScheduler", "IPNDMScheduler"] {
+        let message = class(name).default_sampler().unwrap_err().to_string();
+        assert!(message.contains(name) && message.contains("--sampler"), "{message}");
+    }
     let solver = |algorithm: &str| {
         config(&json!({ "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": algorithm }))
             .default_sampler()
@@ -330,7 +423,14 @@ fn what_is_not_supported_is_named() {
         (json!({ "timestep_spacing": "even" }), Sampler::Euler, Schedule::Model, 4, "timestep_spacing"),
         (json!({ "final_sigmas_type": "one" }), Sampler::Euler, Schedule::Model, 4, "final_sigmas_type"),
         (json!({}), Sampler::Ddim, Schedule::Karras, 4, "--schedule karras"),
-        (json!({}), Sampler::Lcm, Schedule::Trailing, 4, "--schedule trailing"),
+        (json!({}), Sampler::Pndm, Schedule::Beta, 4, "--schedule beta"),
+        (json!({}), Sampler::Ddim, Schedule::SgmUniform, 4, "--schedule sgm_uniform"),
+        (json!({}), Sampler::Ddpm, Schedule::Ays, 4, "--schedule ays"),
+        (json!({}), Sampler::Lcm, Schedule::Trailing, 4, "--schedule trailing: lcm"),
+        (json!({}), Sampler::Tcd, Schedule::Karras, 4, "--schedule karras: tcd"),
+        (json!({}), Sampler::Tcd, Schedule::Model, 51, "tcd takes at most 50"),
+        (json!({ "prediction_type": "sample" }), Sampler::Dpm2, Schedule::Model, 4, "prediction_type"),
+        (json!({ "solver_order": 4 }), Sampler::Deis, Schedule::Model, 4, "solver_order"),
         (json!({}), Sampler::Lcm, Schedule::Model, 51, "at most 50"),
         (
             json!({ "original_inference_steps": 0 }),
@@ -358,6 +458,42 @@ fn what_is_not_supported_is_named() {
 }
 
 #[test]
+fn what_a_sampler_cannot_do_is_said() {
+    let eta = |sampler, eta| Sampling { eta: Some(eta), ..Sampling::new(sampler, Schedule::Model, 4) };
+    let sigmas = Some(TRAILING.parse().unwrap());
+    for (sampling, sentence) in [
+        (eta(Sampler::Heun, 0.5), "--eta 0.5: heun has no eta; leave --eta out, or choose one of ddim,"),
+        (eta(Sampler::Ddim, 1.5), "--eta 1.5: expected a number from 0 to 1"),
+        (eta(Sampler::Ddim, f64::NAN), "--eta NaN: expected a number from 0 to 1"),
+        (
+            Sampling { sigmas: sigmas.clone(), ..Sampling::new(Sampler::Euler, Schedule::Model, 5) },
+            "--steps 5: the 5 noise levels of --sigmas are 4 steps",
+        ),
+        (
+            Sampling { sigmas, ..Sampling::new(Sampler::Euler, Schedule::Karras, 4) },
+            "--schedule karras: the noise levels are given by --sigmas",
+        ),
+    ] {
+        let message = Table::new(&config(&json!({})), &sampling).unwrap_err().to_string();
+        assert!(message.contains(sentence), "{message}");
+    }
+    for (levels, sentence) in [
+        ("3", "expected at least two noise levels"),
+        ("", "\"\" is not a number"),
+        ("3,x,1", "\"x\" is not a number"),
+        ("3,-1", "-1 is not a noise level"),
+        ("inf,1", "inf is not a noise level"),
+        ("nan,1", "NaN is not a noise level"),
+        ("1,2,0", "2 does not come below 1"),
+        ("1,0,0", "0 does not come below 0"),
+    ] {
+        let message = levels.parse::<NoiseLevels>().unwrap_err().to_string();
+        assert!(message.contains("--sigmas") && message.contains(sentence), "{levels}: {message}");
+    }
+    assert_eq!(TRAILING.parse::<NoiseLevels>().unwrap().to_string(), TRAILING);
+}
+
+#[test]
 fn reads_what_diffusers_writes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scheduler_config.json");
@@ -376,7 +512,8 @@ fn reads_what_diffusers_writes() {
 
     for timesteps in [1, 1 << 50] {
         let config = SchedulerConfig { num_train_timesteps: timesteps, ..config.clone() };
-        let message = Table::new(Sampler::Ddim, &config, Schedule::Model, 1).unwrap_err().to_string();
+        let sampling = Sampling::new(Sampler::Ddim, Schedule::Model, 1);
+        let message = Table::new(&config, &sampling).unwrap_err().to_string();
         assert!(
             message.contains(&format!("num_train_timesteps is {timesteps}; expected 2 to ")),
             "{message}"

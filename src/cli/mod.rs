@@ -7,6 +7,7 @@ mod model;
 mod profile;
 mod prompt;
 mod run;
+mod sampling;
 mod size;
 mod source;
 
@@ -33,7 +34,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(run::Run),
+    Run(Box<run::Run>),
     Info(info::Info),
     Bench(bench::Bench),
     Profile(profile::Profile),

@@ -17,13 +17,13 @@ use sdrt::error::Error;
 use sdrt::image;
 use sdrt::pipeline::{Description, Painting, Picture, Pipeline, Request, Times};
 use sdrt::rng::Rng;
-use sdrt::sampler::{Sampler, Schedule};
 use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
 use super::model::ModelArgs;
 use super::prompt::PromptArgs;
+use super::sampling::SamplingArgs;
 use super::size::ConditioningArgs;
 use super::{DeviceArgs, SizeArgs, ms, say, say_notice};
 use crate::progress::{Progress, unit};
@@ -41,19 +41,8 @@ pub struct Run {
     prompts: PromptArgs,
     #[command(flatten)]
     model: ModelArgs,
-    /// Denoising steps [default: the model's]
-    #[arg(long, value_name = "N")]
-    steps: Option<usize>,
-    /// How far to follow the prompt; up to 1 is no guidance, at half the time [default: the model's]
-    #[arg(long, visible_alias = "cfg-scale", value_name = "X")]
-    guidance_scale: Option<f32>,
-    /// ddim, pndm, euler, euler-a, heun, dpm++2m, dpm++2m-sde, lms, unipc, lcm or ddpm [default: the
-    /// model's]
-    #[arg(long, value_name = "NAME")]
-    sampler: Option<Sampler>,
-    /// model, leading, linspace, trailing, karras or exponential
-    #[arg(long, value_name = "NAME", default_value = "model")]
-    schedule: Schedule,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// The same seed paints the same picture; picture i of several has seed N + i [default: random]
     #[arg(short, long, value_name = "N", value_parser = seed)]
     seed: Option<u64>,
@@ -136,7 +125,7 @@ impl Run {
             let mut warnings: Vec<String> =
                 painting.warnings.iter().map(|warning| prompt.locate(warning)).collect();
             if i == 0 {
-                warnings.extend(without_effect(&request));
+                warnings.extend(without_effect(&request, &description));
             }
             warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
 
@@ -172,13 +161,8 @@ impl Run {
 
     /// The model's suggestion with what the flags say instead; without the prompt.
     fn request(&self, model: &Description) -> Result<Request, Error> {
-        let sampler = self.sampler.map_or_else(|| model.scheduler.default_sampler(), Ok)?;
-        let defaults = Request::defaults(model, sampler);
+        let defaults = self.sampling.request(model)?;
         Ok(Request {
-            steps: self.steps.unwrap_or(defaults.steps),
-            guidance_scale: self.guidance_scale.unwrap_or(defaults.guidance_scale),
-            sampler,
-            schedule: self.schedule,
             seed: self.seed.unwrap_or_else(random_seed),
             rng: self.rng,
             height: self.size.height.unwrap_or(defaults.height),
@@ -215,11 +199,19 @@ fn paint(
 }
 
 /// What was asked for and does nothing.
-fn without_effect(request: &Request) -> Option<String> {
-    let Request { negative_prompt, guidance_scale, .. } = request;
-    (!negative_prompt.is_empty() && *guidance_scale <= 1.0).then(|| {
-        format!("the negative prompt has no effect: --guidance-scale {guidance_scale} is not above 1")
-    })
+fn without_effect(request: &Request, model: &Description) -> Vec<String> {
+    let Request { negative_prompt, guidance_rescale, guidance_scale, .. } = request;
+    if request.is_guided(&model.config) {
+        return Vec::new();
+    }
+    let why = if *guidance_scale > 1.0 {
+        "the model takes the guidance scale as an input".to_string()
+    } else {
+        format!("--guidance-scale {guidance_scale} is not above 1")
+    };
+    let negative = (!negative_prompt.is_empty()).then_some("the negative prompt");
+    let rescale = (*guidance_rescale > 0.0).then_some("--guidance-rescale");
+    negative.into_iter().chain(rescale).map(|what| format!("{what} has no effect: {why}")).collect()
 }
 
 fn save(painting: &Painting, request: &Request, model: &str, files: &[PathBuf]) -> Result<(), Error> {
@@ -246,6 +238,9 @@ fn report(request: &Request, painting: &Painting, files: &[PathBuf], stages: &St
         "steps": request.steps,
         "evaluations": painting.times.evaluations,
         "guidance_scale": request.guidance_scale,
+        "guidance_rescale": request.guidance_rescale,
+        "eta": request.eta.or(request.sampler.default_eta()),
+        "sigmas": request.sigmas.as_ref().map(|sigmas| sigmas.as_slice()),
         "rng": request.rng.to_string(),
         "times_ms": times_ms,
     })

@@ -147,8 +147,16 @@ pub struct ModelInput {
 
 /// Classifier-free guidance and one row of the sampler table, all in f32.
 ///
-/// With `u` and `c` the unconditional and conditional halves of `output`, `e = u + guidance[b]·(c - u)`
-/// (without guidance, `output` has b images and is `e`). With `row = table[index[b]]` (layout:
+/// With `u` and `c` the unconditional and conditional halves of `output`, and `phi = guidance_rescale[b]`,
+/// ```text
+/// g = u + guidance[b]·(c - u)
+/// e = phi·(std(c)/std(g))·g + (1 - phi)·g
+/// ```
+/// with the standard deviations over the whole image, divided by n - 1 (`rescale_noise_cfg` of diffusers; Lin et
+/// al. 2023, section 3.4). They are not computed where `phi` is 0. Without guidance, `output` has b images and
+/// is `e`.
+///
+/// With `row = table[index[b]]` (layout:
 /// [`crate::sampler::Row::pack`]), and on the right hand side the values before the step:
 /// ```text
 /// basis = [x, e, saved, noise[index[b]], h0, h1, h2, h3]
@@ -159,14 +167,15 @@ pub struct ModelInput {
 /// A coefficient of exactly zero leaves its term out, whatever the memory holds.
 #[derive(Clone, Copy, Debug)]
 pub struct SamplerStep {
-    pub x: Tensor,        // f32 [b,h,w,c], updated
-    pub saved: Tensor,    // f32 [b,h,w,c], updated
-    pub history: Tensor,  // f32 [4·b,h,w,c]: h0 of all images, then h1, ...; updated
-    pub output: Tensor,   // [b or 2b,h,w,c]
-    pub noise: Tensor,    // f32 [n·b,h,w,c]: row 0 of all images, then row 1, ...
-    pub table: Tensor,    // f32 [1,1,n,sampler::ROW_WIDTH]
-    pub index: Tensor,    // i32 [1,1,1,at least b]
-    pub guidance: Tensor, // f32 [1,1,1,b]
+    pub x: Tensor,                // f32 [b,h,w,c], updated
+    pub saved: Tensor,            // f32 [b,h,w,c], updated
+    pub history: Tensor,          // f32 [4·b,h,w,c]: h0 of all images, then h1, ...; updated
+    pub output: Tensor,           // [b or 2b,h,w,c]
+    pub noise: Tensor,            // f32 [n·b,h,w,c]: row 0 of all images, then row 1, ...
+    pub table: Tensor,            // f32 [1,1,n,sampler::ROW_WIDTH]
+    pub index: Tensor,            // i32 [1,1,1,at least b]
+    pub guidance: Tensor,         // f32 [1,1,1,b]
+    pub guidance_rescale: Tensor, // f32 [1,1,1,b]
 }
 
 /// `out = round(clamp(x/2 + 1/2, 0, 1) · 255)`, halves to even; a NaN becomes 0.
@@ -390,7 +399,8 @@ impl Call {
             Call::TimestepEmbedding(v) => v.out.bytes() + v.timesteps.bytes(),
             Call::Scale(v) => v.out.bytes() + v.x.bytes(),
             Call::ModelInput(v) => v.out.bytes() + v.x.bytes(),
-            // x and saved are read and written; history and noise only where the row asks for them.
+            // x and saved are read and written; history and noise only where the row asks for them, and the
+            // output a second time only where guidance is rescaled.
             Call::SamplerStep(v) => 4 * v.x.bytes() + v.output.bytes(),
             Call::ToRgb8(v) => v.out.bytes() + v.x.bytes(),
         };

@@ -149,6 +149,7 @@ impl Pipeline {
         write_noise(backend, t, request, &table)?;
         backend.write(t.guidance, &padded(&vec![request.guidance_scale; request.images], request.images))?;
         backend.write(t.index, bytemuck::cast_slice(&t.first_index()))?;
+        backend.write(t.rescale, &padded(&vec![request.guidance_rescale; request.images], request.images))?;
         let done =
             backend.replay_steps(&bucket.denoise, evaluations, &mut |done| on_step(done, evaluations))?;
         if done < evaluations {

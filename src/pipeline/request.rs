@@ -8,7 +8,7 @@ use super::stages::Shape;
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::rng::Rng;
-use crate::sampler::{Sampler, Schedule, Table};
+use crate::sampler::{NoiseLevels, Sampler, Sampling, Schedule, Table};
 use crate::text::{LongPrompt, PromptStyle};
 
 /// What to paint.
@@ -25,8 +25,15 @@ pub struct Request {
     pub steps: usize,
     /// Guidance is on above 1, as in diffusers.
     pub guidance_scale: f32,
+    /// How far guidance is brought back to the spread of the conditional output, 0 to 1
+    /// ([`SamplerStep`](crate::ops::SamplerStep)).
+    pub guidance_rescale: f32,
     pub sampler: Sampler,
     pub schedule: Schedule,
+    /// `None` for [`Sampler::default_eta`].
+    pub eta: Option<f64>,
+    /// Instead of a schedule; `steps` is one less than these.
+    pub sigmas: Option<NoiseLevels>,
     /// Picture i is painted with seed + i.
     pub seed: u64,
     pub rng: Rng,
@@ -66,9 +73,9 @@ impl Request {
     pub fn defaults(model: &Description, sampler: Sampler) -> Self {
         let Description { config, defaults, distillation, .. } = model;
         let side = config.unet.sample_size * config.vae.scale_factor();
-        // Whoever asks for the sampler of latent consistency models has a LoRA or a model of that kind.
+        // Whoever asks for a sampler of consistency models has a LoRA or a model of that kind.
         let distillation = match distillation {
-            Distillation::None if sampler == Sampler::Lcm => Distillation::Consistency,
+            Distillation::None if matches!(sampler, Sampler::Lcm | Sampler::Tcd) => Distillation::Consistency,
             distillation => *distillation,
         };
         let (steps, guidance_scale) = distillation.defaults(config);
@@ -80,8 +87,11 @@ impl Request {
             clip_skip: None,
             steps: defaults.steps.unwrap_or(steps),
             guidance_scale: defaults.guidance_scale.unwrap_or(guidance_scale),
+            guidance_rescale: 0.0,
             sampler,
             schedule: Schedule::default(),
+            eta: None,
+            sigmas: None,
             seed: 0,
             rng: Rng::default(),
             height: side,
@@ -120,6 +130,10 @@ impl Request {
         if !self.guidance_scale.is_finite() {
             return invalid(format!("--guidance-scale {}: expected a finite number", self.guidance_scale));
         }
+        if !(0.0..=1.0).contains(&self.guidance_rescale) {
+            let rescale = self.guidance_rescale;
+            return invalid(format!("--guidance-rescale {rescale}: expected a number from 0 to 1"));
+        }
         // Kernels count the elements of a tensor with 31 bits; the VAE's are the largest.
         let elements = self.images.checked_mul(config.vae.largest_map(self.height, self.width));
         if elements.is_none_or(|n| n > i32::MAX as usize) {
@@ -135,7 +149,15 @@ impl Request {
                 model.family
             ));
         }
-        Table::new(self.sampler, scheduler, self.schedule, self.steps)
+        let sampling = Sampling {
+            sampler: self.sampler,
+            schedule: self.schedule,
+            steps: self.steps,
+            eta: self.eta,
+            sigmas: self.sigmas.clone(),
+            xl: config.is_xl(),
+        };
+        Table::new(scheduler, &sampling)
     }
 
     /// The shape that the request is painted in, with a prompt of one chunk.

@@ -130,6 +130,7 @@ impl Models {
                 table: t.table,
                 index,
                 guidance: t.guidance,
+                guidance_rescale: t.rescale,
             });
         });
     }
@@ -198,6 +199,7 @@ pub(super) struct Tensors {
     /// grow by one at the end of a step.
     pub index: Tensor, // i32 [images + rows]
     pub guidance: Tensor,   // f32 [images]
+    pub rescale: Tensor,    // f32 [images]
     pub rgb: Tensor,        // u8 [images,height,width,3]
 }
 
@@ -253,6 +255,7 @@ impl Tensors {
             noise: f32([n * images, h, w, c]),
             table: f32([1, 1, n, ROW_WIDTH]),
             guidance: f32([1, 1, 1, images]),
+            rescale: f32([1, 1, 1, images]),
             index,
             rgb,
         }

@@ -29,8 +29,9 @@ pub struct SchedulerConfig {
     pub final_sigmas_type: Option<String>,
     pub use_karras_sigmas: Option<bool>,
     pub use_exponential_sigmas: Option<bool>,
+    pub use_beta_sigmas: Option<bool>,
 
-    // DDIM, PNDM, LCM, DDPM
+    // DDIM, PNDM, LCM, TCD, DDPM
     pub set_alpha_to_one: Option<bool>,
     pub skip_prk_steps: Option<bool>,
     pub clip_sample: Option<bool>,
@@ -38,7 +39,7 @@ pub struct SchedulerConfig {
     pub original_inference_steps: Option<usize>,
     pub timestep_scaling: Option<f64>,
 
-    // DPM-Solver, UniPC
+    // DPM-Solver, DEIS, UniPC
     pub algorithm_type: Option<String>,
     pub solver_order: Option<usize>,
     pub solver_type: Option<String>,
@@ -50,7 +51,6 @@ pub struct SchedulerConfig {
 
     // Known to diffusers, refused here.
     pub thresholding: Option<bool>,
-    pub use_beta_sigmas: Option<bool>,
     pub use_flow_sigmas: Option<bool>,
     pub use_lu_lambdas: Option<bool>,
     pub interpolation_type: Option<String>,
@@ -117,6 +117,9 @@ impl SchedulerConfig {
             ("EulerDiscreteScheduler", _) => Sampler::Euler,
             ("EulerAncestralDiscreteScheduler", _) => Sampler::EulerAncestral,
             ("HeunDiscreteScheduler", _) => Sampler::Heun,
+            ("KDPM2DiscreteScheduler", _) => Sampler::Dpm2,
+            ("KDPM2AncestralDiscreteScheduler", _) => Sampler::Dpm2Ancestral,
+            ("DEISMultistepScheduler", _) => Sampler::Deis,
             ("DPMSolverMultistepScheduler", "dpmsolver++") => Sampler::DpmPp2m,
             ("DPMSolverMultistepScheduler", "sde-dpmsolver++") => Sampler::DpmPp2mSde,
             ("DPMSolverMultistepScheduler", _) => {
@@ -128,6 +131,7 @@ impl SchedulerConfig {
             ("LMSDiscreteScheduler", _) => Sampler::Lms,
             ("UniPCMultistepScheduler", _) => Sampler::UniPc,
             ("LCMScheduler", _) => Sampler::Lcm,
+            ("TCDScheduler", _) => Sampler::Tcd,
             ("DDPMScheduler", _) => Sampler::Ddpm,
             _ => {
                 let names = Sampler::ALL.map(Sampler::name).join(", ");
@@ -145,7 +149,6 @@ impl SchedulerConfig {
         let unsupported = [
             ("clip_sample", self.clip_sample == Some(true)),
             ("thresholding", self.thresholding == Some(true)),
-            ("use_beta_sigmas", self.use_beta_sigmas == Some(true)),
             ("use_flow_sigmas", self.use_flow_sigmas == Some(true)),
             ("use_lu_lambdas", self.use_lu_lambdas == Some(true)),
             ("sigma_min", self.sigma_min.is_some()),
@@ -161,6 +164,7 @@ impl SchedulerConfig {
                 sampler == Sampler::UniPc && self.disable_corrector.as_ref().is_some_and(|d| !d.is_empty()),
             ),
             ("solver_order", multistep && !matches!(self.solver_order, None | Some(1 | 2))),
+            ("solver_order", sampler == Sampler::Deis && !matches!(self.solver_order, None | Some(1..=3))),
             (
                 "solver_type",
                 match self.solver_type.as_deref() {

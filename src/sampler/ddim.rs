@@ -1,7 +1,7 @@
-//! DDIM (Song et al. 2021, equation 12) with eta 0, as `DDIMScheduler`.
+//! DDIM (Song et al. 2021, equations 12 and 16), as `DDIMScheduler`.
 
 use super::schedules::Settings;
-use super::terms::X;
+use super::terms::{NOISE, X};
 use super::{Row, Table};
 use crate::error::Result;
 
@@ -13,7 +13,10 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         let (alpha_next, sigma_next) = alphas.at(t - settings.stride());
         let sample = settings.prediction.sample(X, alpha, sigma);
         let noise = settings.prediction.noise(X, alpha, sigma);
-        Row::new(t as f64, alpha_next * sample + sigma_next * noise)
+        let ratio = alpha / alpha_next;
+        let fresh = settings.eta * (sigma_next / sigma) * (1.0 - ratio * ratio).max(0.0).sqrt();
+        let kept = (sigma_next * sigma_next - fresh * fresh).max(0.0).sqrt();
+        Row::new(t as f64, alpha_next * sample + kept * noise + fresh * NOISE)
     };
     let rows = settings.whole_timesteps()?.into_iter().map(row).collect();
     Ok(Table { rows, init_noise_sigma: 1.0 })

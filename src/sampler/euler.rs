@@ -12,10 +12,15 @@ pub(super) fn in_scale(sigma: f64) -> f64 {
     1.0 / (sigma * sigma + 1.0).sqrt()
 }
 
-/// The derivative of the latents by sigma.
-pub(super) fn derivative(prediction: Prediction, sigma: f64) -> Terms {
+/// The clean sample in latents `x = sample + sigma·noise`.
+pub(super) fn denoised(prediction: Prediction, sigma: f64) -> Terms {
     let alpha = in_scale(sigma);
-    (X - prediction.sample(alpha * X, alpha, sigma * alpha)) / sigma
+    prediction.sample(alpha * X, alpha, sigma * alpha)
+}
+
+/// The derivative of such latents by sigma.
+pub(super) fn derivative(prediction: Prediction, sigma: f64) -> Terms {
+    (X - denoised(prediction, sigma)) / sigma
 }
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
@@ -23,7 +28,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
     let row = |(&t, levels): (&f64, &[f64])| {
         let (sigma, sigma_next) = (levels[0], levels[1]);
         let (down, up) = match settings.sampler {
-            Sampler::EulerAncestral => ancestral(sigma as f32, sigma_next as f32),
+            Sampler::EulerAncestral => ancestral(sigma, sigma_next, settings.eta),
             _ => (sigma_next, 0.0),
         };
         let next = X + (down - sigma) * derivative(settings.prediction, sigma) + up * NOISE;
@@ -33,12 +38,14 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
     Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })
 }
 
-/// Splits a step to level `to` into a step further down and the noise that is then added.
+/// Splits a step to level `to` into a step further down and the noise that is then added: all that an ancestor of
+/// the sample at `from` has between the two (eta 1), or less (`get_ancestral_step` of k-diffusion).
 ///
 /// In f32 like diffusers: where `to` is far below `from`, the difference cancels (and may come out
 /// negative, where diffusers goes on with NaN).
-fn ancestral(from: f32, to: f32) -> (f64, f64) {
-    let up = (to * to * (from * from - to * to) / (from * from)).sqrt();
+pub(super) fn ancestral(from: f64, to: f64, eta: f64) -> (f64, f64) {
+    let (from, to) = (from as f32, to as f32);
+    let up = to.min(eta as f32 * (to * to * (from * from - to * to) / (from * from)).sqrt());
     let down = (to * to - up * up).max(0.0).sqrt();
     (f64::from(down), f64::from(up))
 }

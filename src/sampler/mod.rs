@@ -5,26 +5,34 @@
 //! the coefficients on the host in f64, one [`Row`] for each evaluation, and the verb
 //! [`SamplerStep`](crate::ops::SamplerStep) executes them: a new sampler needs no new kernel.
 //!
-//! Each family's file gives the formulas of the scheduler of diffusers that it equals.
+//! Each family's file gives the formulas of the scheduler of diffusers that it equals, or, where diffusers has
+//! none, those of k-diffusion.
 
 mod config;
 mod ddim;
 mod ddpm;
+mod deis;
+mod distilled;
 mod dpm;
+mod dpm2;
 mod euler;
 mod heun;
-mod lcm;
+mod ipndm;
 mod lms;
 mod name;
 mod pndm;
 mod prediction;
+mod ramp;
+mod sampling;
 mod schedules;
 mod terms;
+mod training;
 mod unipc;
 
 pub use config::SchedulerConfig;
 pub use name::{Sampler, Schedule};
 pub use prediction::prediction_type;
+pub use sampling::{NoiseLevels, Sampling};
 pub use terms::Terms;
 
 use crate::error::{Error, Result};
@@ -90,7 +98,8 @@ impl Row {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     /// One row for each evaluation of the model. There are as many as steps, except that PNDM
-    /// evaluates its second timestep twice (n + 1) and Heun all but the first (2n - 1).
+    /// evaluates its second timestep twice (n + 1), and that Heun and the DPM2s evaluate twice in all steps but
+    /// the last (2n - 1).
     pub rows: Vec<Row>,
     /// The latents start as standard normal noise times this.
     pub init_noise_sigma: f64,
@@ -99,18 +108,22 @@ pub struct Table {
 impl Table {
     /// # Errors
     /// [`Error::Invalid`] if a value of the configuration is not supported (the message names its
-    /// key), if the sampler has no such schedule, or if `steps` is out of range.
-    pub fn new(sampler: Sampler, config: &SchedulerConfig, schedule: Schedule, steps: usize) -> Result<Self> {
-        let settings = Settings::new(sampler, config, schedule, steps)?;
+    /// key), or if the sampler cannot do what is asked for (the message names the flag).
+    pub fn new(config: &SchedulerConfig, sampling: &Sampling) -> Result<Self> {
+        let settings = Settings::new(config, sampling)?;
+        let &Sampling { sampler, steps, .. } = sampling;
         let table = match sampler {
             Sampler::Ddim => ddim::table(&settings),
             Sampler::Ddpm => ddpm::table(&settings),
             Sampler::Pndm => pndm::table(&settings),
-            Sampler::Lcm => lcm::table(&settings),
+            Sampler::Lcm | Sampler::Tcd => distilled::table(&settings),
             Sampler::Euler | Sampler::EulerAncestral => euler::table(&settings),
             Sampler::Heun => heun::table(&settings),
+            Sampler::Dpm2 | Sampler::Dpm2Ancestral | Sampler::DpmPp2sAncestral => dpm2::table(&settings),
             Sampler::Lms => lms::table(&settings),
-            Sampler::DpmPp2m | Sampler::DpmPp2mSde => dpm::table(&settings),
+            Sampler::Ipndm => ipndm::table(&settings),
+            Sampler::DpmPp2m | Sampler::DpmPp2mSde | Sampler::DpmPp3mSde => dpm::table(&settings),
+            Sampler::Deis => deis::table(&settings),
             Sampler::UniPc => unipc::table(&settings),
         }?;
         match table.rows.iter().find(|row| !row.pack().iter().all(|c| c.is_finite())) {

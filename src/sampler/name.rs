@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// A sampler, after the scheduler of diffusers that it equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sampler {
-    /// `DDIMScheduler` with `eta = 0`.
+    /// `DDIMScheduler`.
     Ddim,
     /// `PNDMScheduler` with `skip_prk_steps`: PLMS.
     Pndm,
@@ -18,32 +18,58 @@ pub enum Sampler {
     EulerAncestral,
     /// `HeunDiscreteScheduler`.
     Heun,
+    /// `KDPM2DiscreteScheduler`.
+    Dpm2,
+    /// `KDPM2AncestralDiscreteScheduler`.
+    Dpm2Ancestral,
+    /// `sample_dpmpp_2s_ancestral` of k-diffusion, which diffusers does not have, over the noise levels of
+    /// `EulerDiscreteScheduler`.
+    DpmPp2sAncestral,
     /// `DPMSolverMultistepScheduler` with `algorithm_type` `dpmsolver++`.
     DpmPp2m,
     /// `DPMSolverMultistepScheduler` with `algorithm_type` `sde-dpmsolver++`.
     DpmPp2mSde,
+    /// `sample_dpmpp_3m_sde` of k-diffusion over the noise levels of `DPMSolverMultistepScheduler`, whose own
+    /// third order of `sde-dpmsolver++` has a sign the wrong way round. Noise is drawn afresh in every step,
+    /// not from a Brownian tree.
+    DpmPp3mSde,
+    /// `DEISMultistepScheduler`.
+    Deis,
+    /// `sample_ipndm` of ComfyUI over the noise levels of `EulerDiscreteScheduler`. The `IPNDMScheduler` of
+    /// diffusers has timesteps from 0 to 1 and a sine for a schedule, with which Stable Diffusion was not
+    /// trained.
+    Ipndm,
     /// `LMSDiscreteScheduler`.
     Lms,
     /// `UniPCMultistepScheduler`.
     UniPc,
     /// `LCMScheduler`.
     Lcm,
+    /// `TCDScheduler`.
+    Tcd,
     /// `DDPMScheduler`.
     Ddpm,
 }
 
 impl Sampler {
-    pub const ALL: [Sampler; 11] = [
+    pub const ALL: [Sampler; 18] = [
         Sampler::Ddim,
         Sampler::Pndm,
         Sampler::Euler,
         Sampler::EulerAncestral,
         Sampler::Heun,
+        Sampler::Dpm2,
+        Sampler::Dpm2Ancestral,
+        Sampler::DpmPp2sAncestral,
         Sampler::DpmPp2m,
         Sampler::DpmPp2mSde,
+        Sampler::DpmPp3mSde,
+        Sampler::Deis,
+        Sampler::Ipndm,
         Sampler::Lms,
         Sampler::UniPc,
         Sampler::Lcm,
+        Sampler::Tcd,
         Sampler::Ddpm,
     ];
 
@@ -55,11 +81,18 @@ impl Sampler {
             Sampler::Euler => "euler",
             Sampler::EulerAncestral => "euler-a",
             Sampler::Heun => "heun",
+            Sampler::Dpm2 => "dpm2",
+            Sampler::Dpm2Ancestral => "dpm2-a",
+            Sampler::DpmPp2sAncestral => "dpm++2s-a",
             Sampler::DpmPp2m => "dpm++2m",
             Sampler::DpmPp2mSde => "dpm++2m-sde",
+            Sampler::DpmPp3mSde => "dpm++3m-sde",
+            Sampler::Deis => "deis",
+            Sampler::Ipndm => "ipndm",
             Sampler::Lms => "lms",
             Sampler::UniPc => "unipc",
             Sampler::Lcm => "lcm",
+            Sampler::Tcd => "tcd",
             Sampler::Ddpm => "ddpm",
         }
     }
@@ -72,13 +105,38 @@ impl Sampler {
             Sampler::Euler => "Euler",
             Sampler::EulerAncestral => "Euler a",
             Sampler::Heun => "Heun",
+            Sampler::Dpm2 => "DPM2",
+            Sampler::Dpm2Ancestral => "DPM2 a",
+            Sampler::DpmPp2sAncestral => "DPM++ 2S a",
             Sampler::DpmPp2m => "DPM++ 2M",
             Sampler::DpmPp2mSde => "DPM++ 2M SDE",
+            Sampler::DpmPp3mSde => "DPM++ 3M SDE",
+            Sampler::Deis => "DEIS",
+            Sampler::Ipndm => "IPNDM",
             Sampler::Lms => "LMS",
             Sampler::UniPc => "UniPC",
             Sampler::Lcm => "LCM",
+            Sampler::Tcd => "TCD",
             Sampler::Ddpm => "DDPM",
         }
+    }
+
+    /// How much of the noise that a step takes away is drawn anew where nothing else is asked for; `None` for a
+    /// sampler that has no such choice. DDIM's is the `eta` of `DDIMScheduler`, TCD's the gamma of
+    /// `TCDScheduler`, the others' the `eta` of k-diffusion.
+    pub fn default_eta(self) -> Option<f64> {
+        match self {
+            Sampler::Ddim => Some(0.0),
+            Sampler::Tcd => Some(0.3),
+            Sampler::EulerAncestral | Sampler::Dpm2Ancestral | Sampler::DpmPp2sAncestral => Some(1.0),
+            Sampler::DpmPp2mSde | Sampler::DpmPp3mSde => Some(1.0),
+            _ => None,
+        }
+    }
+
+    /// The key of eta in the `parameters` text of a PNG, as A1111 writes it.
+    pub fn eta_label(self) -> &'static str {
+        if self == Sampler::Ddim { "Eta DDIM" } else { "Eta" }
     }
 }
 
@@ -88,13 +146,14 @@ impl fmt::Display for Sampler {
     }
 }
 
-/// Letters and digits only, with `p` for `+`: how names are compared.
+/// Letters and digits only, with `p` for `+` and `a` for `ancestral`: how names are compared.
 fn essence(name: &str) -> String {
     name.replace('+', "p")
         .chars()
         .filter(char::is_ascii_alphanumeric)
         .collect::<String>()
         .to_ascii_lowercase()
+        .replace("ancestral", "a")
 }
 
 impl FromStr for Sampler {
@@ -105,8 +164,9 @@ impl FromStr for Sampler {
     fn from_str(name: &str) -> Result<Self> {
         let asked = essence(name);
         let alias = match asked.as_str() {
-            "eulerancestral" => Some(Sampler::EulerAncestral),
             "dpmppsde2m" => Some(Sampler::DpmPp2mSde),
+            "kdpm2" => Some(Sampler::Dpm2),
+            "kdpm2a" => Some(Sampler::Dpm2Ancestral),
             _ => None,
         };
         Sampler::ALL
@@ -132,20 +192,32 @@ pub enum Schedule {
     Linspace,
     /// Every `T/n`-th timestep back from the last one.
     Trailing,
+    /// n + 1 timesteps evenly spaced from the last to the first, without the first: `sgm_uniform` of ComfyUI
+    /// and A1111. For samplers over whole timesteps this is their linspace.
+    SgmUniform,
     /// Noise levels evenly spaced in `sigma^(1/7)` (Karras et al. 2022, equation 5).
     Karras,
     /// Noise levels evenly spaced in `ln sigma`.
     Exponential,
+    /// Noise levels at quantiles of a beta distribution (Lee et al. 2024): more at both ends.
+    Beta,
+    /// Align Your Steps (Sabour et al. 2024): the published noise levels of ten steps, for other numbers of
+    /// steps interpolated in `ln sigma` as the paper's code, ComfyUI and sd.cpp do (A1111 spreads them over one
+    /// step less and appends a step).
+    Ays,
 }
 
 impl Schedule {
-    pub const ALL: [Schedule; 6] = [
+    pub const ALL: [Schedule; 9] = [
         Schedule::Model,
         Schedule::Leading,
         Schedule::Linspace,
         Schedule::Trailing,
+        Schedule::SgmUniform,
         Schedule::Karras,
         Schedule::Exponential,
+        Schedule::Beta,
+        Schedule::Ays,
     ];
 
     /// The name on the command line.
@@ -155,8 +227,11 @@ impl Schedule {
             Schedule::Leading => "leading",
             Schedule::Linspace => "linspace",
             Schedule::Trailing => "trailing",
+            Schedule::SgmUniform => "sgm_uniform",
             Schedule::Karras => "karras",
             Schedule::Exponential => "exponential",
+            Schedule::Beta => "beta",
+            Schedule::Ays => "ays",
         }
     }
 
@@ -167,8 +242,11 @@ impl Schedule {
             Schedule::Leading => "Leading",
             Schedule::Linspace => "Linspace",
             Schedule::Trailing => "Trailing",
+            Schedule::SgmUniform => "SGM Uniform",
             Schedule::Karras => "Karras",
             Schedule::Exponential => "Exponential",
+            Schedule::Beta => "Beta",
+            Schedule::Ays => "Align Your Steps",
         }
     }
 }
@@ -187,7 +265,7 @@ impl FromStr for Schedule {
         let asked = essence(name);
         Schedule::ALL
             .into_iter()
-            .find(|schedule| asked == schedule.name() || asked == essence(schedule.label()))
+            .find(|schedule| asked == essence(schedule.name()) || asked == essence(schedule.label()))
             .or((asked == "default" || asked == "auto").then_some(Schedule::Model))
             .ok_or_else(|| {
                 let names = Schedule::ALL.map(Schedule::name).join(", ");

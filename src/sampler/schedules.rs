@@ -1,4 +1,4 @@
-//! Training noise, timesteps and noise levels.
+//! Timesteps and noise levels.
 //!
 //! diffusers computes these in a mixture of f32 (torch) and f64 (numpy). Where a rounding of f32 is
 //! amplified later (zero terminal SNR, the inverse of sigma) it is repeated here, so that whole
@@ -6,7 +6,10 @@
 
 use super::config::{SchedulerConfig, choose};
 use super::name::{Sampler, Schedule};
+use super::ramp::{ALIGNED, ALIGNED_XL, Ramp};
+use super::sampling::{NoiseLevels, Sampling};
 use super::terms::{E, Terms};
+use super::training::{alphas_cumprod, interpolate, timestep_of};
 use crate::error::{Error, Result};
 
 /// No model was trained on more timesteps; every model of the family on 1000.
@@ -45,13 +48,7 @@ pub enum Spacing {
     Leading,
     Linspace,
     Trailing,
-}
-
-/// Noise levels that are spaced by a formula instead of following from timesteps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ramp {
-    Karras,
-    Exponential,
+    SgmUniform,
 }
 
 /// The family of a scheduler decides how its timesteps are laid out.
@@ -59,10 +56,31 @@ pub enum Ramp {
 enum Grid {
     /// n whole timesteps: DDIM, PNDM, DDPM.
     Whole,
+    /// n whole timesteps of those that the model was distilled on: LCM, TCD.
+    Distilled,
     /// n timesteps, whole or not: the Euler family.
     Continuous,
-    /// n + 1 whole timesteps without the smallest: DPM-Solver and UniPC.
+    /// n + 1 whole timesteps without the smallest: DPM-Solver, DEIS and UniPC.
     Open,
+}
+
+impl Grid {
+    fn of(sampler: Sampler) -> Self {
+        match sampler {
+            Sampler::Ddim | Sampler::Ddpm | Sampler::Pndm => Grid::Whole,
+            Sampler::Lcm | Sampler::Tcd => Grid::Distilled,
+            Sampler::Euler | Sampler::EulerAncestral | Sampler::Heun | Sampler::Lms => Grid::Continuous,
+            Sampler::Dpm2 | Sampler::Dpm2Ancestral | Sampler::DpmPp2sAncestral => Grid::Continuous,
+            Sampler::Ipndm => Grid::Continuous,
+            Sampler::DpmPp2m | Sampler::DpmPp2mSde | Sampler::DpmPp3mSde => Grid::Open,
+            Sampler::Deis | Sampler::UniPc => Grid::Open,
+        }
+    }
+
+    /// Whether the sampler goes from noise level to noise level, not from timestep to timestep.
+    fn has_levels(self) -> bool {
+        matches!(self, Grid::Continuous | Grid::Open)
+    }
 }
 
 /// A request for a table, with the configuration's words resolved.
@@ -72,19 +90,18 @@ pub struct Settings<'a> {
     pub steps: usize,
     pub prediction: Prediction,
     pub spacing: Spacing,
-    pub ramp: Option<Ramp>,
-    /// Of the Euler family: whether the noise ends at zero.
-    pub ends_at_zero: bool,
+    /// 0 for a sampler that has none.
+    pub eta: f64,
+    ramp: Option<Ramp>,
+    given: Option<&'a NoiseLevels>,
+    /// Whether the noise ends at zero, where the configuration may say so.
+    ends_at_zero: bool,
     grid: Grid,
 }
 
 impl<'a> Settings<'a> {
-    pub fn new(
-        sampler: Sampler,
-        config: &'a SchedulerConfig,
-        schedule: Schedule,
-        steps: usize,
-    ) -> Result<Self> {
+    pub fn new(config: &'a SchedulerConfig, sampling: &'a Sampling) -> Result<Self> {
+        let &Sampling { sampler, schedule, steps, .. } = sampling;
         config.check(sampler)?;
         let train = config.num_train_timesteps;
         if !(2..=MOST_TIMESTEPS).contains(&train) {
@@ -104,16 +121,25 @@ impl<'a> Settings<'a> {
                 ("sample", Prediction::Sample),
             ],
         )?;
-        let grid = match sampler {
-            Sampler::Ddim | Sampler::Ddpm | Sampler::Pndm | Sampler::Lcm => Grid::Whole,
-            Sampler::Euler | Sampler::EulerAncestral | Sampler::Heun | Sampler::Lms => Grid::Continuous,
-            Sampler::DpmPp2m | Sampler::DpmPp2mSde | Sampler::UniPc => Grid::Open,
-        };
+        let grid = Grid::of(sampler);
+        let given = sampling.sigmas()?;
+        if given.is_some() && !grid.has_levels() {
+            return Err(Error::invalid(format!(
+                "--sigmas: {sampler} goes by timesteps, not by noise levels; try --sampler euler or dpm++2m"
+            )));
+        }
+        if grid == Grid::Distilled && schedule != Schedule::Model {
+            return Err(Error::invalid(format!(
+                "--schedule {schedule}: {sampler} has the timesteps of its distillation and no other; leave \
+                 --schedule out"
+            )));
+        }
         let spacing = match (schedule, config.timestep_spacing.as_deref()) {
             (Schedule::Leading, _) => Spacing::Leading,
             (Schedule::Linspace, _) => Spacing::Linspace,
             (Schedule::Trailing, _) => Spacing::Trailing,
-            (_, None) if grid == Grid::Whole => Spacing::Leading,
+            (Schedule::SgmUniform, _) => Spacing::SgmUniform,
+            (_, None) if !grid.has_levels() => Spacing::Leading,
             (_, None) => Spacing::Linspace,
             (_, Some(name)) => choose(
                 "timestep_spacing",
@@ -125,26 +151,24 @@ impl<'a> Settings<'a> {
                 ],
             )?,
         };
-        let ramps = grid != Grid::Whole && sampler != Sampler::EulerAncestral;
+        // EulerAncestralDiscreteScheduler does not know these keys; asked for, its levels are as Euler's.
+        let knows = |key: Option<bool>| {
+            key == Some(true) && grid.has_levels() && sampler != Sampler::EulerAncestral && given.is_none()
+        };
         let ramp = match schedule {
             Schedule::Karras => Some(Ramp::Karras),
             Schedule::Exponential => Some(Ramp::Exponential),
-            Schedule::Model if ramps && config.use_karras_sigmas == Some(true) => Some(Ramp::Karras),
-            Schedule::Model if ramps && config.use_exponential_sigmas == Some(true) => {
-                Some(Ramp::Exponential)
-            }
+            Schedule::Beta => Some(Ramp::Beta),
+            Schedule::Ays => Some(if sampling.xl { ALIGNED_XL } else { ALIGNED }),
+            Schedule::Model if knows(config.use_karras_sigmas) => Some(Ramp::Karras),
+            Schedule::Model if knows(config.use_exponential_sigmas) => Some(Ramp::Exponential),
+            Schedule::Model if knows(config.use_beta_sigmas) => Some(Ramp::Beta),
             _ => None,
         };
-        if ramp.is_some() && !ramps {
+        if (ramp.is_some() || spacing == Spacing::SgmUniform) && !grid.has_levels() {
             return Err(Error::invalid(format!(
-                "--schedule {schedule}: {sampler} has no such schedule; euler, heun, lms, dpm++2m, \
-                 dpm++2m-sde and unipc have"
-            )));
-        }
-        if sampler == Sampler::Lcm && schedule != Schedule::Model {
-            return Err(Error::invalid(format!(
-                "--schedule {schedule}: lcm has the timesteps of its distillation and no other; leave \
-                 --schedule out"
+                "--schedule {schedule}: {sampler} goes by whole timesteps and has no such schedule; try leading, \
+                 linspace or trailing, or --sampler euler or dpm++2m"
             )));
         }
         let ends_at_zero = choose(
@@ -152,7 +176,8 @@ impl<'a> Settings<'a> {
             config.final_sigmas_type.as_deref().unwrap_or("zero"),
             &[("zero", true), ("sigma_min", false)],
         )?;
-        Ok(Settings { sampler, config, steps, prediction, spacing, ramp, ends_at_zero, grid })
+        let eta = sampling.eta()?;
+        Ok(Settings { sampler, config, steps, prediction, spacing, eta, ramp, given, ends_at_zero, grid })
     }
 
     /// Training timesteps between two steps, as the DDIM family counts them.
@@ -166,10 +191,10 @@ impl<'a> Settings<'a> {
     /// diffusers gets a last timestep of -1. There is no such step here.
     fn timesteps(&self) -> Vec<f64> {
         let train = self.config.num_train_timesteps;
-        let open = usize::from(self.grid == Grid::Open);
+        let open = usize::from(self.grid == Grid::Open || self.spacing == Spacing::SgmUniform);
         let points = self.steps + open;
         match self.spacing {
-            Spacing::Linspace => {
+            Spacing::Linspace | Spacing::SgmUniform => {
                 let last = (train - 1) as f64;
                 let step = last / (points.max(2) - 1) as f64;
                 (open..points)
@@ -177,7 +202,7 @@ impl<'a> Settings<'a> {
                     .map(|i| if i > 0 && i + 1 == points { last } else { i as f64 * step })
                     .map(|t| match self.grid {
                         Grid::Continuous => t as f32 as f64,
-                        Grid::Whole | Grid::Open => t.round_ties_even(),
+                        Grid::Whole | Grid::Distilled | Grid::Open => t.round_ties_even(),
                     })
                     .collect()
             }
@@ -224,7 +249,7 @@ impl<'a> Settings<'a> {
     pub fn sigmas(&self) -> Result<Sigmas> {
         let zero_snr = match self.sampler {
             // Their schedulers do not know rescale_betas_zero_snr.
-            Sampler::Heun | Sampler::Lms => false,
+            Sampler::Heun | Sampler::Lms | Sampler::Dpm2 | Sampler::Dpm2Ancestral | Sampler::Deis => false,
             _ => self.config.rescale_betas_zero_snr == Some(true),
         };
         let mut cumulative = alphas_cumprod(self.config, zero_snr)?;
@@ -233,37 +258,59 @@ impl<'a> Settings<'a> {
             *cumulative.last_mut().expect("timesteps") = 2f32.powi(-24);
         }
         let train: Vec<f32> = cumulative.iter().map(|&a| ((1.0 - a) / a).sqrt()).collect();
+        let logs: Vec<f32> = train.iter().map(|s| s.ln()).collect();
         let mut timesteps = self.timesteps();
-        let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(&train, t)).collect();
+        let mut levels: Vec<f64> = timesteps.iter().map(|&t| interpolate(&train, t)).collect();
         if let Some(ramp) = self.ramp {
             // The Euler family ramps between its own first and last level, the others between
             // those of training.
             let (first, last) = match self.grid {
                 Grid::Open => (f64::from(train[train.len() - 1]), f64::from(train[0])),
-                _ => (sigmas[0], sigmas[sigmas.len() - 1]),
+                _ => (levels[0], levels[levels.len() - 1]),
             };
-            sigmas = ramp.levels(first, last, self.steps);
-            let logs: Vec<f32> = train.iter().map(|s| s.ln()).collect();
-            let cosine = self.config.beta_schedule == "squaredcos_cap_v2" && self.sampler != Sampler::UniPc;
-            timesteps = sigmas
-                .iter()
-                .map(|&sigma| timestep_of(sigma, &logs))
-                .map(|t| match (self.grid, ramp) {
-                    (Grid::Open, Ramp::Karras) if !cosine => t.round_ties_even(),
-                    (Grid::Open, _) => t.trunc(),
-                    _ => f64::from(t as f32),
-                })
-                .collect();
+            levels = ramp.levels(first, last, self.steps);
         }
-        let last = match self.sampler {
-            _ if self.ends_at_zero => 0.0,
-            Sampler::EulerAncestral | Sampler::Heun | Sampler::Lms => 0.0,
-            Sampler::UniPc if self.ramp.is_some() => sigmas[sigmas.len() - 1],
-            _ => f64::from(train[0]),
+        match self.given {
+            Some(given) => levels = given.as_slice().to_vec(),
+            None => levels.push(self.end(&levels, train[0])),
+        }
+        if self.given.is_some() || self.ramp.is_some() {
+            let timestep = |&level: &f64| self.rounded(timestep_of(level, &logs));
+            timesteps = levels[..self.steps].iter().map(timestep).collect();
+        }
+        let levels = levels.into_iter().map(|level| f64::from(level as f32)).collect();
+        Ok(Sigmas { timesteps, levels, logs })
+    }
+
+    /// The level where the last step ends, after the `levels` of the steps; `lowest` is the lowest of training.
+    fn end(&self, levels: &[f64], lowest: f32) -> f64 {
+        let lowest = f64::from(lowest);
+        let end_of_ramp = match self.ramp {
+            Some(ramp) if ramp.has_end() => levels[levels.len() - 1],
+            _ => lowest,
         };
-        sigmas.push(last);
-        let levels = sigmas.into_iter().map(|sigma| f64::from(sigma as f32)).collect();
-        Ok(Sigmas { timesteps, levels })
+        match self.sampler {
+            // DEISMultistepScheduler does not know final_sigmas_type.
+            Sampler::Deis => end_of_ramp,
+            _ if self.ends_at_zero => 0.0,
+            Sampler::UniPc => end_of_ramp,
+            Sampler::Euler | Sampler::DpmPp2m | Sampler::DpmPp2mSde | Sampler::DpmPp3mSde => lowest,
+            _ => 0.0,
+        }
+    }
+
+    /// A timestep that stands for a noise level, as the scheduler rounds it.
+    fn rounded(&self, timestep: f64) -> f64 {
+        let dpm = matches!(self.sampler, Sampler::DpmPp2m | Sampler::DpmPp2mSde | Sampler::DpmPp3mSde);
+        let cosine = dpm && self.config.beta_schedule == "squaredcos_cap_v2";
+        let dpm2 = matches!(self.sampler, Sampler::Dpm2 | Sampler::Dpm2Ancestral);
+        match (self.grid, self.ramp) {
+            (Grid::Open, Some(Ramp::Exponential | Ramp::Beta)) => timestep.trunc(),
+            (Grid::Open, Some(Ramp::Karras)) if cosine => timestep.trunc(),
+            (Grid::Open, _) => timestep.round_ties_even(),
+            (_, Some(Ramp::Karras)) if dpm2 => timestep.round_ties_even(),
+            _ => f64::from(timestep as f32),
+        }
     }
 }
 
@@ -292,6 +339,8 @@ pub struct Sigmas {
     pub timesteps: Vec<f64>,
     /// One more than timesteps: where the last step ends. Rounded to f32, as diffusers keeps them.
     pub levels: Vec<f64>,
+    /// Logarithms of the levels of training.
+    logs: Vec<f32>,
 }
 
 impl Sigmas {
@@ -299,122 +348,13 @@ impl Sigmas {
     pub fn initial(&self, spacing: Spacing) -> f64 {
         let max = self.levels.iter().copied().fold(0.0, f64::max);
         match spacing {
-            Spacing::Linspace | Spacing::Trailing => max,
+            Spacing::Linspace | Spacing::Trailing | Spacing::SgmUniform => max,
             Spacing::Leading => (max * max + 1.0).sqrt(),
         }
     }
-}
 
-impl Ramp {
-    /// `count` levels between and with `first` and `last` (`_convert_to_karras`, `_convert_to_exponential`).
-    fn levels(self, first: f64, last: f64, count: usize) -> Vec<f64> {
-        let step = 1.0 / (count.max(2) - 1) as f64;
-        let along = (0..count).map(|i| if i > 0 && i + 1 == count { 1.0 } else { i as f64 * step });
-        match self {
-            Ramp::Karras => {
-                const RHO: f64 = 7.0;
-                let (first, last) = (first.powf(1.0 / RHO), last.powf(1.0 / RHO));
-                along.map(|a| (first + a * (last - first)).powf(RHO)).collect()
-            }
-            Ramp::Exponential => {
-                let (first, last) = (first.ln(), last.ln());
-                along.map(|a| (first + a * (last - first)).exp()).collect()
-            }
-        }
+    /// The timestep, not necessarily whole, that stands for a noise level.
+    pub fn timestep(&self, level: f64) -> f64 {
+        f64::from(timestep_of(level, &self.logs) as f32)
     }
-}
-
-/// Linear interpolation between whole timesteps, constant beyond the ends (`numpy.interp`).
-fn interpolate(values: &[f32], t: f64) -> f64 {
-    let low = (t as usize).min(values.len() - 1);
-    let high = (low + 1).min(values.len() - 1);
-    let (a, b) = (f64::from(values[low]), f64::from(values[high]));
-    a + (b - a) * (t - low as f64).min(1.0)
-}
-
-/// The timestep, not necessarily whole, with this noise level (`_sigma_to_t`).
-fn timestep_of(sigma: f64, log_sigmas: &[f32]) -> f64 {
-    let log_sigma = sigma.max(1e-10).ln();
-    let below = log_sigmas.partition_point(|&log| f64::from(log) <= log_sigma);
-    let low = below.saturating_sub(1).min(log_sigmas.len() - 2);
-    let (a, b) = (f64::from(log_sigmas[low]), f64::from(log_sigmas[low + 1]));
-    low as f64 + ((a - log_sigma) / (a - b)).clamp(0.0, 1.0)
-}
-
-/// `torch.linspace` in f32: from both ends towards the middle.
-fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
-    let step = (end - start) / (count - 1) as f32;
-    (0..count)
-        .map(|i| {
-            if i < count / 2 {
-                step.mul_add(i as f32, start)
-            } else {
-                (-step).mul_add((count - 1 - i) as f32, end)
-            }
-        })
-        .collect()
-}
-
-/// `torch.cumprod` of f32: accumulated in f64, rounded at every element.
-fn cumprod(factors: impl Iterator<Item = f32>) -> Vec<f32> {
-    factors
-        .scan(1.0, |product, factor| {
-            *product *= f64::from(factor);
-            Some(*product as f32)
-        })
-        .collect()
-}
-
-/// The share of signal in the latents at each training timestep.
-fn alphas_cumprod(config: &SchedulerConfig, zero_snr: bool) -> Result<Vec<f32>> {
-    let train = config.num_train_timesteps;
-    let (start, end) = (config.beta_start, config.beta_end);
-    if !(0.0 < start && start <= end && end < 1.0) {
-        return Err(Error::invalid(format!(
-            "scheduler_config.json: beta_start is {start} and beta_end {end}; \
-             expected 0 < beta_start <= beta_end < 1"
-        )));
-    }
-    let betas: Vec<f32> = match &config.trained_betas {
-        Some(betas) if betas.len() == train => betas.clone(),
-        Some(betas) => {
-            return Err(Error::invalid(format!(
-                "scheduler_config.json: trained_betas has {} values; expected num_train_timesteps, {train}",
-                betas.len()
-            )));
-        }
-        None => match config.beta_schedule.as_str() {
-            "scaled_linear" => linspace(start.sqrt() as f32, end.sqrt() as f32, train)
-                .into_iter()
-                .map(|root| root * root)
-                .collect(),
-            "linear" => linspace(start as f32, end as f32, train),
-            "squaredcos_cap_v2" => cosine_betas(train),
-            other => {
-                return Err(Error::invalid(format!(
-                    "scheduler_config.json: beta_schedule is {other}; supported are scaled_linear, linear, \
-                     squaredcos_cap_v2"
-                )));
-            }
-        },
-    };
-    let alphas = cumprod(betas.iter().map(|beta| 1.0 - beta));
-    Ok(if zero_snr { without_terminal_signal(alphas) } else { alphas })
-}
-
-/// Betas of Nichol and Dhariwal 2021, equation 17 (`betas_for_alpha_bar`).
-fn cosine_betas(train: usize) -> Vec<f32> {
-    let alpha_bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
-    let time = |i: usize| i as f64 / train as f64;
-    (0..train).map(|i| (1.0 - alpha_bar(time(i + 1)) / alpha_bar(time(i))).min(0.999) as f32).collect()
-}
-
-/// Lin et al. 2023, algorithm 1 (`rescale_zero_terminal_snr`), through the betas and back.
-fn without_terminal_signal(cumulative: Vec<f32>) -> Vec<f32> {
-    let roots: Vec<f32> = cumulative.iter().map(|a| a.sqrt()).collect();
-    let (first, last) = (roots[0], roots[roots.len() - 1]);
-    let scale = first / (first - last);
-    let squares: Vec<f32> = roots.iter().map(|root| (root - last) * scale).map(|r| r * r).collect();
-    let ratios = std::iter::once(squares[0]).chain(squares.windows(2).map(|pair| pair[1] / pair[0]));
-    cumprod(ratios.map(|ratio| 1.0 - (1.0 - ratio)))
 }

@@ -65,6 +65,10 @@ fn flags_act_on_the_picture() {
         &["--guidance-scale", "1"],
         &["--steps", "3"],
         &["--sampler", "dpm++2m-sde"],
+        &["--sampler", "dpm++2m-sde", "--eta", "0.5"],
+        &["--sampler", "dpm++2m", "--sigmas", "14,5,0"],
+        &["--sampler", "dpm++2m", "--schedule", "beta"],
+        &["--guidance-rescale", "0.7"],
         &["--sampler", "dpm++2m", "--schedule", "karras"],
         &["--prompt", "a fox"],
     ];
@@ -145,9 +149,12 @@ fn quiet_says_warnings_only() {
     let place = Place::new();
     let output = place.paint(&["--quiet"]);
     assert_eq!((stdout(&output), stderr(&output)), (String::new(), String::new()));
-    let output = place.paint(&["--quiet", "--guidance-scale", "0.5", "--negative-prompt", "fog"]);
+    let unguided = ["--guidance-scale", "0.5", "--negative-prompt", "fog", "--guidance-rescale", "0.7"];
+    let output = place.paint(&[&["--quiet"], &unguided[..]].concat());
     assert_eq!(stdout(&output), "");
-    assert!(stderr(&output).contains("the negative prompt has no effect"), "{}", stderr(&output));
+    for what in ["the negative prompt", "--guidance-rescale"] {
+        assert!(stderr(&output).contains(&format!("{what} has no effect")), "{}", stderr(&output));
+    }
 }
 
 #[test]

@@ -119,6 +119,7 @@ fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
             ("table", &mut v.table),
             ("index", &mut v.index),
             ("guidance", &mut v.guidance),
+            ("guidance_rescale", &mut v.guidance_rescale),
         ]),
         Call::ToRgb8(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
     }
@@ -163,6 +164,8 @@ fn contents(call: &Call, field: &str, tensor: &Tensor, seed: u64) -> Vec<f32> {
         (_, "index") => (0..tensor.len()).map(|image| ((5 * image + 2) % table_rows(call)) as f32).collect(),
         // Means far from zero, whose ratio amplifies no rounding.
         (Call::Emphasize(_), _) => map(&|x| 1.0 + x / 2.0),
+        // As most pictures are painted.
+        (Call::SamplerStep(_), "guidance_rescale") => vec![0.0; tensor.len()],
         // Some of them outside of the vocabulary.
         (Call::Embed(v), "ids") => {
             let vocabulary = v.tokens.rows() as f32;

@@ -267,12 +267,26 @@ const LEFT_OUT: [&[usize]; 5] = [&[], &[3], &[2, 4, 5, 6, 7], &[5, 6, 7], &[3, 6
 /// Rows that use no noise and remember nothing.
 const NOISELESS: [usize; 2] = [1, 4];
 
-/// Three steps of random rows, of which some leave terms out that memory holds NaN for.
+/// The standard deviation, divided by n - 1.
+fn deviation(numbers: &[f32]) -> f64 {
+    let n = numbers.len() as f64;
+    let mean = numbers.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    (numbers.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt()
+}
+
+/// Three steps of random rows, of which some leave terms out that memory holds NaN for; maps smaller and larger
+/// than a block of threads.
 pub fn sampler_step_follows_its_formula(backend: &mut dyn Backend, tolerance: f64) {
-    let _region = reserve_arena(backend, 1 << 20);
+    for (h, w) in [(5, 3), (19, 23)] {
+        sampler_steps(backend, h, w, tolerance);
+    }
+}
+
+fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) {
+    let _region = reserve_arena(backend, 4 << 20);
     let (b, rows, steps) = (2, LEFT_OUT.len(), 3);
-    let shape = [b, 5, 3, 4];
-    let n = 5 * 3 * 4;
+    let shape = [b, h, w, 4];
+    let n = h * w * 4;
     let first = [2, 0];
     for guided in [false, true] {
         let dtype = backend.dtype();
@@ -291,7 +305,7 @@ pub fn sampler_step_follows_its_formula(backend: &mut dyn Backend, tolerance: f6
                 noise.fill(f32::NAN);
             }
         }
-        let guidance = [7.5, 1.5];
+        let (guidance, rescale) = ([7.5, 1.5], [0.7, 0.0]);
         // Image 0 starts at row 2, which reads none of these.
         let mut x = random(6, b * n);
         let mut saved = random(7, b * n);
@@ -304,12 +318,13 @@ pub fn sampler_step_follows_its_formula(backend: &mut dyn Backend, tolerance: f6
         let call = SamplerStep {
             x: upload(backend, &x, shape, DType::F32),
             saved: upload(backend, &saved, shape, DType::F32),
-            history: upload(backend, &history, [4 * b, 5, 3, 4], DType::F32),
-            output: upload(backend, &output, [copies * b, 5, 3, 4], dtype),
-            noise: upload(backend, &noise, [rows * b, 5, 3, 4], DType::F32),
+            history: upload(backend, &history, [4 * b, h, w, 4], DType::F32),
+            output: upload(backend, &output, [copies * b, h, w, 4], dtype),
+            noise: upload(backend, &noise, [rows * b, h, w, 4], DType::F32),
             table: upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32),
             index: upload(backend, &first.map(|i| i as f32), [1, 1, 1, b], DType::I32),
             guidance: upload(backend, &guidance, [1, 1, 1, b], DType::F32),
+            guidance_rescale: upload(backend, &rescale, [1, 1, 1, b], DType::F32),
         };
         for step in 0..steps {
             backend.run(&mut |ops| ops.sampler_step(call)).expect("run");
@@ -318,10 +333,20 @@ pub fn sampler_step_follows_its_formula(backend: &mut dyn Backend, tolerance: f6
 
             for image in 0..b {
                 let row = &table[index[image] * ROW_WIDTH..][..ROW_WIDTH];
+                let guided_at = |at: usize| output[at] + guidance[image] * (output[b * n + at] - output[at]);
+                let of_image = image * n..(image + 1) * n;
+                let factor = match guided {
+                    true => {
+                        let spread = deviation(&output[b * n + image * n..][..n]);
+                        let all: Vec<f32> = of_image.map(guided_at).collect();
+                        rescale[image] * (spread / deviation(&all)) as f32 + 1.0 - rescale[image]
+                    }
+                    false => 1.0,
+                };
                 for j in 0..n {
                     let at = image * n + j;
                     let e = match guided {
-                        true => output[at] + guidance[image] * (output[b * n + at] - output[at]),
+                        true => factor * guided_at(at),
                         false => output[at],
                     };
                     let h = [0, 1, 2, 3].map(|age| history[age * b * n + at]);
@@ -342,7 +367,7 @@ pub fn sampler_step_follows_its_formula(backend: &mut dyn Backend, tolerance: f6
                     }
                 }
             }
-            let name = |what: &str| format!("sampler_step guided={guided} step {step}: {what}");
+            let name = |what: &str| format!("sampler_step {h}x{w} guided={guided} step {step}: {what}");
             check(&name("x"), &download(backend, call.x), &x, tolerance);
             check(&name("saved"), &download(backend, call.saved), &saved, tolerance);
             let newest = download(backend, call.history.images(0, b));

@@ -30,6 +30,21 @@ pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
     let (output, noise) = (memory.rows::<f32>(v.output), memory.rows::<f32>(v.noise));
     let (saved, history) = (memory.rows_mut::<f32>(v.saved), memory.rows_mut::<f32>(v.history));
     let guidance = memory.slice::<f32>(v.guidance);
+    let guide = |image: usize, (u, c): (f32, f32)| u + guidance[image] * (c - u);
+    let factors: Vec<f32> = (0..images)
+        .map(|image| match memory.slice::<f32>(v.guidance_rescale)[image] {
+            phi if guided && phi != 0.0 => {
+                let halves = || {
+                    let rows = image * pixels..(image + 1) * pixels;
+                    rows.flat_map(|row| pairs(output.row(row), output.row(images * pixels + row)))
+                };
+                let spread = deviation(halves().map(|(_, c)| c));
+                let guided = deviation(halves().map(|pair| guide(image, pair)));
+                phi * (spread / guided) as f32 + (1.0 - phi)
+            }
+            _ => 1.0,
+        })
+        .collect();
     let steps: Vec<_> = (0..images).map(|image| table_row(memory, v.table, v.index, image)).collect();
 
     memory.rows_mut::<f32>(v.x).par_rows(|row, x| {
@@ -46,8 +61,8 @@ pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
         let noise = noise.row((step * images + image) * pixels + pixel);
         for j in 0..x.len() {
             let e = if guided {
-                let (u, c) = (output.row(row)[j], output.row(images * pixels + row)[j]);
-                u + guidance[image] * (c - u)
+                let halves = (output.row(row)[j], output.row(images * pixels + row)[j]);
+                factors[image] * guide(image, halves)
             } else {
                 output.row(row)[j]
             };
@@ -60,6 +75,18 @@ pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
             }
         }
     });
+}
+
+/// Numbers of two rows side by side.
+fn pairs<'a>(a: &'a [f32], b: &'a [f32]) -> impl Iterator<Item = (f32, f32)> + Clone + 'a {
+    a.iter().copied().zip(b.iter().copied())
+}
+
+/// The unbiased standard deviation.
+fn deviation(numbers: impl Iterator<Item = f32> + Clone) -> f64 {
+    let count = numbers.clone().count() as f64;
+    let mean = numbers.clone().map(f64::from).sum::<f64>() / count;
+    (numbers.map(|x| (f64::from(x) - mean).powi(2)).sum::<f64>() / (count - 1.0)).sqrt()
 }
 
 /// Sum of products, without the terms whose coefficient is zero: their memory may hold anything.

@@ -393,12 +393,16 @@ impl Cuda {
             table: v.table.address,
             index: v.index.address,
             guidance: v.guidance.address,
+            guidance_rescale: v.guidance_rescale.address,
             b: int(v.x.b()),
             n: int(v.x.len() / v.x.b()),
             guided: i32::from(v.output.b() > v.x.b()),
             unused: 0,
         };
-        self.start(&self.kernels.sampler_step, Launch::each(v.x.len()), &args)
+        // A block belongs to one image.
+        let mut launch = Launch::each(v.x.len() / v.x.b());
+        launch.grid.1 = v.x.b() as u32;
+        self.start(&self.kernels.sampler_step, launch, &args)
     }
 
     fn to_rgb8(&self, v: &ToRgb8) -> Result<()> {

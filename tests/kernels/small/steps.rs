@@ -37,10 +37,11 @@ impl Loop {
         // Small enough that the state does not grow; a row remembers, as any coefficient that is not zero says.
         let (table, _) = f32(5, rows * ROW_WIDTH, [1, 1, rows, ROW_WIDTH], 0.25);
         let (guidance, _) = f32(6, b, [1, 1, 1, b], 2.0);
+        let (guidance_rescale, _) = f32(8, b, [1, 1, 1, b], 0.5);
         let output = cuda.arena().alloc([2 * b, h, w, C], dtype);
         let index = upload(cuda, &vec![0.0; b], [1, 1, 1, b], DType::I32);
         Loop {
-            step: SamplerStep { x, saved, history, output, noise, table, index, guidance },
+            step: SamplerStep { x, saved, history, output, noise, table, index, guidance, guidance_rescale },
             input: cuda.arena().alloc(output.shape, dtype),
             weight: upload(cuda, &random(7, C * C), [1, 1, C, C], dtype),
             start: [x_start, saved_start, history_start],
