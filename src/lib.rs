@@ -15,6 +15,9 @@
 //! Before it, [`hub`] turns the id of a model into a location. Beside the pipeline stand [`location`]
 //! (where a model's files are), [`device`] (which machine), [`image`] (PNG files), [`bench`], [`profile`],
 //! [`info`] and [`roofline`] (what is measured and counted).
+//! Beside the pipeline stand [`location`] (where a model's files are), [`device`] (which machine), [`image`]
+//! (files that say how they were painted), [`bench`], [`profile`], [`info`] and [`roofline`] (what is measured
+//! and counted).
 
 pub mod bench;
 pub mod columns;

@@ -6,7 +6,6 @@ mod progress;
 use std::error::Error as _;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use sdrt::Error;
 
@@ -18,15 +17,17 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let code = match cli::Cli::try_parse() {
-        Ok(cli) => run(&cli),
-        Err(error) => usage(&error),
+    let code = match cli::parse().and_then(|cli| cli.run()) {
+        Ok(()) => OK,
+        Err(error) => failure(&error),
     };
     ExitCode::from(code)
 }
 
-fn run(cli: &cli::Cli) -> u8 {
-    let Err(error) = cli.run() else { return OK };
+fn failure(error: &anyhow::Error) -> u8 {
+    if let Some(error) = error.downcast_ref() {
+        return usage(error);
+    }
     let cause = error.root_cause();
     // Whoever read our output has enough of it, as with `sdrt info | head`.
     if cause.downcast_ref().is_some_and(|e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe) {

@@ -2,8 +2,10 @@
 
 mod bench;
 mod emoji;
+mod from;
 mod info;
 mod model;
+mod output;
 mod profile;
 mod prompt;
 mod run;
@@ -15,6 +17,7 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+pub use from::parse;
 use sdrt::device::Device;
 use sdrt::ops::DType;
 use size::SizeArgs;

@@ -15,7 +15,7 @@ const STDIN: &str = "-";
 #[derive(Args)]
 pub struct PromptArgs {
     /// What the picture shows; - reads it from stdin
-    #[arg(short, long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "from"])]
     prompt: Option<String>,
     /// Paints a picture for every line, with the seeds N, N + 1, ..., to name-0.png, name-1.png, ...; empty
     /// lines and those that start with # are passed over; - reads stdin

@@ -11,17 +11,18 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use indicatif::ProgressBar;
-use rayon::prelude::*;
 use sdrt::columns::columns;
 use sdrt::error::Error;
-use sdrt::image;
+use sdrt::image::Origin;
 use sdrt::pipeline::{Description, Painting, Picture, Pipeline, Request, Times};
 use sdrt::rng::Rng;
 use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
+use super::from::FromArgs;
 use super::model::ModelArgs;
+use super::output::{self, OutputArgs};
 use super::prompt::PromptArgs;
 use super::sampling::SamplingArgs;
 use super::size::ConditioningArgs;
@@ -40,6 +41,8 @@ pub struct Run {
     #[command(flatten)]
     prompts: PromptArgs,
     #[command(flatten)]
+    pub from: FromArgs,
+    #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -53,9 +56,8 @@ pub struct Run {
     /// Pictures at once, of every prompt; several go to name-0.png, name-1.png, ...
     #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
     num_images: usize,
-    /// Where the PNG goes
-    #[arg(short, long, value_name = "FILE", default_value = "sdrt.png")]
-    output: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Whose noise a seed gives: cpu (torch's CPU generator, as diffusers) or cuda (Philox, as A1111)
@@ -91,16 +93,22 @@ impl Run {
         let description = model.describe()?;
         let request = self.request(&description)?;
         let evaluations = request.check(&description)?.evaluations();
-        let count = prompts.len() * request.images;
-        let files: Vec<PathBuf> = (0..count).map(|i| image::numbered(&self.output, i, count)).collect();
-        files.iter().try_for_each(|file| image::check_destination(file))?;
+        let files = self.output.files(prompts.len() * request.images)?;
 
-        let opened = self.device.device.open(self.device.dtype)?;
+        let opened = self.from.open(&self.device)?;
         let machine = opened.backend.describe();
         let dtype = opened.backend.dtype();
+        let origin = Origin { model: self.model.model.name(), device: opened.backend.name(), dtype };
+        for prompt in &prompts {
+            files.check(&Request { prompt: prompt.text.clone(), ..request.clone() }, &origin)?;
+        }
         if !progress.quiet {
             say_notice(opened.notice.as_deref());
         }
+        let (terminal, nothing_shown) = self.output.terminal(self.json);
+        let mut warnings = self.from.warnings(&origin);
+        warnings.extend(nothing_shown.map(String::from));
+        warn(&warnings);
 
         let start = Instant::now();
         let bar = progress.loading();
@@ -113,7 +121,7 @@ impl Run {
 
         let cancelled = set_by_ctrl_c()?;
         let mut all = Stages::default();
-        for (i, (prompt, files)) in prompts.iter().zip(files.chunks(request.images)).enumerate() {
+        for (i, (prompt, paths)) in prompts.iter().zip(files.paths.chunks(request.images)).enumerate() {
             let request = Request {
                 prompt: prompt.text.clone(),
                 seed: request.seed.wrapping_add((i * request.images) as u64),
@@ -122,15 +130,16 @@ impl Run {
             let bar = progress.denoising(evaluations, request.steps);
             let painting = paint(&mut pipeline, &request, bar, &cancelled);
             let painting = painting.map_err(|error| prompt.locate_error(error))?;
-            let mut warnings: Vec<String> =
+            let mut late: Vec<String> =
                 painting.warnings.iter().map(|warning| prompt.locate(warning)).collect();
             if i == 0 {
-                warnings.extend(without_effect(&request, &description));
+                late.extend(without_effect(&request, &description));
             }
-            warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+            warn(&late);
+            warnings.extend(late);
 
             let start = Instant::now();
-            save(&painting, &request, &self.model.model.name(), files)?;
+            files.save(paths, &painting.pictures, &request, &origin)?;
             let stages = Stages {
                 load: std::mem::take(&mut load),
                 times: painting.times,
@@ -138,17 +147,20 @@ impl Run {
                 prompts: 1,
             };
             all.add(&stages);
+            if let Some(terminal) = &terminal {
+                output::show(terminal, &painting.pictures)?;
+            }
             if self.json {
                 warnings.extend(opened.notice.iter().map(|why| format!("running on the CPU: {why}")));
-                let mut object = report(&request, &painting, files, &stages);
+                let mut object = report(&request, &painting, paths, &stages);
                 object["model"] = self.model.model.to_string().into();
                 object["device"] = machine.as_str().into();
                 object["dtype"] = dtype.to_string().into();
-                object["warnings"] = warnings.into();
+                object["warnings"] = std::mem::take(&mut warnings).into();
                 writeln!(std::io::stdout(), "{object}")?;
             } else if !self.quiet {
                 let mut out = std::io::stdout();
-                for (file, Picture { width, height, seed, .. }) in files.iter().zip(&painting.pictures) {
+                for (file, Picture { width, height, seed, .. }) in paths.iter().zip(&painting.pictures) {
                     writeln!(out, "{} ({width}x{height}, seed {seed})", file.display())?;
                 }
             }
@@ -214,11 +226,8 @@ fn without_effect(request: &Request, model: &Description) -> Vec<String> {
     negative.into_iter().chain(rescale).map(|what| format!("{what} has no effect: {why}")).collect()
 }
 
-fn save(painting: &Painting, request: &Request, model: &str, files: &[PathBuf]) -> Result<(), Error> {
-    painting.pictures.par_iter().zip(files).try_for_each(|(picture, file)| {
-        let parameters = image::parameters(request, picture.seed, model);
-        image::write(file, &image::png(picture, &parameters))
-    })
+fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
 }
 
 /// What `--json` says of a prompt, but for what is the same for all.

@@ -55,10 +55,13 @@ impl ModelSource {
         Ok(location?)
     }
 
-    /// As pictures name their model.
+    /// As pictures name their model: a file without its extension.
     pub fn name(&self) -> String {
         match self {
-            ModelSource::Location(location) => location.name(),
+            ModelSource::Location(location) => {
+                let name = location.name();
+                name.strip_suffix(".safetensors").map_or(name.clone(), String::from)
+            }
             ModelSource::Hub(id) => id.name().into(),
         }
     }

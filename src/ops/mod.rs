@@ -120,6 +120,9 @@ pub type FillRows<'a> = &'a (dyn Fn(Range<usize>, &mut [u8]) + Sync);
 /// Work is issued in order. `write`, `read`, `replay` and `replay_steps` return when it is done,
 /// and with the first error that happened up to there.
 pub trait Backend: Ops {
+    /// The machine's name: `CPU`, or the GPU's with what its kernels are made for.
+    fn name(&self) -> String;
+
     /// The machine in words.
     fn describe(&self) -> String;
 

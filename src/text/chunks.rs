@@ -3,6 +3,7 @@
 //! The chunks are encoded one by one and stand behind one another in the context: `FrozenCLIPEmbedder...`
 //! of A1111's `modules/sd_hijack_clip.py`, and the "long prompt weighting" pipelines of diffusers.
 
+use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -44,6 +45,15 @@ impl LongPrompt {
             PromptStyle::Plain => LongPrompt::Truncate,
             PromptStyle::A1111 => LongPrompt::Chunk,
         }
+    }
+}
+
+impl fmt::Display for LongPrompt {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            LongPrompt::Chunk => "chunk",
+            LongPrompt::Truncate => "truncate",
+        })
     }
 }
 

@@ -4,6 +4,7 @@ mod emoji;
 mod failures;
 mod measure;
 mod prompts;
+mod record;
 mod run;
 
 use std::fs;

@@ -105,6 +105,10 @@ impl Ops for Cpu {
 }
 
 impl Backend for Cpu {
+    fn name(&self) -> String {
+        "CPU".to_string()
+    }
+
     fn describe(&self) -> String {
         match rayon::current_num_threads() {
             1 => "CPU, 1 thread".to_string(),

@@ -189,9 +189,13 @@ impl Ops for Cuda {
 }
 
 impl Backend for Cuda {
-    fn describe(&self) -> String {
+    fn name(&self) -> String {
         let portable = if self.gpu.portable { ", portable kernels" } else { "" };
-        format!("{} (sm_{}{portable}), {}", self.gpu.name, self.gpu.arch, self.dtype)
+        format!("{} (sm_{}{portable})", self.gpu.name, self.gpu.arch)
+    }
+
+    fn describe(&self) -> String {
+        format!("{}, {}", self.name(), self.dtype)
     }
 
     fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {

@@ -1,0 +1,24 @@
+//! Pictures as files that say how they were painted, and what such files ask for; pictures in a terminal.
+//!
+//! ```text
+//! Request, Origin -> Parameters -> text -> Format::encode -> files::write
+//! Recorded        <- Parameters <- text <- read_text      <- a file's bytes
+//! ```
+
+mod civitai;
+mod exif;
+mod files;
+mod format;
+mod origin;
+mod parameters;
+mod png_text;
+mod read;
+mod recorded;
+pub mod terminal;
+
+pub use files::{check_writable, numbered, write};
+pub use format::Format;
+pub use origin::Origin;
+pub use parameters::Parameters;
+pub use read::{read, read_text};
+pub use recorded::Recorded;

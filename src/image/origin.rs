@@ -1,0 +1,66 @@
+//! What a picture's file says of it.
+
+use super::parameters::Parameters;
+use crate::ops::DType;
+use crate::pipeline::{Request, SizeConditioning};
+use crate::sampler::NoiseLevels;
+use crate::text::PromptStyle;
+
+/// What a picture came from besides its request.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The model's name.
+    pub model: String,
+    /// The machine's name, as [`Backend::name`](crate::ops::Backend::name) gives it.
+    pub device: String,
+    pub dtype: DType,
+}
+
+/// How [`Parameters`] name this program.
+pub(super) const VERSION: &str = concat!("sdrt ", env!("CARGO_PKG_VERSION"));
+
+impl Origin {
+    /// The parameters of picture `index` of a request: A1111's keys in A1111's order, and some of our own that
+    /// other readers pass over: on `Device` and `Precision` the last bits of a picture depend.
+    ///
+    /// There is no `Model hash`: readers look a model up by the SHA-256 of its one file, which takes longer than
+    /// a picture, and what a folder has instead, nobody could find.
+    pub fn parameters(&self, request: &Request, index: usize) -> Parameters {
+        let batch = request.images > 1;
+        let eta = request.eta.filter(|_| request.eta != request.sampler.default_eta());
+        let rescale = Some(request.guidance_rescale).filter(|&rescale| rescale != 0.0);
+        let style = Some(request.prompt_style).filter(|&style| style != PromptStyle::default());
+        let SizeConditioning { original, crop, target } = request.size;
+        let size = |[width, height]: [usize; 2]| format!("{width}x{height}");
+        let settings = [
+            ("Steps", Some(request.steps.to_string())),
+            ("Sampler", Some(request.sampler.label().to_string())),
+            ("Schedule type", Some(request.schedule.label().to_string())),
+            ("CFG scale", Some(format!("{:?}", request.guidance_scale))),
+            ("Seed", Some(request.seed.wrapping_add(index as u64).to_string())),
+            ("Size", Some(format!("{}x{}", request.width, request.height))),
+            ("Model", Some(self.model.clone())),
+            ("Clip skip", request.clip_skip.map(|skip| skip.to_string())),
+            (request.sampler.eta_label(), eta.map(|eta| eta.to_string())),
+            ("CFG Rescale", rescale.map(|rescale| rescale.to_string())),
+            ("Sigmas", request.sigmas.as_ref().map(NoiseLevels::to_string)),
+            ("Original size", original.map(size)),
+            ("Crop", (crop != [0; 2]).then(|| format!("{},{}", crop[0], crop[1]))),
+            ("Target size", target.map(size)),
+            ("Prompt style", style.map(|style| style.to_string())),
+            ("Long prompt", request.long_prompt.map(|long| long.to_string())),
+            ("Batch size", batch.then(|| request.images.to_string())),
+            ("Batch pos", batch.then(|| index.to_string())),
+            ("RNG", Some(request.rng.label().to_string())),
+            ("Device", Some(self.device.clone())),
+            ("Precision", Some(self.dtype.to_string())),
+            ("Version", Some(VERSION.to_string())),
+        ];
+        let given = settings.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?)));
+        Parameters {
+            prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone(),
+            settings: given.filter(|(_, value)| !value.is_empty()).collect(),
+        }
+    }
+}

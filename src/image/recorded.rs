@@ -1,0 +1,355 @@
+//! What a picture's parameters ask of this program.
+
+use std::path::{Path, PathBuf};
+
+use super::civitai::{self, Resource};
+use super::origin::{Origin, VERSION};
+use super::parameters::Parameters;
+use super::read;
+use crate::error::Result;
+use crate::ops::DType;
+use crate::sampler::{Sampler, Schedule};
+
+/// The parameters of a picture's file, as flags of `sdrt run` and in what they leave out.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    path: PathBuf,
+    parameters: Parameters,
+}
+
+/// Keys whose values a flag takes as they are.
+const FLAGS: [(&str, &str); 13] = [
+    ("Steps", "steps"),
+    ("CFG scale", "guidance-scale"),
+    ("Seed", "seed"),
+    ("Clip skip", "clip-skip"),
+    ("Eta", "eta"),
+    ("Eta DDIM", "eta"),
+    ("CFG Rescale", "guidance-rescale"),
+    ("Sigmas", "sigmas"),
+    ("Original size", "original-size"),
+    ("Crop", "crop"),
+    ("Target size", "target-size"),
+    ("Prompt style", "prompt-style"),
+    ("Long prompt", "long-prompt"),
+];
+/// Other keys that are taken, or that change no pixel.
+const UNDERSTOOD: [&str; 17] = [
+    "Sampler",
+    "Schedule type",
+    "Size",
+    "Model",
+    "RNG",
+    "Device",
+    "Precision",
+    "Version",
+    "Model hash",
+    "Hashes",
+    "Lora hashes",
+    "TI hashes",
+    "User",
+    "Created Date",
+    "Civitai resources",
+    "Civitai metadata",
+    "SDCPP",
+];
+/// Settings that change nothing at these values.
+const NEUTRAL: [(&str, &str); 2] = [("Clip skip", "1"), ("ENSD", "0")];
+
+impl Recorded {
+    /// # Errors
+    /// A file that is no picture, or does not say how it was painted.
+    pub fn read(path: &Path) -> Result<Self> {
+        Ok(Recorded { path: path.into(), parameters: Parameters::parse(&read(path)?) })
+    }
+
+    /// The flags of `sdrt run` that ask for the picture. Values are as the picture has them, and may be such as
+    /// no flag takes. `sampler` is the one that is asked for instead of the picture's.
+    pub fn flags(&self, sampler: Option<Sampler>) -> Vec<(&'static str, String)> {
+        let Parameters { prompt, negative_prompt, .. } = &self.parameters;
+        let mut flags = vec![("prompt", prompt.clone()), ("negative-prompt", negative_prompt.clone())];
+        let mut push = |flag, value: Option<&str>| {
+            flags.extend(value.map(|value| (flag, value.trim().to_string())));
+        };
+        for (key, flag) in FLAGS {
+            push(flag, self.parameters.get(key).filter(|&value| !NEUTRAL.contains(&(key, value))));
+        }
+        if !self.is_ours() {
+            push("prompt-style", Some("a1111"));
+        }
+        if let Some((width, height)) = self.size() {
+            push("width", Some(width));
+            push("height", Some(height));
+        }
+        let name = self.parameters.get("Sampler");
+        let known = name.and_then(sampler_and_schedule);
+        push("sampler", known.map(|(sampler, _)| sampler.name()).or(name));
+        let combined = known.and_then(|(_, schedule)| schedule).map(Schedule::name);
+        let sampler = sampler.or(known.map(|(sampler, _)| sampler));
+        push("schedule", combined.or_else(|| self.schedule(sampler)));
+        push("rng", Some(self.rng()));
+        flags
+    }
+
+    /// Width and height.
+    fn size(&self) -> Option<(&str, &str)> {
+        self.parameters.get("Size")?.split_once('x')
+    }
+
+    /// A1111's pictures without the key took the noise of torch's CUDA generator.
+    fn rng(&self) -> &str {
+        match self.parameters.get("RNG").unwrap_or("GPU") {
+            "CPU" => "cpu",
+            "GPU" | "NV" => "cuda",
+            other => other,
+        }
+    }
+
+    /// The schedule beside a sampler, which decides where an A1111 picture says `Automatic` or nothing.
+    fn schedule(&self, sampler: Option<Sampler>) -> Option<&str> {
+        match self.parameters.get("Schedule type") {
+            None | Some("Automatic") if !self.is_ours() => sampler.map(automatic).map(Schedule::name),
+            // A1111's name for what the samplers of k-diffusion do by themselves.
+            Some("Uniform") => Some(Schedule::Linspace.name()),
+            said => said,
+        }
+    }
+
+    /// The name of the model.
+    pub fn model(&self) -> Option<String> {
+        let named = self.parameters.get("Model").map(String::from);
+        named
+            .or_else(|| self.resources().iter().find(|resource| resource.is_checkpoint()).map(Resource::name))
+    }
+
+    fn resources(&self) -> Vec<Resource> {
+        self.parameters.get("Civitai resources").map(civitai::resources).unwrap_or_default()
+    }
+
+    /// What the weights were kept in on a GPU. On a CPU there is no choice.
+    pub fn gpu_dtype(&self) -> Option<DType> {
+        let on_gpu = self.is_ours() && self.parameters.get("Device").is_some_and(|device| device != "CPU");
+        self.parameters.get("Precision").filter(|_| on_gpu)?.parse().ok()
+    }
+
+    /// What of the picture cannot be had, or not surely.
+    pub fn warnings(&self, origin: &Origin) -> Vec<String> {
+        let path = self.path.display();
+        [self.other_model(origin), self.left_out(), self.missing(), self.other_machine(origin)]
+            .into_iter()
+            .flatten()
+            .map(|what| format!("{path} {what}"))
+            .collect()
+    }
+
+    fn other_model(&self, origin: &Origin) -> Option<String> {
+        let model = self.model().filter(|model| *model != origin.model)?;
+        let hash =
+            self.parameters.get("Model hash").map(|hash| format!(" (hash {hash})")).unwrap_or_default();
+        Some(format!("was painted with {model}{hash}, this is {}", origin.model))
+    }
+
+    fn left_out(&self) -> Option<String> {
+        let settings = self.parameters.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let mut left_out: Vec<String> = settings
+            .filter(|(key, _)| !UNDERSTOOD.contains(key) && !FLAGS.iter().any(|(taken, _)| taken == key))
+            .filter(|setting| !NEUTRAL.contains(setting))
+            .map(|(key, value)| format!("{key}: {value}"))
+            .collect();
+        let resources = self.resources();
+        left_out
+            .extend(resources.iter().filter(|resource| !resource.is_checkpoint()).map(Resource::describe));
+        (!left_out.is_empty()).then(|| format!("has what is left out here: {}", left_out.join(", ")))
+    }
+
+    fn missing(&self) -> Option<String> {
+        let missing: Vec<&str> = ["Steps", "Sampler", "CFG scale", "Seed", "Size"]
+            .into_iter()
+            .filter(|key| self.parameters.get(key).is_none())
+            .collect();
+        (!missing.is_empty()).then(|| format!("does not say its {}", missing.join(", ")))
+    }
+
+    /// Says what differs between the machine of a picture of ours and this one.
+    fn other_machine(&self, origin: &Origin) -> Option<String> {
+        let said = |key| self.parameters.get(key).unwrap_or("?");
+        let there = (said("Version"), said("Device"), said("Precision").to_string());
+        let here = (VERSION, origin.device.as_str(), origin.dtype.to_string());
+        let painter = |(version, device, dtype)| format!("{version} on {device} in {dtype}");
+        (self.is_ours() && there != here).then(|| {
+            format!(
+                "was painted by {}, this is {}: pixels may differ slightly",
+                painter(there),
+                painter(here)
+            )
+        })
+    }
+
+    fn is_ours(&self) -> bool {
+        self.parameters.get("Version").is_some_and(|version| version.starts_with("sdrt "))
+    }
+}
+
+/// `Euler a`, or from before A1111 1.9 and from sd.cpp both in one: `DPM++ 2M Karras`.
+fn sampler_and_schedule(name: &str) -> Option<(Sampler, Option<Schedule>)> {
+    let whole = name.parse().ok().map(|sampler| (sampler, None));
+    whole.or_else(|| {
+        name.match_indices(' ')
+            .find_map(|(i, _)| Some((name[..i].parse().ok()?, Some(name[i + 1..].parse().ok()?))))
+    })
+}
+
+/// A1111's `Automatic`: the option `scheduler` of `samplers_k_diffusion` in its `sd_samplers_kdiffusion.py`
+/// (1.9), or evenly spaced timesteps; the others are no samplers of k-diffusion, and go by the model's.
+fn automatic(sampler: Sampler) -> Schedule {
+    match sampler.label() {
+        "DPM++ 2M" | "DPM++ 2S a" | "DPM++ SDE" | "DPM2" | "DPM2 a" => Schedule::Karras,
+        "DPM++ 2M SDE" | "DPM++ 3M SDE" => Schedule::Exponential,
+        "Euler" | "Euler a" | "Heun" | "LMS" => Schedule::Linspace,
+        _ => Schedule::Model,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{KnownShapes, Request, SizeConditioning};
+    use crate::rng::Rng;
+    use crate::text::{LongPrompt, PromptStyle};
+
+    fn recorded(text: &str) -> Recorded {
+        Recorded { path: "a.png".into(), parameters: Parameters::parse(text) }
+    }
+
+    fn origin() -> Origin {
+        Origin { model: "tiny".into(), device: "CPU".into(), dtype: DType::F32 }
+    }
+
+    fn request() -> Request {
+        let defaults = Request::defaults(&KnownShapes::Sd15.describe(), Sampler::Pndm);
+        Request { prompt: "a cat, asleep".into(), seed: 5, ..defaults }
+    }
+
+    #[test]
+    fn parameters_are_what_a1111_reads() {
+        let text = origin().parameters(&request(), 0).to_string();
+        let settings = format!(
+            "Steps: 20, Sampler: PLMS, Schedule type: Automatic, CFG scale: 7.5, Seed: 5, Size: 512x512, \
+             Model: tiny, RNG: CPU, Device: CPU, Precision: f32, Version: {VERSION}"
+        );
+        assert_eq!(text, format!("a cat, asleep\n{settings}"));
+        let batch = Request { images: 3, seed: u64::MAX, ..request() };
+        let text = origin().parameters(&batch, 2).to_string();
+        assert!(text.contains("Seed: 1, ") && text.contains("Batch size: 3, Batch pos: 2, "), "{text}");
+    }
+
+    /// The value of a flag.
+    fn flag(recorded: &Recorded, sampler: Option<Sampler>, name: &str) -> String {
+        let found = recorded.flags(sampler).into_iter().find(|(flag, _)| *flag == name);
+        found.map(|(_, value)| value).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_was_asked_for_comes_back() {
+        for sampler in Sampler::ALL {
+            for schedule in Schedule::ALL {
+                let (guidance_scale, seed, rng) = (1.0 / 3.0, u64::MAX - 4, Rng::Cuda);
+                let asked = Request { sampler, schedule, guidance_scale, seed, rng, ..request() };
+                let again = recorded(&origin().parameters(&asked, 0).to_string());
+                let flag = |name| flag(&again, None, name);
+                assert_eq!((flag("prompt"), flag("negative-prompt")), (asked.prompt, String::new()));
+                assert_eq!(flag("steps"), asked.steps.to_string());
+                assert_eq!(flag("sampler").parse::<Sampler>().unwrap(), sampler);
+                assert_eq!(flag("schedule").parse::<Schedule>().unwrap(), schedule);
+                assert_eq!(flag("guidance-scale").parse::<f32>().unwrap(), guidance_scale);
+                assert_eq!(flag("seed"), seed.to_string());
+                assert_eq!((flag("width"), flag("height")), ("512".to_string(), "512".to_string()));
+                assert_eq!(flag("rng").parse::<Rng>().unwrap(), rng);
+                assert_eq!(again.warnings(&origin()), [""; 0]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_seldom_asked_for_comes_back_too() {
+        let asked = Request {
+            clip_skip: Some(2),
+            eta: Some(0.25),
+            guidance_rescale: 0.7,
+            sigmas: Some("14.6,3.5,0".parse().unwrap()),
+            size: SizeConditioning { original: Some([512, 256]), crop: [3, 4], target: Some([64, 32]) },
+            prompt_style: PromptStyle::A1111,
+            long_prompt: Some(LongPrompt::Truncate),
+            ..request()
+        };
+        let again = recorded(&origin().parameters(&asked, 0).to_string());
+        for (name, value) in [
+            ("clip-skip", "2"),
+            ("eta", "0.25"),
+            ("guidance-rescale", "0.7"),
+            ("sigmas", "14.6,3.5,0"),
+            ("original-size", "512x256"),
+            ("crop", "3,4"),
+            ("target-size", "64x32"),
+            ("prompt-style", "a1111"),
+            ("long-prompt", "truncate"),
+        ] {
+            assert_eq!(flag(&again, None, name), value);
+        }
+        assert_eq!(again.warnings(&origin()), [""; 0]);
+    }
+
+    #[test]
+    fn what_a1111_leaves_open_is_as_there() {
+        for (said, sampler, schedule) in [
+            ("DPM++ 2M Karras", "dpm++2m", "karras"),
+            ("DPM++ 2M SDE Exponential", "dpm++2m-sde", "exponential"),
+            ("DPM++ 2M", "dpm++2m", "karras"),
+            ("DPM++ 2M, Schedule type: Uniform", "dpm++2m", "linspace"),
+            ("DPM++ 2M SDE, Schedule type: Automatic", "dpm++2m-sde", "exponential"),
+            ("euler_a karras", "euler-a", "karras"),
+            ("Euler a", "euler-a", "linspace"),
+            ("DDIM", "ddim", "model"),
+            ("Restart, Schedule type: Bus", "Restart", "Bus"),
+        ] {
+            let read = recorded(&format!("p\nSteps: 1, Sampler: {said}, Seed: 2"));
+            assert_eq!(flag(&read, None, "sampler"), sampler);
+            assert_eq!(flag(&read, None, "schedule"), schedule, "{said}");
+            assert_eq!(flag(&read, None, "rng"), "cuda");
+        }
+        let read = recorded("p\nSteps: 1, Sampler: Restart, Seed: 2");
+        assert_eq!(flag(&read, Some(Sampler::DpmPp2m), "schedule"), "karras");
+        assert_eq!(flag(&read, None, "schedule"), "");
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_named() {
+        let read = recorded(
+            "a (cat:1.2)\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64, \
+             Model hash: 6ce0161689, Model: v1-5, Clip skip: 1, ENSD: 0, Hires upscale: 2",
+        );
+        assert_eq!(
+            read.warnings(&origin()),
+            [
+                "a.png was painted with v1-5 (hash 6ce0161689), this is tiny",
+                "a.png has what is left out here: Hires upscale: 2",
+            ]
+        );
+        let missing = recorded("a cat").warnings(&origin());
+        assert_eq!(missing, ["a.png does not say its Steps, Sampler, CFG scale, Seed, Size"]);
+    }
+
+    #[test]
+    fn another_machine_is_named() {
+        let there = Origin { device: "NVIDIA H100 (sm_90)".into(), dtype: DType::F16, ..origin() };
+        let read = recorded(&there.parameters(&request(), 0).to_string());
+        assert_eq!(read.gpu_dtype(), Some(DType::F16));
+        let warnings = read.warnings(&origin());
+        let sentence = format!(
+            "a.png was painted by {VERSION} on NVIDIA H100 (sm_90) in f16, this is {VERSION} on CPU in f32: \
+             pixels may differ slightly"
+        );
+        assert_eq!(warnings, [sentence]);
+        assert_eq!(recorded(&origin().parameters(&request(), 0).to_string()).gpu_dtype(), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! `--from`, the formats of `--output`, and `--show`.
+
+use std::fs;
+use std::process::Output;
+
+use sdrt::image::{Parameters, read};
+
+use super::{Place, Png, code, json, root, stderr, stdout, tiny};
+
+/// Repeats a picture with models/tiny on the CPU.
+fn repeat(place: &Place, picture: &str, flags: &[&str]) -> Output {
+    let model = tiny();
+    let repeat = ["run", "--from", picture, "--model", &model, "--device", "cpu"];
+    let output = place.sdrt(&[&repeat, flags].concat());
+    assert_eq!(code(&output), 0, "{picture} {flags:?}: {}", stderr(&output));
+    output
+}
+
+fn fixture(name: &str) -> String {
+    root().join("tests/fixtures/record").join(name).display().to_string()
+}
+
+#[test]
+fn a_picture_is_repeated_to_the_byte() {
+    let place = Place::new();
+    let flags: &[&[&str]] = &[
+        &[],
+        &["--seed", "18446744073709551615", "--rng", "cuda", "--negative-prompt", "fog, \"rain\": 猫"],
+        &["--sampler", "dpm++2m", "--schedule", "karras", "--cfg-scale", "3.3333333"],
+        &["--sampler", "euler", "--schedule", "trailing", "--guidance-scale", "1"],
+        &["--sampler", "euler-a", "--negative-prompt", "a\nNegative prompt: b\nSteps: 1, Seed: 2, Size: 1x1"],
+    ];
+    for flags in flags {
+        place.paint(&[*flags, &["-o", "first.png"]].concat());
+        let output = repeat(&place, "first.png", &["-o", "second.png", "--quiet"]);
+        assert_eq!(stderr(&output), "", "{flags:?}");
+        let [first, second] = ["first.png", "second.png"].map(|name| fs::read(place.path(name)).unwrap());
+        assert!(first == second, "{flags:?}");
+    }
+}
+
+#[test]
+fn every_format_repeats_the_picture() {
+    let place = Place::new();
+    place.paint(&["--seed", "3", "-n", "犬", "-o", "a.png"]);
+    let png = Png::read(&place.path("a.png"));
+    let mut before = "a.png";
+    for (name, magic) in [
+        ("b.jpg", &b"\xff\xd8\xff"[..]),
+        ("c.webp", b"RIFF"),
+        ("d.JPEG", b"\xff\xd8\xff"),
+        ("e.png", b"\x89PNG"),
+    ] {
+        repeat(&place, before, &["-o", name, "--quiet"]);
+        assert!(fs::read(place.path(name)).unwrap().starts_with(magic), "{name}");
+        assert_eq!(read(&place.path(name)).unwrap(), png.parameters, "{name}");
+        before = name;
+    }
+    assert!(fs::read(place.path("e.png")).unwrap() == fs::read(place.path("a.png")).unwrap());
+}
+
+#[test]
+fn quality_is_of_a_jpeg() {
+    let place = Place::new();
+    let sizes = ["10", "90", "100"].map(|quality| {
+        place.paint(&["--seed", "3", "-o", "a.jpg", "--quality", quality]);
+        fs::metadata(place.path("a.jpg")).unwrap().len()
+    });
+    assert!(sizes.is_sorted_by(|a, b| a < b), "{sizes:?}");
+    place.paint(&["--seed", "3", "-o", "a.jpg", "-b", "2"]);
+    assert_eq!(place.files(), ["a-0.jpg", "a-1.jpg", "a.jpg"]);
+}
+
+#[test]
+fn a_prompt_too_long_for_a_jpeg_is_refused_before_it_is_painted() {
+    let place = Place::new();
+    let long = "word ".repeat(7000);
+    let model = tiny();
+    let output = place.sdrt(&place.run_flags(&model, &["-n", &long, "-o", "a.jpg"]));
+    assert_eq!(code(&output), 2);
+    assert!(
+        stderr(&output).contains("a JPEG has no room for a prompt of this length"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(place.files(), [""; 0]);
+}
+
+#[test]
+fn flags_win_over_the_picture() {
+    let place = Place::new();
+    place.paint(&["--seed", "3", "-n", "fog"]);
+    let output =
+        repeat(&place, "sdrt.png", &["--json", "--seed", "4", "-n", "", "-W", "72", "--prompt", "a fox"]);
+    let object = json(&output);
+    assert_eq!((&object["seeds"][0], &object["steps"]), (&4.into(), &2.into()));
+    assert_eq!((&object["width"], &object["height"]), (&72.into(), &128.into()));
+    assert_eq!((&object["prompt"], &object["negative_prompt"]), (&"a fox".into(), &"".into()));
+}
+
+#[test]
+fn pictures_of_other_programs_are_painted_anew() {
+    let place = Place::new();
+    let object = json(&repeat(&place, &fixture("a1111.png"), &["--json", "--steps", "2"]));
+    assert_eq!(object["prompt"], "a photo of a cat, (masterpiece:1.2), <lora:style:0.8>");
+    assert_eq!(object["negative_prompt"], "lowres, bad hands");
+    assert_eq!((&object["sampler"], &object["schedule"]), (&"euler-a".into(), &"linspace".into()));
+    assert_eq!((&object["seeds"][0], &object["guidance_scale"]), (&965400086.into(), &7.0.into()));
+    assert_eq!(
+        (&object["width"], &object["height"], &object["rng"]),
+        (&64.into(), &96.into(), &"cpu".into())
+    );
+    let warnings: Vec<&str> =
+        object["warnings"].as_array().unwrap().iter().map(|warning| warning.as_str().unwrap()).collect();
+    for part in [
+        "was painted with v1-5-pruned-emaonly (hash 6ce0161689), this is tiny",
+        "Denoising strength: 0.7, Hires upscale: 2, Hires upscaler: Latent",
+    ] {
+        assert!(warnings.iter().any(|warning| warning.contains(part)), "{part}: {warnings:?}");
+    }
+    let object = json(&repeat(&place, &fixture("civitai.jpg"), &["--json", "--steps", "2"]));
+    assert!(object["warnings"][0].as_str().unwrap().contains("painted with DreamShaper, this is tiny"));
+    assert!(object["warnings"][1].as_str().unwrap().contains("left out here: lora model version 87153"));
+    assert_eq!((&object["sampler"], &object["schedule"]), (&"dpm++2m".into(), &"karras".into()));
+    assert_eq!((&object["seeds"][0], &object["rng"]), (&3735928559u32.into(), &"cuda".into()));
+    for name in ["old_ztxt.png", "unicode.webp", "exif.png", "ascii.jpg"] {
+        repeat(&place, &fixture(name), &["--steps", "2", "-W", "64", "-H", "64"]);
+    }
+}
+
+#[test]
+fn a_model_that_is_not_here_is_asked_for() {
+    let place = Place::new();
+    place.paint(&[]);
+    let output = place.sdrt(&["run", "--from", "sdrt.png", "--device", "cpu"]);
+    assert_eq!(code(&output), 2);
+    let sentence = "--from: the picture was painted with tiny; say where that model is with --model";
+    assert!(stderr(&output).contains(sentence), "{}", stderr(&output));
+}
+
+#[test]
+fn what_the_picture_asks_and_sdrt_has_not_is_a_flag_away() {
+    let place = Place::new();
+    place.paint(&["--sampler", "pndm"]);
+    let text = read(&place.path("sdrt.png")).unwrap().replace("Sampler: PLMS", "Sampler: Restart");
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, 1, 1);
+    encoder.add_text_chunk("parameters".into(), text).unwrap();
+    encoder.write_header().unwrap().write_image_data(&[0]).unwrap();
+    fs::write(place.path("restart.png"), bytes).unwrap();
+    let model = tiny();
+    let output = place.sdrt(&["run", "--from", "restart.png", "--model", &model, "--device", "cpu"]);
+    assert_eq!(code(&output), 2);
+    let message = stderr(&output);
+    let sentence = "error: --from restart.png: --sampler Restart: no such sampler; there are ddim, ";
+    assert!(message.starts_with(sentence) && message.contains("the flag wins"), "{message}");
+    repeat(&place, "restart.png", &["--sampler", "heun"]);
+    let again = Parameters::parse(&read(&place.path("sdrt.png")).unwrap());
+    assert_eq!(again.get("Sampler"), Some("Heun"));
+}
+
+#[test]
+fn show_draws_in_terminals_only() {
+    let place = Place::new();
+    let output = place.paint(&["--show", "--quiet"]);
+    assert_eq!(stdout(&output), "");
+    assert_eq!(stderr(&output), "warning: --show: nothing is drawn, stdout is not a terminal\n");
+    let object = json(&place.paint(&["--show", "--json"]));
+    assert_eq!(object["warnings"], serde_json::json!(["--show: nothing is drawn beside --json"]));
+}
