@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use sdrt::pipeline::{KnownShapes, Painting, Pipeline, Request, SizeConditioning};
 use sdrt::rng::Rng;
 use sdrt::sampler::Sampler;
+use sdrt::text::PromptStyle;
 
 use super::{Case, Values, fixture};
 
@@ -25,6 +26,10 @@ pub fn request_of(case: &Case) -> Request {
     Request {
         prompt: text("prompt"),
         negative_prompt: text("negative_prompt"),
+        prompt_style: case.scalars["prompt_style"]
+            .as_str()
+            .map_or(PromptStyle::Plain, |s| s.parse().expect("a style")),
+        clip_skip: case.scalars["clip_skip"].as_u64().map(|skip| skip as usize),
         steps: count("steps"),
         guidance_scale: case.number("guidance_scale") as f32,
         guidance_rescale: case.scalars["guidance_rescale"].as_f64().unwrap_or(0.0) as f32,
