@@ -14,6 +14,7 @@ use sdrt::image::{Origin, Recorded};
 use super::{Cli, Command, DeviceArgs, emoji};
 
 #[derive(Args)]
+#[command(next_help_heading = "Prompt")]
 pub struct FromArgs {
     /// Paints as this picture says that it was painted (PNG, JPEG or WebP of sdrt, A1111, Civitai); other
     /// flags win

@@ -63,6 +63,7 @@ impl Cli {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "Machine")]
 struct DeviceArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]

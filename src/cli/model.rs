@@ -11,6 +11,7 @@ use super::source::{self, ModelSource};
 use crate::progress::Progress;
 
 #[derive(Args)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A .safetensors file, a folder in the diffusers layout, or owner/name of a model on the hub, which is
     /// downloaded once; `emoji` is the model in sdrt itself, and a folder of that name is ./emoji
@@ -22,6 +23,7 @@ pub struct ModelArgs {
 
 /// What is taken instead of what the model has.
 #[derive(Args)]
+#[command(next_help_heading = "Model")]
 pub struct ModelChanges {
     /// Another VAE: a .safetensors file, its folder, that of a model, or one on the hub
     #[arg(long, value_name = "MODEL", value_parser = source::parser())]
@@ -47,6 +49,7 @@ pub enum KnownShapes {
 
 /// A model, or shapes without one.
 #[derive(Args)]
+#[command(next_help_heading = "Model")]
 pub struct ModelOrShapes {
     #[command(flatten)]
     model: ModelArgs,

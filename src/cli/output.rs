@@ -12,6 +12,7 @@ use sdrt::image::{self, Format, Origin};
 use sdrt::pipeline::{Picture, Request};
 
 #[derive(Args)]
+#[command(next_help_heading = "Output")]
 pub struct OutputArgs {
     /// Where the picture goes: .png, .jpg or .webp (lossless)
     #[arg(short, long, value_name = "FILE", default_value = "sdrt.png")]

@@ -13,6 +13,7 @@ use sdrt::text::{LongPrompt, PromptStyle};
 const STDIN: &str = "-";
 
 #[derive(Args)]
+#[command(next_help_heading = "Prompt")]
 pub struct PromptArgs {
     /// What the picture shows; - reads it from stdin
     #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "from"])]

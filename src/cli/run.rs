@@ -15,7 +15,6 @@ use sdrt::columns::columns;
 use sdrt::error::Error;
 use sdrt::image::Origin;
 use sdrt::pipeline::{Description, Painting, Picture, Pipeline, Request, Times};
-use sdrt::rng::Rng;
 use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
@@ -29,8 +28,6 @@ use super::size::ConditioningArgs;
 use super::{DeviceArgs, SizeArgs, ms, say, say_notice};
 use crate::progress::{Progress, unit};
 
-/// torch's CPU generator looks at no more than these bits of a seed.
-const SEED_BITS: u32 = 32;
 /// What a shell reports for a program that Ctrl-C ended.
 const KILLED_BY_CTRL_C: i32 = 130;
 
@@ -46,43 +43,23 @@ pub struct Run {
     model: ModelArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// The same seed paints the same picture; picture i of several has seed N + i [default: random]
-    #[arg(short, long, value_name = "N", value_parser = seed)]
-    seed: Option<u64>,
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
     conditioning: ConditioningArgs,
     /// Pictures at once, of every prompt; several go to name-0.png, name-1.png, ...
-    #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
+    #[arg(short = 'b', long, value_name = "N", default_value_t = 1, help_heading = "Size")]
     num_images: usize,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Whose noise a seed gives: cpu (torch's CPU generator, as diffusers) or cuda (Philox, as A1111)
-    #[arg(long, value_name = "NAME", default_value_t)]
-    rng: Rng,
     /// Prints warnings and errors only
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Output")]
     quiet: bool,
     /// Prints a line of JSON for every prompt on stdout instead of a table
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
-}
-
-fn seed(text: &str) -> Result<u64, Error> {
-    text.parse().map_err(|_| {
-        Error::invalid(format!(
-            "--seed {text}: expected a whole number from 0 to {}; leave --seed out for a random one",
-            u64::MAX
-        ))
-    })
-}
-
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id()) >> (u64::BITS - SEED_BITS)
 }
 
 impl Run {
@@ -175,8 +152,6 @@ impl Run {
     fn request(&self, model: &Description) -> Result<Request, Error> {
         let defaults = self.sampling.request(model)?;
         Ok(Request {
-            seed: self.seed.unwrap_or_else(random_seed),
-            rng: self.rng,
             height: self.size.height.unwrap_or(defaults.height),
             width: self.size.width.unwrap_or(defaults.width),
             images: self.num_images,

@@ -3,9 +3,13 @@
 use clap::Args;
 use sdrt::error::Error;
 use sdrt::pipeline::{Description, Request};
+use sdrt::rng::Rng;
 use sdrt::sampler::{NoiseLevels, Sampler, Schedule};
 
+/// torch's CPU generator looks at no more than these bits of a seed.
+const SEED_BITS: u32 = 32;
 #[derive(Args)]
+#[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Denoising steps [default: the model's]
     #[arg(long, value_name = "N")]
@@ -30,6 +34,26 @@ pub struct SamplingArgs {
     /// Noise levels of the steps, from high to low, instead of a schedule: "14.6,7.8,3.1,0" are three steps
     #[arg(long, value_name = "X,X,...")]
     sigmas: Option<NoiseLevels>,
+    /// The same seed paints the same picture; picture i of several has seed N + i [default: random]
+    #[arg(short, long, value_name = "N", value_parser = seed)]
+    seed: Option<u64>,
+    /// Whose noise a seed gives: cpu (torch's CPU generator, as diffusers) or cuda (Philox, as A1111)
+    #[arg(long, value_name = "NAME", default_value_t)]
+    rng: Rng,
+}
+
+fn seed(text: &str) -> Result<u64, Error> {
+    text.parse().map_err(|_| {
+        Error::invalid(format!(
+            "--seed {text}: expected a whole number from 0 to {}; leave --seed out for a random one",
+            u64::MAX
+        ))
+    })
+}
+
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id()) >> (u64::BITS - SEED_BITS)
 }
 
 impl SamplingArgs {
@@ -45,6 +69,8 @@ impl SamplingArgs {
             schedule: self.schedule,
             eta: self.eta,
             sigmas: self.sigmas.clone(),
+            seed: self.seed.unwrap_or_else(random_seed),
+            rng: self.rng,
             ..defaults
         })
     }

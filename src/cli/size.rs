@@ -5,6 +5,7 @@ use sdrt::error::Error;
 use sdrt::pipeline::SizeConditioning;
 
 #[derive(Args)]
+#[command(next_help_heading = "Size")]
 pub struct SizeArgs {
     /// Pixels, a multiple of 8 [default: the model's]
     #[arg(short = 'W', long, value_name = "N")]
@@ -17,6 +18,7 @@ pub struct SizeArgs {
 /// XL was trained with the sizes of its pictures as an input: asked for a large original it paints finer,
 /// for a crop it cuts off.
 #[derive(Args)]
+#[command(next_help_heading = "Size")]
 pub struct ConditioningArgs {
     /// XL: the size of the original that the picture seems to come from, as in 1024x1024 [default: the
     /// picture's]
