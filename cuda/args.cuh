@@ -95,8 +95,9 @@ struct EmbedArgs {
     const void* tokens;     // T [vocabulary,c]
     const void* positions;  // T [at least t,c], or null
     int m, t, c, vocabulary;
+    int tokens_pitch, unused;
 };
-static_assert(sizeof(EmbedArgs) == 48, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(EmbedArgs) == 56, "mirrored in src/gpu/kernels.rs");
 
 struct EmphasizeArgs {
     void* x;              // T [b,t,c]

@@ -56,7 +56,7 @@ template <typename T> __device__ void embed(const EmbedArgs& a) {
     const int row = i / a.c, c = i % a.c;
     // Unsigned: a negative id is out of range too.
     const unsigned id = min(unsigned(a.ids[row]), unsigned(a.vocabulary - 1));
-    const float token = to_float(static_cast<const T*>(a.tokens)[size_t(id) * a.c + c]);
+    const float token = to_float(static_cast<const T*>(a.tokens)[size_t(id) * a.tokens_pitch + c]);
     const T* positions = static_cast<const T*>(a.positions);
     const float position = positions ? to_float(positions[size_t(row % a.t) * a.c + c]) : 0.f;
     static_cast<T*>(a.out)[i] = from_float<T>(token + position);

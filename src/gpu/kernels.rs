@@ -62,7 +62,10 @@ args!(LayerNormArgs, 56 {
     m: i32, c: i32, out_pitch: i32, x_pitch: i32, eps: f32, unused: i32,
 });
 args!(GegluArgs, 32 { out: u64, x: u64, m: i32, n: i32, out_pitch: i32, x_pitch: i32 });
-args!(EmbedArgs, 48 { out: u64, ids: u64, tokens: u64, positions: u64, m: i32, t: i32, c: i32, vocabulary: i32 });
+args!(EmbedArgs, 56 {
+    out: u64, ids: u64, tokens: u64, positions: u64,
+    m: i32, t: i32, c: i32, vocabulary: i32, tokens_pitch: i32, unused: i32,
+});
 args!(EmphasizeArgs, 32 { x: u64, weight: u64, t: i32, c: i32, pitch: i32, restore_mean: i32 });
 args!(TimestepEmbeddingArgs, 32 {
     out: u64, timesteps: u64, n: i32, c: i32, flip_sin_to_cos: i32, freq_shift: f32,

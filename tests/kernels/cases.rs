@@ -176,6 +176,7 @@ pub fn elementwise(dtype: DType, tokens: &[usize]) -> Vec<Call> {
                 let ids = ops.arena().alloc([b, 1, 1, t], DType::I32);
                 let (tokens, positions) = (ops.alloc([1, 1, 514, c]), ops.alloc([1, 1, t + 3, c]));
                 ops.embed(Embed { out, ids, tokens, positions: Some(positions) });
+                let tokens = laid_out(ops, number, [1, 1, 514, c]);
                 ops.embed(Embed { out, ids, tokens, positions: None });
                 let x = laid_out(ops, number, [b, 1, t, c]);
                 let weight = ops.arena().alloc([b, 1, 1, t], DType::F32);

@@ -318,7 +318,7 @@ impl Cuda {
 
     fn embed(&self, v: &Embed) -> Result<()> {
         let dense = |positions: Tensor| positions.is_dense();
-        assert!(v.out.is_dense() && v.tokens.is_dense() && v.positions.is_none_or(dense), "{v:?}");
+        assert!(v.out.is_dense() && v.positions.is_none_or(dense), "{v:?}");
         let args = EmbedArgs {
             out: v.out.address,
             ids: v.ids.address,
@@ -328,6 +328,8 @@ impl Cuda {
             t: int(v.out.tokens()),
             c: int(v.out.c()),
             vocabulary: int(v.tokens.rows()),
+            tokens_pitch: int(v.tokens.pitch),
+            unused: 0,
         };
         self.start(&self.kernels.embed, Launch::each(v.out.len()), &args)
     }
