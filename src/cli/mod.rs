@@ -4,6 +4,7 @@ mod bench;
 mod emoji;
 mod from;
 mod info;
+mod lora;
 mod model;
 mod output;
 mod profile;

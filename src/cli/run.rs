@@ -20,9 +20,10 @@ use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
 use super::from::FromArgs;
+use super::lora::{LoraArgs, Tagged};
 use super::model::ModelArgs;
 use super::output::{self, OutputArgs};
-use super::prompt::PromptArgs;
+use super::prompt::{Prompt, PromptArgs};
 use super::sampling::SamplingArgs;
 use super::size::ConditioningArgs;
 use super::{DeviceArgs, SizeArgs, ms, say, say_notice};
@@ -41,6 +42,8 @@ pub struct Run {
     pub from: FromArgs,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    loras: LoraArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -66,6 +69,10 @@ impl Run {
     pub fn run(&self) -> Result<()> {
         let prompts = self.prompts.read()?;
         let progress = Progress { quiet: self.quiet || self.json };
+        let mut loras = self.loras.open(progress)?;
+        let of_prompt =
+            |prompt: &Prompt| loras.of_prompt(&prompt.text).map_err(|error| prompt.locate_error(error));
+        let tagged: Vec<Tagged> = prompts.iter().map(of_prompt).collect::<Result<_>>()?;
         let model = self.model.model(progress)?;
         let description = model.describe()?;
         let request = self.request(&description)?;
@@ -99,8 +106,14 @@ impl Run {
         let cancelled = set_by_ctrl_c()?;
         let mut all = Stages::default();
         for (i, (prompt, paths)) in prompts.iter().zip(files.paths.chunks(request.images)).enumerate() {
+            let start = Instant::now();
+            let about_loras = pipeline.set_loras(&tagged[i].loras);
+            let about_loras = about_loras.map_err(|error| prompt.locate_error(error))?;
+            if tagged.iter().any(|tagged| !tagged.loras.is_empty()) {
+                load += start.elapsed();
+            }
             let request = Request {
-                prompt: prompt.text.clone(),
+                prompt: tagged[i].text.clone(),
                 seed: request.seed.wrapping_add((i * request.images) as u64),
                 ..request.clone()
             };
@@ -108,7 +121,7 @@ impl Run {
             let painting = paint(&mut pipeline, &request, bar, &cancelled);
             let painting = painting.map_err(|error| prompt.locate_error(error))?;
             let mut late: Vec<String> =
-                painting.warnings.iter().map(|warning| prompt.locate(warning)).collect();
+                painting.warnings.iter().chain(&about_loras).map(|warning| prompt.locate(warning)).collect();
             if i == 0 {
                 late.extend(without_effect(&request, &description));
             }
@@ -116,6 +129,8 @@ impl Run {
             warnings.extend(late);
 
             let start = Instant::now();
+            // As it was written, with its tags.
+            let request = Request { prompt: prompt.text.clone(), ..request };
             files.save(paths, &painting.pictures, &request, &origin)?;
             let stages = Stages {
                 load: std::mem::take(&mut load),

@@ -26,12 +26,17 @@ pub fn parser() -> impl TypedValueParser<Value = ModelSource> {
         if path.as_os_str() == emoji::NAME {
             return ModelSource::Location(emoji::location());
         }
-        let id = path.to_str().filter(|_| !path.exists()).and_then(Id::parse);
-        id.map_or_else(|| ModelSource::Location(path.into()), ModelSource::Hub)
+        ModelSource::of_path(path)
     })
 }
 
 impl ModelSource {
+    /// What exists, an id of the hub, or the path of what does not exist.
+    pub fn of_path(path: PathBuf) -> Self {
+        let id = path.to_str().filter(|_| !path.exists()).and_then(Id::parse);
+        id.map_or_else(|| ModelSource::Location(path.into()), ModelSource::Hub)
+    }
+
     /// Where its files are, once they are there.
     pub fn locate(&self, progress: Progress) -> Result<Location> {
         let id = match self {

@@ -11,6 +11,7 @@
 mod bucket;
 mod family;
 mod inputs;
+mod loras;
 mod model;
 mod prompts;
 mod request;
@@ -23,6 +24,8 @@ use std::time::Instant;
 use self::bucket::Bucket;
 pub use self::family::{Distillation, Family};
 use self::inputs::{padded, write_noise, write_times};
+pub use self::loras::LoraUse;
+use self::loras::Loras;
 pub use self::model::{Description, KnownShapes, Model, ModelFiles};
 use self::prompts::Prompts;
 pub use self::request::{Painting, Picture, Request, SizeConditioning, Times};
@@ -45,6 +48,7 @@ pub struct Pipeline {
     tokenizers: Vec<Tokenizer>,
     inversions: Inversions,
     description: Description,
+    loras: Loras,
     weights: Region,
     backend: Box<dyn Backend>,
 }
@@ -55,18 +59,18 @@ impl Pipeline {
         let (description, checkpoint) = files.open()?;
         let widths: Vec<usize> = description.config.text_encoders().map(|clip| clip.hidden_size).collect();
         let inversions = Inversions::read(&files.embeddings, description.config.clip.vocab_size, &widths)?;
-        Self::fill(description, inversions, &checkpoint, backend, on_load)
+        Self::fill(description, inversions, Box::new(checkpoint), backend, on_load)
     }
 
     /// A model with random weights of the given shapes: for measuring without a checkpoint.
     pub fn random(description: Description, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
-        Self::fill(description, Inversions::default(), &RandomWeights, backend, on_load)
+        Self::fill(description, Inversions::default(), Box::new(RandomWeights), backend, on_load)
     }
 
     fn fill(
         description: Description,
         inversions: Inversions,
-        source: &dyn Source,
+        source: Box<dyn Source>,
         mut backend: Box<dyn Backend>,
         on_load: OnLoad,
     ) -> Result<Self> {
@@ -99,7 +103,20 @@ impl Pipeline {
             backend.write(rows, &bytes)?;
         }
         let buckets = HashMap::new();
-        Ok(Pipeline { buckets, models, tokenizers, inversions, description, weights, backend })
+        let loras = Loras::new(source, plan.requests);
+        Ok(Pipeline { buckets, models, tokenizers, inversions, description, loras, weights, backend })
+    }
+
+    /// Makes these the LoRAs that the weights have in them, in any order; none gives the model as it was
+    /// loaded, bit for bit. Nothing is recorded anew. A set that is there already costs nothing.
+    ///
+    /// Returns what the user should know, such as keys that mean nothing in this model.
+    ///
+    /// # Errors
+    /// A LoRA that does not fit the model: the set stays as it was. A backend's failure: the next set is filled
+    /// in whole.
+    pub fn set_loras(&mut self, loras: &[LoraUse]) -> Result<Vec<String>> {
+        self.loras.set(&mut *self.backend, loras, &self.description.family.to_string())
     }
 
     pub fn description(&self) -> &Description {

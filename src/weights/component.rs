@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::header::read_header;
@@ -76,7 +77,7 @@ impl Stored {
     }
 
     /// The dtype if it is one that weights can have.
-    fn float(&self) -> Option<DType> {
+    pub fn float(&self) -> Option<DType> {
         match self.dtype {
             Dtype::F32 => Some(DType::F32),
             Dtype::F16 => Some(DType::F16),
@@ -105,6 +106,36 @@ impl Shard {
     /// What the header's metadata says under a key.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
+    }
+
+    /// The elements of a whole tensor of this file.
+    ///
+    /// # Panics
+    /// When [`Stored::float`] is none, or the tensor is a part of one.
+    pub fn to_f32(&self, stored: &Stored) -> Vec<f32> {
+        /// Elements that one task converts.
+        const TASK: usize = 1 << 16;
+        let from = stored.float().unwrap_or_else(|| panic!("{stored:?} is not a float"));
+        let elements = stored.shape.iter().product::<usize>();
+        assert!(!stored.transposed && elements * from.size() == stored.bytes.len(), "{stored:?} is a part");
+        let mut floats = vec![0f32; elements];
+        let parts = self.bytes[stored.bytes.clone()].par_chunks(TASK * from.size());
+        floats.par_chunks_mut(TASK).zip(parts).for_each(|(floats, stored)| {
+            pack::convert(from, stored, 1.0, DType::F32, bytemuck::cast_slice_mut(floats));
+        });
+        floats
+    }
+
+    /// The one element of a tensor, whatever kind of number it is.
+    pub fn scalar(&self, stored: &Stored) -> Option<f64> {
+        let bytes = &self.bytes[stored.bytes.clone()];
+        match stored.dtype {
+            _ if stored.shape.iter().product::<usize>() != 1 => None,
+            Dtype::F64 => Some(f64::from_le_bytes(bytes.try_into().ok()?)),
+            Dtype::I64 => Some(i64::from_le_bytes(bytes.try_into().ok()?) as f64),
+            Dtype::I32 => Some(f64::from(i32::from_le_bytes(bytes.try_into().ok()?))),
+            _ => stored.float().map(|_| f64::from(self.to_f32(stored)[0])),
+        }
     }
 }
 

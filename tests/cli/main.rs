@@ -2,6 +2,7 @@
 
 mod emoji;
 mod failures;
+mod lora;
 mod measure;
 mod prompts;
 mod record;

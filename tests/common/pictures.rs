@@ -61,8 +61,19 @@ fn differences<'a>(got: impl IntoIterator<Item = &'a u8>, want: &[u8]) -> (usize
 
 /// Paints all cases of `tests/fixtures/AREA/MODEL.safetensors`, and compares.
 pub fn equals_diffusers(pipeline: &mut Pipeline, area: &str, model: &str) {
+    equals_diffusers_with(pipeline, area, model, |_, _| {});
+}
+
+/// The same, with something done to the pipeline in front of each case.
+pub fn equals_diffusers_with(
+    pipeline: &mut Pipeline,
+    area: &str,
+    model: &str,
+    mut prepare: impl FnMut(&mut Pipeline, &Case),
+) {
     let mut failed = Vec::new();
     for case in fixture(area, model) {
+        prepare(pipeline, &case);
         let request = request_of(&case);
         let want = case.tensor("want");
         assert_eq!(want.shape, [request.images, request.height, request.width, 3], "{}", case.name);

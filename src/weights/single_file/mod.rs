@@ -64,11 +64,14 @@ const INSTEAD: [(&[&str], &str); 8] = [
     (&["text_model.", "transformer.resblocks."], "a text encoder alone; give the whole model"),
 ];
 
+/// What gives the tensors of a model's pickle in Python.
+const LOAD: &str = "torch.load(FILE, weights_only=True)[\"state_dict\"]";
+
 impl SingleFile {
     /// # Errors
     /// A file that is no whole model of Stable Diffusion, with what it is instead.
     pub fn open(location: &Location) -> Result<Self> {
-        refuse_pickle(location)?;
+        refuse_pickle(location, LOAD)?;
         let (shard, tensors) = Shard::open(location).map_err(|error| match extension(location).as_str() {
             "safetensors" => error,
             _ => Error::file(location, format!("not a model; a model is {LAYOUT}")),
@@ -139,7 +142,7 @@ pub fn open_vae(location: &Location) -> Result<Component> {
     if location.is_folder() {
         return Component::in_folder(&vae_folder(location), "vae", base);
     }
-    refuse_pickle(location)?;
+    refuse_pickle(location, LOAD)?;
     let (shard, tensors) = Shard::open(location)?;
     let prefix = ["first_stage_model.", "vae."]
         .into_iter()
@@ -203,16 +206,17 @@ fn extension(location: &Location) -> String {
 }
 
 /// Pickles can run any program when they are read.
-fn refuse_pickle(location: &Location) -> Result<()> {
+///
+/// `load` is what gives the tensors of FILE in Python.
+pub(super) fn refuse_pickle(location: &Location, load: &str) -> Result<()> {
     let bytes = location.read()?;
     let is_pickle = bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 0x02]);
     if is_pickle || ["ckpt", "pt", "pth", "bin"].contains(&extension(location).as_str()) {
-        return Err(Error::file(
-            location,
+        let message = format!(
             "a pickle, which can run any program when it is read, so sdrt does not; convert it where you trust \
-             it, with Python: safetensors.torch.save_file(torch.load(FILE, weights_only=True)[\"state_dict\"], \
-             \"model.safetensors\")",
-        ));
+             it, with Python: safetensors.torch.save_file({load}, \"new.safetensors\")"
+        );
+        return Err(Error::file(location, message));
     }
     Ok(())
 }

@@ -64,18 +64,20 @@ fn is_transformers(key: &str) -> bool {
     ["text_model.", "embeddings.", "encoder.", "final_layer_norm."].iter().any(|start| key.starts_with(start))
 }
 
+/// The parts of the U-Net outside of the blocks that are counted.
+const OUTER: [(&str, &str); 9] = [
+    ("time_embed.0.", "time_embedding.linear_1."),
+    ("time_embed.2.", "time_embedding.linear_2."),
+    ("time_embed.cond_proj.", "time_embedding.cond_proj."),
+    ("label_emb.0.0.", "add_embedding.linear_1."),
+    ("label_emb.0.2.", "add_embedding.linear_2."),
+    ("input_blocks.0.0.", "conv_in."),
+    ("out.0.", "conv_norm_out."),
+    ("out.2.", "conv_out."),
+    ("middle_block.1.", "mid_block.attentions.0."),
+];
+
 fn unet(key: &str) -> Option<String> {
-    const OUTER: [(&str, &str); 9] = [
-        ("time_embed.0.", "time_embedding.linear_1."),
-        ("time_embed.2.", "time_embedding.linear_2."),
-        ("time_embed.cond_proj.", "time_embedding.cond_proj."),
-        ("label_emb.0.0.", "add_embedding.linear_1."),
-        ("label_emb.0.2.", "add_embedding.linear_2."),
-        ("input_blocks.0.0.", "conv_in."),
-        ("out.0.", "conv_norm_out."),
-        ("out.2.", "conv_out."),
-        ("middle_block.1.", "mid_block.attentions.0."),
-    ];
     if let Some((original, ours)) = OUTER.iter().find(|(original, _)| key.starts_with(original)) {
         return Some(key.replacen(original, ours, 1));
     }
@@ -106,6 +108,36 @@ fn unet(key: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("up_blocks.{up}.{inner}"))
+}
+
+/// What the keys of the U-Net's modules begin with: in the layout of diffusers, and originally. Two originals
+/// mean one of diffusers' where it depends on the block what stands in front of an upsampler.
+pub fn unet_modules() -> Vec<(String, String)> {
+    const MOST_BLOCKS: usize = 12;
+    const INNER: [&str; 9] = [
+        "",
+        "op.",
+        "conv.",
+        "in_layers.0.",
+        "in_layers.2.",
+        "emb_layers.1.",
+        "out_layers.0.",
+        "out_layers.3.",
+        "skip_connection.",
+    ];
+    let blocks = |way: &'static str| {
+        (0..MOST_BLOCKS)
+            .flat_map(move |block| (0..3).map(move |part| format!("{way}_blocks.{block}.{part}.")))
+    };
+    let middle = (0..3).map(|part| format!("middle_block.{part}."));
+    let parts = blocks("input").chain(blocks("output")).chain(middle);
+    let inner = parts.flat_map(|part| INNER.map(|inner| format!("{part}{inner}")));
+    let outer = OUTER.iter().map(|(original, _)| original.to_string());
+    let mut modules: Vec<_> =
+        outer.chain(inner).filter_map(|original| Some((unet(&original)?, original))).collect();
+    modules.sort();
+    modules.dedup();
+    modules
 }
 
 fn resnet(key: &str) -> Option<String> {

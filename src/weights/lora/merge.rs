@@ -1,0 +1,113 @@
+//! A weight of the model with the changes of a set of LoRAs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::change::Change;
+use super::{Lora, MatchedChange};
+use crate::error::Result;
+use crate::ops::{Backend, DType, Tensor};
+use crate::weights::plan::{Packing, Request};
+use crate::weights::{Source, pack};
+
+/// What a set of LoRAs changes: by request, in the order in which the changes are made.
+#[derive(Default)]
+pub struct Changes {
+    of_requests: BTreeMap<usize, Vec<(Arc<Lora>, MatchedChange)>>,
+}
+
+impl Changes {
+    /// Adds what a LoRA changes. `weight` says how strong it is in a component.
+    pub fn add(
+        &mut self,
+        lora: &Arc<Lora>,
+        changes: &[MatchedChange],
+        requests: &[Request],
+        weight: impl Fn(&str) -> f32,
+    ) {
+        for change in changes {
+            let request = change.place.request;
+            let scale = change.scale * weight(requests[request].component);
+            if scale != 0.0 {
+                let change = MatchedChange { scale, ..change.clone() };
+                self.of_requests.entry(request).or_default().push((lora.clone(), change));
+            }
+        }
+    }
+
+    /// The requests whose weights are changed, in order.
+    pub fn requests(&self) -> impl Iterator<Item = usize> {
+        self.of_requests.keys().copied()
+    }
+}
+
+/// Fills the weight of `requests[index]` from `source` with the changes made to it; `merged` is memory to use.
+pub fn fill_merged(
+    backend: &mut dyn Backend,
+    source: &dyn Source,
+    requests: &[Request],
+    index: usize,
+    changes: &Changes,
+    merged: &mut Vec<f32>,
+) -> Result<()> {
+    let request = &requests[index];
+    let Some(changes) = changes.of_requests.get(&index) else {
+        return backend.fill(request.tensor, &|rows, out| source.fill(request, rows, out));
+    };
+    let columns: usize = request.shape[1..].iter().product();
+    let len = request.shape[0] * columns;
+    if merged.len() < request.keys.len() * len {
+        merged.resize(request.keys.len() * len, 0.0);
+    }
+    for (key, weight) in merged.chunks_mut(len).take(request.keys.len()).enumerate() {
+        let of_key = changes.iter().filter(|(_, change)| change.place.key == key);
+        let changes: Vec<Change> = of_key
+            .map(|(lora, MatchedChange { form, scale, magnitude, .. })| {
+                Change::read(&lora.file, form, *scale, magnitude.as_ref())
+            })
+            .collect();
+        merge(source, request, key, &changes, weight);
+    }
+    backend.fill(request.tensor, &|rows, out| {
+        pack::pack(request, rows, out, &|key, elements, out| {
+            let elements = key * len + elements.start..key * len + elements.end;
+            let stored = bytemuck::cast_slice(&merged[elements]);
+            pack::convert(DType::F32, stored, request.factor, request.tensor.dtype, out);
+        });
+    })
+}
+
+/// Writes the changed tensor of one key, as the source has it, to `weight`.
+fn merge(source: &dyn Source, request: &Request, key: usize, changes: &[Change], weight: &mut [f32]) {
+    /// Elements of one task: a share of the caches. It depends on nothing else, so that gemm adds up in the same
+    /// order on every machine.
+    const TASK: usize = 1 << 16;
+    let columns: usize = request.shape[1..].iter().product();
+    let as_stored = Request {
+        keys: vec![request.keys[key].clone()],
+        packing: Packing::Rows,
+        factor: 1.0,
+        tensor: Tensor::new(0, [1, 1, weight.len() / columns, columns], DType::F32),
+        ..request.clone()
+    };
+    let rows = (TASK / columns).max(1);
+    let mut pass = |is_first: bool, changes: &[Change]| {
+        weight.par_chunks_mut(rows * columns).enumerate().for_each(|(task, out)| {
+            let first = task * rows;
+            if is_first {
+                let rows = first..first + out.len() / columns;
+                source.fill(&as_stored, rows, bytemuck::cast_slice_mut(out));
+            }
+            changes.iter().for_each(|change| change.change_rows(first, columns, out));
+        });
+        if let Some(last) = changes.last() {
+            last.scale_columns(weight, columns);
+        }
+    };
+    // A change that scales columns ends a pass over the rows.
+    let mut passes = changes.split_inclusive(Change::scales_columns);
+    pass(true, passes.next().unwrap_or_default());
+    passes.for_each(|changes| pass(false, changes));
+}
