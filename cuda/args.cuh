@@ -123,13 +123,14 @@ struct ScaleArgs {
 static_assert(sizeof(ScaleArgs) == 24, "mirrored in src/gpu/kernels.rs");
 
 struct ModelInputArgs {
-    void* out;           // T [rows,n]: rows is b, or 2b with guidance
+    void* out;           // T [rows,h*w,c]: rows is b, or 2b with guidance
     const float* x;      // [b,n]
     const float* table;  // [steps,ROW_WIDTH]
     const int* index;    // [b]
-    int rows, b, n, unused;
+    int rows, b, n, c;   // n = h*w*c
+    int out_pitch, unused;
 };
-static_assert(sizeof(ModelInputArgs) == 48, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(ModelInputArgs) == 56, "mirrored in src/gpu/kernels.rs");
 
 struct SamplerStepArgs {
     float* x;                       // [b,n], n = h*w*c
@@ -141,9 +142,12 @@ struct SamplerStepArgs {
     const int* index;               // [b]
     const float* guidance;          // [b]
     const float* guidance_rescale;  // [b]
-    int b, n, guided, unused;
+    const float* mask;              // [b,h*w] or null: 1 is painted, 0 is known
+    const float* known;             // [b,n], with mask
+    const float* known_noise;       // [b,n], with mask
+    int b, n, c, guided;
 };
-static_assert(sizeof(SamplerStepArgs) == 88, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(SamplerStepArgs) == 112, "mirrored in src/gpu/kernels.rs");
 
 struct ToRgb8Args {
     unsigned char* out;  // [m,3]

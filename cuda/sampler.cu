@@ -8,7 +8,7 @@
 #include "common.cuh"
 
 // Layout of a packed row, as sampler::Row::pack writes it.
-constexpr int ROW_WIDTH = 20, IN_SCALE = 0, NEXT = 1, SAVE = 9, REMEMBER = 17;
+constexpr int ROW_WIDTH = 22, IN_SCALE = 0, NEXT = 1, SAVE = 9, REMEMBER = 17, KNOWN = 20;
 constexpr int BASIS = 8;  // x, e, saved, noise, h0, h1, h2, h3
 constexpr int THREADS = 256;
 
@@ -18,7 +18,8 @@ template <typename T> __device__ void model_input(const ModelInputArgs& a) {
     if (i >= size_t(a.rows) * a.n) return;
     const int image = i / a.n % a.b;
     const float in_scale = a.table[a.index[image] * ROW_WIDTH + IN_SCALE];
-    static_cast<T*>(a.out)[i] = from_float<T>(a.x[size_t(image) * a.n + i % a.n] * in_scale);
+    const size_t out = i / a.c * a.out_pitch + i % a.c;
+    static_cast<T*>(a.out)[out] = from_float<T>(a.x[size_t(image) * a.n + i % a.n] * in_scale);
 }
 
 // The block's sums of x and y, in a fixed order: every thread of every block that sums the same gets the same bits.
@@ -67,7 +68,7 @@ __device__ float rescale_factor(const T* __restrict__ u, const T* __restrict__ c
     return phi * sqrtf(squares.x / squares.y) + (1.f - phi);
 }
 
-// Guidance, then two linear combinations of the basis, and the history shifted by one if the row says so.
+// Guidance, then two linear combinations of the basis, and the history shifted by one if the row says so; then what is known.
 // Grid (chunks of an image, b).
 template <typename T> __device__ void sampler_step(const SamplerStepArgs& a) {
     const size_t size = size_t(a.b) * a.n;
@@ -110,6 +111,15 @@ template <typename T> __device__ void sampler_step(const SamplerStepArgs& a) {
 #pragma unroll
         for (int j = 3; j > 0; j--) a.history[j * size + i] = basis[4 + j - 1];
         a.history[i] = row[REMEMBER + 1] * basis[0] + row[REMEMBER + 2] * e;
+    }
+    if (a.mask) {
+        const float mask = a.mask[i / a.c];
+        if (mask != 1.f) {
+            float known = 0.f;
+            if (row[KNOWN] != 0.f) known += row[KNOWN] * a.known[i];
+            if (row[KNOWN + 1] != 0.f) known += row[KNOWN + 1] * a.known_noise[i];
+            next = mask == 0.f ? known : mask * next + (1.f - mask) * known;
+        }
     }
     a.x[i] = next;
     a.saved[i] = save;

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::image;
 use crate::location::Location;
 use crate::ops::DType;
-use crate::pipeline::{Model, Request, Times, count};
+use crate::pipeline::{Init, Model, Request, Times, count};
 use crate::roofline::{self, Ceiling, Work};
 use crate::sampler::Sampler;
 
@@ -48,6 +48,7 @@ pub fn request(
         steps,
         width: width.unwrap_or(defaults.width),
         height: height.unwrap_or(defaults.height),
+        init: description.config.paints_into_pictures().then(Init::blank),
         ..defaults
     };
     request.check(&description)?;
@@ -123,7 +124,7 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
             Ok(painting.times)
         })?;
         let evaluations = times[0].evaluations;
-        let shape = request.shape(&config, evaluations);
+        let shape = request.shape(&config, &request.check(pipeline.description())?[0]);
         let counted = count(&config, &shape, dtype);
         let [encode, step, decode] = [&counted.encode, &counted.denoise, &counted.decode]
             .map(|stage| Work::counted(&stage.calls, ceiling));

@@ -51,7 +51,8 @@ impl Info {
     /// Counts `request` for activations of `dtype`. A checkpoint is checked as if it were loaded.
     pub fn new(model: &Model, request: &Request, dtype: DType) -> Result<Self> {
         let description = model.describe()?;
-        let evaluations = request.check(&description)?.evaluations();
+        let pass = &request.check(&description)?[0];
+        let evaluations = pass.table.evaluations();
         let config = &description.config;
         let mut plan = Plan::measure(dtype);
         Models::new(config, 0, &mut plan);
@@ -63,7 +64,7 @@ impl Info {
             }
             Model::Random(_) => planned(&plan.requests),
         };
-        let shape = request.shape(config, evaluations);
+        let shape = request.shape(config, pass);
         let counted = count(config, &shape, dtype);
         Ok(Info {
             tensors,

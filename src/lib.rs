@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Before it, [`hub`] turns the id of a model into a location. Beside the pipeline stand [`location`]
-//! (where a model's files are), [`device`] (which machine), [`image`] (PNG files), [`bench`], [`profile`],
+//! (where a model's files are), [`device`] (which machine), [`image`] (PNG files), [`raster`] (pictures to start from), [`bench`], [`profile`],
 //! [`info`] and [`roofline`] (what is measured and counted).
 //! Beside the pipeline stand [`location`] (where a model's files are), [`device`] (which machine), [`image`]
 //! (files that say how they were painted), [`bench`], [`profile`], [`info`] and [`roofline`] (what is measured
@@ -35,6 +35,7 @@ pub mod model;
 pub mod ops;
 pub mod pipeline;
 pub mod profile;
+pub mod raster;
 pub mod rng;
 pub mod roofline;
 pub mod sampler;

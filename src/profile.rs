@@ -40,8 +40,9 @@ pub fn profile(
     repeats: usize,
 ) -> Result<Vec<Entry>> {
     // Speed depends on the numbers too (power, and with it the clock), so they should be a picture's.
-    let evaluations = pipeline.paint(request, &mut |_, _| ControlFlow::Continue(()))?.times.evaluations;
-    let shape = request.shape(&pipeline.description().config, evaluations);
+    pipeline.paint(request, &mut |_, _| ControlFlow::Continue(()))?;
+    let passes = request.check(pipeline.description())?;
+    let shape = request.shape(&pipeline.description().config, &passes[0]);
     pipeline.run_eagerly(shape, stage)?;
     let counted = pipeline.program(shape)?;
     let calls = match stage {

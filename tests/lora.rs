@@ -68,7 +68,7 @@ fn a_set_is_undone_bit_for_bit_and_nothing_is_recorded_anew() {
     let both = [one.clone(), LoraUse { text_encoder: 0.0, ..LoraUse::new(dora, 0.5) }];
     let with_both = picture(&both);
     assert_ne!(with_both.0, plain);
-    let with_one = picture(&[one.clone()]);
+    let with_one = picture(std::slice::from_ref(&one));
     assert_ne!(with_one.0, with_both.0);
     assert_eq!(picture(&[]), (plain.clone(), recorded));
     let reversed = [both[1].clone(), both[0].clone()];

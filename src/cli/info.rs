@@ -8,7 +8,7 @@ use sdrt::columns::{bytes, columns};
 use sdrt::info;
 use sdrt::model::config::{ClipConfig, ModelConfig};
 use sdrt::ops::DType;
-use sdrt::pipeline::{Description, Model, Request};
+use sdrt::pipeline::{Description, Init, Model, Request};
 use sdrt::sampler::{Sampler, SchedulerConfig};
 use serde_json::json;
 
@@ -58,6 +58,7 @@ impl Info {
         let request = Request {
             width: self.size.width.unwrap_or(defaults.width),
             height: self.size.height.unwrap_or(defaults.height),
+            init: description.config.paints_into_pictures().then(Init::blank),
             images: self.num_images,
             ..defaults
         };

@@ -7,6 +7,7 @@ mod info;
 mod lora;
 mod model;
 mod output;
+mod picture;
 mod profile;
 mod prompt;
 mod run;

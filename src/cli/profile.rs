@@ -64,7 +64,8 @@ impl Profile {
         let machine = opened.backend.describe();
         let mut pipeline = model.load(opened.backend, &mut |_, _| ())?;
         if let Some(steps) = self.trace {
-            let shape = request.shape(&pipeline.description().config, STEPS);
+            let model = pipeline.description();
+            let shape = request.shape(&model.config, &request.check(model)?[0]);
             pipeline.run_eagerly(shape, Stage::Encode)?;
             (0..steps).try_for_each(|_| pipeline.run_eagerly(shape, Stage::Denoise))?;
             return Ok(pipeline.run_eagerly(shape, Stage::Decode)?);

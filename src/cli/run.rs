@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use sdrt::columns::columns;
 use sdrt::error::Error;
 use sdrt::image::Origin;
-use sdrt::pipeline::{Description, Painting, Picture, Pipeline, Request, Times};
+use sdrt::pipeline::{Description, Hires, Painting, Picture, Pipeline, Request, Times};
 use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
@@ -23,6 +23,7 @@ use super::from::FromArgs;
 use super::lora::{LoraArgs, Tagged};
 use super::model::ModelArgs;
 use super::output::{self, OutputArgs};
+use super::picture::PictureArgs;
 use super::prompt::{Prompt, PromptArgs};
 use super::sampling::SamplingArgs;
 use super::size::ConditioningArgs;
@@ -50,6 +51,8 @@ pub struct Run {
     size: SizeArgs,
     #[command(flatten)]
     conditioning: ConditioningArgs,
+    #[command(flatten)]
+    picture: PictureArgs,
     /// Pictures at once, of every prompt; several go to name-0.png, name-1.png, ...
     #[arg(short = 'b', long, value_name = "N", default_value_t = 1, help_heading = "Size")]
     num_images: usize,
@@ -76,7 +79,8 @@ impl Run {
         let model = self.model.model(progress)?;
         let description = model.describe()?;
         let request = self.request(&description)?;
-        let evaluations = request.check(&description)?.evaluations();
+        let passes = request.check(&description)?;
+        let evaluations = passes.iter().map(|pass| pass.table.evaluations()).sum();
         let files = self.output.files(prompts.len() * request.images)?;
 
         let opened = self.from.open(&self.device)?;
@@ -165,10 +169,8 @@ impl Run {
 
     /// The model's suggestion with what the flags say instead; without the prompt.
     fn request(&self, model: &Description) -> Result<Request, Error> {
-        let defaults = self.sampling.request(model)?;
+        let defaults = self.picture.apply(self.sampling.request(model)?, model, &self.size)?;
         Ok(Request {
-            height: self.size.height.unwrap_or(defaults.height),
-            width: self.size.width.unwrap_or(defaults.width),
             images: self.num_images,
             size: self.conditioning.conditioning(),
             ..self.prompts.apply(defaults)
@@ -230,8 +232,13 @@ fn report(request: &Request, painting: &Painting, files: &[PathBuf], stages: &St
         "seeds": seeds,
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
-        "width": request.width,
-        "height": request.height,
+        "width": painting.pictures[0].width,
+        "height": painting.pictures[0].height,
+        "strength": request.init.as_ref().map(|init| init.strength),
+        "masked": request.init.as_ref().is_some_and(|init| init.mask.is_some()),
+        "hires": request.hires.map(|Hires { scale, strength, steps }| {
+            json!({ "scale": scale, "strength": strength, "steps": steps.unwrap_or(request.steps) })
+        }),
         "sampler": request.sampler.name(),
         "schedule": request.schedule.name(),
         "steps": request.steps,
@@ -259,6 +266,7 @@ impl Stages {
         let (all, times) = (&mut self.times, &other.times);
         all.record += times.record;
         all.text += times.text;
+        all.picture += times.picture;
         all.denoise += times.denoise;
         all.decode += times.decode;
         all.evaluations += times.evaluations;
@@ -268,18 +276,20 @@ impl Stages {
     }
 
     /// `image` is what another prompt would take at the same size: neither loading nor recording.
-    fn rows(&self) -> [(&'static str, Duration); 7] {
-        let Times { record, text, denoise, decode, .. } = self.times;
-        let image = (text + denoise + decode + self.save) / self.prompts;
-        [
+    fn rows(&self) -> Vec<(&'static str, Duration)> {
+        let Times { record, text, picture, denoise, decode, .. } = self.times;
+        let image = (text + picture + denoise + decode + self.save) / self.prompts;
+        let rows = [
             ("load", self.load),
             ("record", record),
             ("text", text),
+            ("picture", picture),
             ("denoise", denoise),
             ("decode", decode),
             ("save", self.save),
             ("image", image),
-        ]
+        ];
+        rows.into_iter().filter(|(name, time)| *name != "picture" || !time.is_zero()).collect()
     }
 
     fn table(&self, steps: usize) -> String {

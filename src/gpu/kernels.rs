@@ -71,11 +71,14 @@ args!(TimestepEmbeddingArgs, 32 {
     out: u64, timesteps: u64, n: i32, c: i32, flip_sin_to_cos: i32, freq_shift: f32,
 });
 args!(ScaleArgs, 24 { out: u64, x: u64, n: i32, scale: f32 });
-args!(ModelInputArgs, 48 { out: u64, x: u64, table: u64, index: u64, rows: i32, b: i32, n: i32, unused: i32 });
-args!(SamplerStepArgs, 88 {
+args!(ModelInputArgs, 56 {
+    out: u64, x: u64, table: u64, index: u64,
+    rows: i32, b: i32, n: i32, c: i32, out_pitch: i32, unused: i32,
+});
+args!(SamplerStepArgs, 112 {
     x: u64, saved: u64, history: u64, output: u64, noise: u64, table: u64, index: u64, guidance: u64,
-    guidance_rescale: u64,
-    b: i32, n: i32, guided: i32, unused: i32,
+    guidance_rescale: u64, mask: u64, known: u64, known_noise: u64,
+    b: i32, n: i32, c: i32, guided: i32,
 });
 args!(ToRgb8Args, 24 { out: u64, x: u64, m: i32, x_pitch: i32 });
 args!(StepArgs, 48 {

@@ -16,6 +16,9 @@ pub struct Origin {
     pub dtype: DType,
 }
 
+/// The upscaler of hires fix.
+pub(super) const LATENT: &str = "Latent";
+
 /// How [`Parameters`] name this program.
 pub(super) const VERSION: &str = concat!("sdrt ", env!("CARGO_PKG_VERSION"));
 
@@ -30,6 +33,8 @@ impl Origin {
         let eta = request.eta.filter(|_| request.eta != request.sampler.default_eta());
         let rescale = Some(request.guidance_rescale).filter(|&rescale| rescale != 0.0);
         let style = Some(request.prompt_style).filter(|&style| style != PromptStyle::default());
+        let hires = request.hires;
+        let strength = request.init.as_ref().map(|init| init.strength).or(hires.map(|hires| hires.strength));
         let SizeConditioning { original, crop, target } = request.size;
         let size = |[width, height]: [usize; 2]| format!("{width}x{height}");
         let settings = [
@@ -40,6 +45,7 @@ impl Origin {
             ("Seed", Some(request.seed.wrapping_add(index as u64).to_string())),
             ("Size", Some(format!("{}x{}", request.width, request.height))),
             ("Model", Some(self.model.clone())),
+            ("Denoising strength", strength.map(|strength| strength.to_string())),
             ("Clip skip", request.clip_skip.map(|skip| skip.to_string())),
             (request.sampler.eta_label(), eta.map(|eta| eta.to_string())),
             ("CFG Rescale", rescale.map(|rescale| rescale.to_string())),
@@ -49,6 +55,9 @@ impl Origin {
             ("Target size", target.map(size)),
             ("Prompt style", style.map(|style| style.to_string())),
             ("Long prompt", request.long_prompt.map(|long| long.to_string())),
+            ("Hires upscale", hires.map(|hires| hires.scale.to_string())),
+            ("Hires steps", hires.and_then(|hires| hires.steps).map(|steps| steps.to_string())),
+            ("Hires upscaler", hires.map(|_| LATENT.to_string())),
             ("Batch size", batch.then(|| request.images.to_string())),
             ("Batch pos", batch.then(|| index.to_string())),
             ("RNG", Some(request.rng.label().to_string())),

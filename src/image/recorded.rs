@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::civitai::{self, Resource};
-use super::origin::{Origin, VERSION};
+use super::origin::{LATENT, Origin, VERSION};
 use super::parameters::Parameters;
 use super::read;
 use crate::error::Result;
@@ -32,6 +32,12 @@ const FLAGS: [(&str, &str); 13] = [
     ("Target size", "target-size"),
     ("Prompt style", "prompt-style"),
     ("Long prompt", "long-prompt"),
+];
+/// Those of hires fix.
+const HIRES: [(&str, &str); 3] = [
+    ("Hires upscale", "hires-scale"),
+    ("Hires steps", "hires-steps"),
+    ("Denoising strength", "hires-strength"),
 ];
 /// Other keys that are taken, or that change no pixel.
 const UNDERSTOOD: [&str; 17] = [
@@ -74,6 +80,9 @@ impl Recorded {
         for (key, flag) in FLAGS {
             push(flag, self.parameters.get(key).filter(|&value| !NEUTRAL.contains(&(key, value))));
         }
+        for (key, flag) in HIRES.iter().filter(|_| self.is_hires()) {
+            push(flag, self.parameters.get(key));
+        }
         if !self.is_ours() {
             push("prompt-style", Some("a1111"));
         }
@@ -89,6 +98,12 @@ impl Recorded {
         push("schedule", combined.or_else(|| self.schedule(sampler)));
         push("rng", Some(self.rng()));
         flags
+    }
+
+    /// Whether it was painted in two passes with the upscaler that is here, too.
+    fn is_hires(&self) -> bool {
+        self.parameters.get("Hires upscaler") == Some(LATENT)
+            && self.parameters.get("Hires upscale").is_some()
     }
 
     /// Width and height.
@@ -154,6 +169,7 @@ impl Recorded {
         let mut left_out: Vec<String> = settings
             .filter(|(key, _)| !UNDERSTOOD.contains(key) && !FLAGS.iter().any(|(taken, _)| taken == key))
             .filter(|setting| !NEUTRAL.contains(setting))
+            .filter(|(key, _)| !(self.is_hires() && is_of_hires(key)))
             .map(|(key, value)| format!("{key}: {value}"))
             .collect();
         let resources = self.resources();
@@ -190,6 +206,10 @@ impl Recorded {
     }
 }
 
+fn is_of_hires(key: &str) -> bool {
+    key == "Hires upscaler" || HIRES.iter().any(|(taken, _)| *taken == key)
+}
+
 /// `Euler a`, or from before A1111 1.9 and from sd.cpp both in one: `DPM++ 2M Karras`.
 fn sampler_and_schedule(name: &str) -> Option<(Sampler, Option<Schedule>)> {
     let whole = name.parse().ok().map(|sampler| (sampler, None));
@@ -213,7 +233,7 @@ fn automatic(sampler: Sampler) -> Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{KnownShapes, Request, SizeConditioning};
+    use crate::pipeline::{Hires, KnownShapes, Request, SizeConditioning};
     use crate::rng::Rng;
     use crate::text::{LongPrompt, PromptStyle};
 
@@ -280,6 +300,7 @@ mod tests {
             size: SizeConditioning { original: Some([512, 256]), crop: [3, 4], target: Some([64, 32]) },
             prompt_style: PromptStyle::A1111,
             long_prompt: Some(LongPrompt::Truncate),
+            hires: Some(Hires { scale: 1.5, strength: 0.6, steps: Some(9) }),
             ..request()
         };
         let again = recorded(&origin().parameters(&asked, 0).to_string());
@@ -293,6 +314,9 @@ mod tests {
             ("target-size", "64x32"),
             ("prompt-style", "a1111"),
             ("long-prompt", "truncate"),
+            ("hires-scale", "1.5"),
+            ("hires-strength", "0.6"),
+            ("hires-steps", "9"),
         ] {
             assert_eq!(flag(&again, None, name), value);
         }

@@ -195,6 +195,11 @@ impl UNet {
         }
     }
 
+    /// Channels of the input as the first convolution reads it: filled up with zeros.
+    pub fn input_channels(&self) -> usize {
+        self.conv_in.weight.c()
+    }
+
     /// Columns of the time table: the output channels of all resnets.
     pub fn time_columns(&self) -> usize {
         self.time_projections.iter().map(|dense| dense.weight.w()).sum()
@@ -292,7 +297,7 @@ impl UNet {
         });
     }
 
-    /// The prediction `out` [b,h,w,out_channels] for latents `x` [b,h,w,in_channels], with the time
+    /// The prediction `out` [b,h,w,out_channels] for latents `x` [b,h,w,input_channels], with the time
     /// table's row of each image and the context table [b,1,s,context_columns].
     pub fn forward(&self, ops: &mut dyn Ops, out: Tensor, x: Tensor, time: TableRow, context: Tensor) {
         ops.scope("unet", |ops| {

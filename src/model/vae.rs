@@ -143,6 +143,11 @@ impl Vae {
         }
     }
 
+    /// Channels of a picture that is encoded: red, green, blue and what fills up.
+    pub fn picture_channels(&self) -> usize {
+        self.encoder.conv_in.weight.c()
+    }
+
     fn norm(&self) -> NormSettings {
         NormSettings { groups: self.config.norm_num_groups, eps: self.eps }
     }

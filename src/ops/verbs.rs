@@ -139,7 +139,7 @@ pub struct Scale {
 /// With guidance `out` has 2b images (unconditional first), without it b.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelInput {
-    pub out: Tensor,   // [b or 2b,h,w,c]
+    pub out: Tensor,   // [b or 2b,h,w,c], of which the columns may be some of a wider tensor's
     pub x: Tensor,     // f32 [b,h,w,c]
     pub table: Tensor, // f32 [1,1,n,sampler::ROW_WIDTH]
     pub index: Tensor, // i32 [1,1,1,at least b]
@@ -165,6 +165,13 @@ pub struct ModelInput {
 /// if row.remember: h3, h2, h1, h0 = h2, h1, h0, remember_x·x + remember_e·e
 /// ```
 /// A coefficient of exactly zero leaves its term out, whatever the memory holds.
+///
+/// With `known`, only a part of the picture is painted, as in diffusers' `StableDiffusionInpaintPipeline` with a
+/// U-Net of four channels: at last, and in `x` alone,
+/// ```text
+/// x = mask·x + (1 - mask)·(row.known · [latents, noise])
+/// ```
+/// where a mask of exactly 1 leaves `x` as it is, and one of 0 leaves nothing of it.
 #[derive(Clone, Copy, Debug)]
 pub struct SamplerStep {
     pub x: Tensor,                // f32 [b,h,w,c], updated
@@ -176,6 +183,15 @@ pub struct SamplerStep {
     pub index: Tensor,            // i32 [1,1,1,at least b]
     pub guidance: Tensor,         // f32 [1,1,1,b]
     pub guidance_rescale: Tensor, // f32 [1,1,1,b]
+    pub known: Option<Known>,
+}
+
+/// What is known of a picture of which a part is painted.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    pub mask: Tensor,    // f32 [b,h,w,1]: 1 is painted, 0 is known
+    pub latents: Tensor, // f32 [b,h,w,c]
+    pub noise: Tensor,   // f32 [b,h,w,c]: what the latents started with
 }
 
 /// `out = round(clamp(x/2 + 1/2, 0, 1) · 255)`, halves to even; a NaN becomes 0.
@@ -186,6 +202,7 @@ pub struct ToRgb8 {
 }
 
 /// One verb with its arguments: what a backend executes, records, counts or times.
+#[expect(clippy::large_enum_variant, reason = "a stage has a few hundred calls, and they are to be Copy")]
 #[derive(Clone, Copy, Debug)]
 pub enum Call {
     Conv2d(Conv2d),
@@ -356,6 +373,11 @@ impl Call {
                 assert!(v.x.shape == v.saved.shape && v.output.shape[1..] == v.x.shape[1..], "{v:?}");
                 assert!(v.output.b() == v.x.b() || v.output.b() == 2 * v.x.b(), "{v:?}");
                 assert!(v.history.b() == 4 * v.x.b() && v.noise.b() == v.table.rows() * v.x.b(), "{v:?}");
+                if let Some(known) = v.known {
+                    let [b, h, w, _] = v.x.shape;
+                    assert!(known.latents.shape == v.x.shape && known.noise.shape == v.x.shape, "{v:?}");
+                    assert!(known.mask.shape == [b, h, w, 1], "{v:?}");
+                }
             }
             Call::ToRgb8(v) => assert!(v.out.shape == v.x.shape && v.out.dtype == DType::U8, "{v:?}"),
         }
@@ -401,7 +423,10 @@ impl Call {
             Call::ModelInput(v) => v.out.bytes() + v.x.bytes(),
             // x and saved are read and written; history and noise only where the row asks for them, and the
             // output a second time only where guidance is rescaled.
-            Call::SamplerStep(v) => 4 * v.x.bytes() + v.output.bytes(),
+            Call::SamplerStep(v) => {
+                let known = v.known.map_or(0, |known| known.mask.bytes() + 2 * known.latents.bytes());
+                4 * v.x.bytes() + v.output.bytes() + known
+            }
             Call::ToRgb8(v) => v.out.bytes() + v.x.bytes(),
         };
         n as u64

@@ -8,6 +8,8 @@ use crate::ops::*;
 pub(super) struct Bucket {
     pub tensors: Tensors,
     pub encode: Graph,
+    /// Where there is a picture to start from.
+    pub encode_picture: Option<Graph>,
     pub denoise: Graph,
     pub decode: Graph,
     pub region: Region,
@@ -28,6 +30,10 @@ impl Bucket {
     fn record(backend: &mut dyn Backend, models: &Models, tensors: Tensors, region: Region) -> Result<Self> {
         Ok(Bucket {
             encode: backend.record(&mut |ops| models.encode(ops, &tensors))?,
+            encode_picture: match &tensors.picture {
+                Some(picture) => Some(backend.record(&mut |ops| models.encode_picture(ops, picture))?),
+                None => None,
+            },
             denoise: backend.record_steps(tensors.index, &mut |ops| models.denoise(ops, &tensors))?,
             decode: backend.record(&mut |ops| models.decode(ops, &tensors))?,
             tensors,

@@ -1,16 +1,21 @@
 //! From a prompt to a picture.
 //!
 //! ```text
-//! prompt -> token ids -> [encode] -> context, time table
-//! noise  -> latents   -> [denoise: one loop of U-Net + sampler row] -> latents
-//! latents             -> [decode] -> RGB8
+//! prompt  -> token ids -> [encode] -> context, time table
+//! picture              -> [encode picture] -> latents, where there is one
+//! noise   -> latents   -> [denoise: one loop of U-Net + sampler row] -> latents
+//! latents              -> [decode] -> RGB8
 //! ```
-//! The three brackets are recorded once for each [`Shape`] and replayed for every request: steps,
+//! The brackets are recorded once for each [`Shape`] and replayed for every request: steps,
 //! sampler, guidance, seed and prompt are data that is written in front of them.
 
 mod bucket;
+mod encoded;
+mod enlarge;
 mod family;
+mod init;
 mod inputs;
+mod latents;
 mod loras;
 mod model;
 mod prompts;
@@ -19,16 +24,21 @@ mod stages;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use self::bucket::Bucket;
+use self::encoded::Encoded;
+use self::enlarge::enlarge;
 pub use self::family::{Distillation, Family};
-use self::inputs::{padded, write_noise, write_times};
+pub use self::init::{Hires, Init};
+use self::inputs::{padded, write_times};
+use self::latents::{Start, write_latents};
 pub use self::loras::LoraUse;
 use self::loras::Loras;
 pub use self::model::{Description, KnownShapes, Model, ModelFiles};
 use self::prompts::Prompts;
-pub use self::request::{Painting, Picture, Request, SizeConditioning, Times};
+pub use self::request::{Painting, Pass, Picture, Request, SizeConditioning, Times};
 use self::stages::Tensors;
 pub use self::stages::{Counted, Models, Shape, Stage, count};
 use crate::error::{Error, Result};
@@ -45,7 +55,7 @@ pub struct Pipeline {
     buckets: HashMap<Shape, Bucket>,
     models: Models,
     /// One for each text encoder.
-    tokenizers: Vec<Tokenizer>,
+    tokenizers: Arc<[Tokenizer]>,
     inversions: Inversions,
     description: Description,
     loras: Loras,
@@ -77,7 +87,7 @@ impl Pipeline {
         let dtype = backend.dtype();
         let config = &description.config;
         let encoders = description.tokenizers.iter().zip(config.text_encoders());
-        let tokenizers: Vec<Tokenizer> = encoders
+        let tokenizers: Arc<[Tokenizer]> = encoders
             .map(|(folder, clip)| Tokenizer::for_encoder(folder.as_ref(), clip))
             .collect::<Result<_>>()?;
         let new_tokens = inversions.vectors();
@@ -140,47 +150,35 @@ impl Pipeline {
     /// # Errors
     /// A value that cannot be used, memory that is not there, or [`Error::Cancelled`].
     pub fn paint(&mut self, request: &Request, on_step: OnStep) -> Result<Painting> {
-        let table = request.check(&self.description)?;
-        let evaluations = table.evaluations();
+        let passes = request.check(&self.description)?;
+        let evaluations = passes.iter().map(|pass| pass.table.evaluations()).sum();
         let guided = request.is_guided(&self.description.config);
-        let prompts = Prompts::new(request, guided, &self.tokenizers, &self.inversions)?;
-        let shape =
-            Shape { chunks: prompts.chunks(), ..request.shape(&self.description.config, evaluations) };
+        let tokenizers = Arc::clone(&self.tokenizers);
+        let prompts = Prompts::new(request, guided, &tokenizers, &self.inversions)?;
         let mut times = Times { evaluations, ..Times::default() };
-
-        let start = Instant::now();
-        Self::prepare_bucket(&mut self.buckets, &mut *self.backend, &self.models, shape)?;
-        times.record = start.elapsed();
-        let bucket = &self.buckets[&shape];
-        let backend = &mut *self.backend;
-        let t = &bucket.tensors;
-
-        let start = Instant::now();
-        prompts.write(backend, t, request, &self.description)?;
-        write_times(backend, t, request, &table)?;
-        backend.write(t.table, &padded(&table.pack(), t.table.len()))?;
-        backend.replay(&bucket.encode)?;
-        times.text = start.elapsed();
-
-        let start = Instant::now();
-        write_noise(backend, t, request, &table)?;
-        backend.write(t.guidance, &padded(&vec![request.guidance_scale; request.images], request.images))?;
-        backend.write(t.index, bytemuck::cast_slice(&t.first_index()))?;
-        backend.write(t.rescale, &padded(&vec![request.guidance_rescale; request.images], request.images))?;
-        let done =
-            backend.replay_steps(&bucket.denoise, evaluations, &mut |done| on_step(done, evaluations))?;
-        if done < evaluations {
-            return Err(Error::Cancelled { done, steps: evaluations });
+        let mut done = 0;
+        let mut shape = None;
+        for pass in &passes {
+            let smaller = shape.map(|shape| self.enlarged(&shape, pass)).transpose()?;
+            let mut on_step = |in_pass| on_step(done + in_pass, evaluations);
+            match self.denoise(request, &prompts, pass, smaller, &mut times, &mut on_step) {
+                Err(Error::Cancelled { done: in_pass, .. }) => {
+                    return Err(Error::Cancelled { done: done + in_pass, steps: evaluations });
+                }
+                denoised => shape = Some(denoised?),
+            }
+            done += pass.table.evaluations();
         }
-        times.denoise = start.elapsed();
 
         let start = Instant::now();
-        backend.replay(&bucket.decode)?;
+        let bucket = &self.buckets[&shape.expect("at least one pass")];
+        let t = &bucket.tensors;
+        self.backend.replay(&bucket.decode)?;
         let mut rgb = vec![0; t.rgb.bytes()];
-        backend.read(t.rgb, &mut rgb)?;
+        self.backend.read(t.rgb, &mut rgb)?;
         times.decode = start.elapsed();
 
-        let (width, height) = (request.width, request.height);
+        let [_, height, width, _] = t.rgb.shape;
         let picture = |(i, rgb): (usize, &[u8])| Picture {
             width,
             height,
@@ -189,6 +187,65 @@ impl Pipeline {
         };
         let pictures = rgb.chunks_exact(3 * width * height).enumerate().map(picture).collect();
         Ok(Painting { pictures, times, warnings: prompts.warnings })
+    }
+
+    /// Runs a pass, from the latents of an earlier one if there are some; returns the shape that has its latents.
+    fn denoise(
+        &mut self,
+        request: &Request,
+        prompts: &Prompts,
+        pass: &Pass,
+        latents: Option<Vec<f32>>,
+        times: &mut Times,
+        on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Shape> {
+        let (config, table) = (&self.description.config, &pass.table);
+        let shape = Shape { chunks: prompts.chunks(), ..request.shape(config, pass) };
+        let start = Instant::now();
+        Self::prepare_bucket(&mut self.buckets, &mut *self.backend, &self.models, shape)?;
+        times.record += start.elapsed();
+        let bucket = &self.buckets[&shape];
+        let backend = &mut *self.backend;
+        let t = &bucket.tensors;
+
+        let start = Instant::now();
+        prompts.write(backend, t, request, pass, &self.description)?;
+        write_times(backend, t, request, table)?;
+        backend.replay(&bucket.encode)?;
+        times.text += start.elapsed();
+
+        let latents = match (latents, &request.init) {
+            (Some(latents), _) => Start::Latents(latents),
+            (None, Some(init)) => {
+                let start = Instant::now();
+                let encoded = Encoded::new(backend, bucket, config, init, pass)?;
+                times.picture = start.elapsed();
+                Start::Picture(encoded)
+            }
+            (None, None) => Start::Noise,
+        };
+
+        let start = Instant::now();
+        write_latents(backend, t, request, table, &latents)?;
+        backend.write(t.guidance, &padded(&vec![request.guidance_scale; request.images], request.images))?;
+        backend.write(t.index, bytemuck::cast_slice(&t.first_index()))?;
+        backend.write(t.rescale, &padded(&vec![request.guidance_rescale; request.images], request.images))?;
+        let evaluations = table.evaluations();
+        let done = backend.replay_steps(&bucket.denoise, evaluations, on_step)?;
+        if done < evaluations {
+            return Err(Error::Cancelled { done, steps: evaluations });
+        }
+        times.denoise += start.elapsed();
+        Ok(shape)
+    }
+
+    /// The latents of a shape at the size of a pass.
+    fn enlarged(&mut self, shape: &Shape, pass: &Pass) -> Result<Vec<f32>> {
+        let latents = self.buckets[shape].tensors.latents;
+        let mut floats = vec![0f32; latents.len()];
+        self.backend.read(latents, bytemuck::cast_slice_mut(&mut floats))?;
+        let scale = self.description.config.vae.scale_factor();
+        Ok(enlarge(&floats, latents.shape, [pass.height / scale, pass.width / scale]))
     }
 
     /// Records the graphs of a shape, unless they are there. Shapes of earlier requests keep their memory

@@ -1,7 +1,7 @@
 //! Prompts as the text encoders read them, and what is written of them in front of a run.
 
 use super::model::Description;
-use super::request::Request;
+use super::request::{Pass, Request};
 use super::stages::{Tensors, XlTensors};
 use crate::error::Result;
 use crate::ops::{Backend, Tensor};
@@ -75,6 +75,7 @@ impl<'a> Prompts<'a> {
         backend: &mut dyn Backend,
         t: &Tensors,
         request: &Request,
+        pass: &Pass,
         model: &Description,
     ) -> Result<()> {
         self.write_ids(backend, t.ids, &self.encoders[0], request.images)?;
@@ -92,7 +93,7 @@ impl<'a> Prompts<'a> {
         if let Some(xl) = &t.xl {
             self.write_ids(backend, xl.ids_2, &self.encoders[1], request.images)?;
             let zeroed = (0..self.encoders[1].texts.len()).map(is_zeroed);
-            self.write_xl(backend, xl, zeroed, t.encoded_apart, request)?;
+            self.write_xl(backend, xl, zeroed, t.encoded_apart, request, pass)?;
         }
         Ok(())
     }
@@ -117,6 +118,7 @@ impl<'a> Prompts<'a> {
         zeroed: impl Iterator<Item = bool>,
         apart: bool,
         request: &Request,
+        pass: &Pass,
     ) -> Result<()> {
         let images = request.images;
         let Encoder { tokenizer, texts } = &self.encoders[1];
@@ -130,7 +132,7 @@ impl<'a> Prompts<'a> {
         let weights: Vec<f32> =
             zeroed.flat_map(|zeroed| std::iter::repeat_n(if zeroed { 0.0 } else { 1.0 }, images)).collect();
         backend.write(xl.pooled_weights, bytemuck::cast_slice(&weights))?;
-        let time_ids = request.size.time_ids(request.width, request.height);
+        let time_ids = request.size.time_ids(pass.width, pass.height);
         backend.write(xl.time_ids, bytemuck::cast_slice(&time_ids.repeat(xl.time_ids.b())))
     }
 }

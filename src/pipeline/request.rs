@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::family::Distillation;
+use super::init::{Hires, Init, skipped_steps};
 use super::model::Description;
 use super::stages::Shape;
 use crate::error::{Error, Result};
@@ -42,6 +43,18 @@ pub struct Request {
     pub images: usize,
     /// Of XL.
     pub size: SizeConditioning,
+    /// The picture to start from, instead of noise.
+    pub init: Option<Init>,
+    /// Not together with `init`.
+    pub hires: Option<Hires>,
+}
+
+/// One run of the denoising loop.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    pub width: usize,
+    pub height: usize,
+    pub table: Table,
 }
 
 /// What XL is told about the size of its picture, as if it were cut out of an original.
@@ -98,15 +111,17 @@ impl Request {
             width: side,
             images: 1,
             size: SizeConditioning::default(),
+            init: None,
+            hires: None,
         }
     }
 
-    /// Checks every value against a model; returns the table of its steps.
+    /// Checks every value against a model; returns the passes: one, or with hires fix two.
     ///
     /// # Errors
     /// [`Error::Invalid`], with the flag's name.
-    pub fn check(&self, model: &Description) -> Result<Table> {
-        let Description { config, scheduler, .. } = model;
+    pub fn check(&self, model: &Description) -> Result<Vec<Pass>> {
+        let config = &model.config;
         let scale = config.vae.scale_factor();
         let invalid = |message: String| Err(Error::invalid(message));
         for (flag, side) in [("width", self.width), ("height", self.height)] {
@@ -134,40 +149,103 @@ impl Request {
             let rescale = self.guidance_rescale;
             return invalid(format!("--guidance-rescale {rescale}: expected a number from 0 to 1"));
         }
-        // Kernels count the elements of a tensor with 31 bits; the VAE's are the largest.
-        let elements = self.images.checked_mul(config.vae.largest_map(self.height, self.width));
-        if elements.is_none_or(|n| n > i32::MAX as usize) {
-            let Request { images, width, height, .. } = self;
-            let pictures = if *images == 1 { "picture" } else { "pictures at once" };
-            return invalid(format!(
-                "{images} {pictures} of {width}x{height}: too many pixels; lower --num-images, --width or --height"
-            ));
-        }
+        self.check_size(config, self.width, self.height)?;
         if self.size != SizeConditioning::default() && !config.is_xl() {
             return invalid(format!(
                 "--original-size, --crop and --target-size: only Stable Diffusion XL knows them, and this is {}",
                 model.family
             ));
         }
+        let skipped = match &self.init {
+            Some(init) => self.check_init(init, config)?,
+            None if config.paints_into_pictures() => {
+                return invalid(format!(
+                    "{} of {} channels paints into pictures only; give it one with --init-image and --mask",
+                    model.family, config.unet.in_channels
+                ));
+            }
+            None => 0,
+        };
+        let pass = |width, height, steps, skipped| {
+            Ok(Pass { width, height, table: self.table(model, steps, skipped)? })
+        };
+        let mut passes = vec![pass(self.width, self.height, self.steps, skipped)?];
+        if let Some(hires) = &self.hires {
+            if self.init.is_some() {
+                return invalid(
+                    "--hires-scale: enlarges what is painted from noise; leave --init-image out".into(),
+                );
+            }
+            if !(hires.scale > 1.0 && hires.scale <= LARGEST_SIDE as f64) {
+                return invalid(format!(
+                    "--hires-scale {}: expected a number above 1, such as 2",
+                    hires.scale
+                ));
+            }
+            let [width, height] = [self.width, self.height].map(|side| hires.side(side, scale));
+            self.check_size(config, width, height)?;
+            let steps = hires.steps.unwrap_or(self.steps);
+            let skipped = skipped_steps("hires-strength", hires.strength, steps)?;
+            passes.push(pass(width, height, steps, skipped)?);
+        }
+        Ok(passes)
+    }
+
+    /// Checks that a pass is not too large.
+    fn check_size(&self, config: &ModelConfig, width: usize, height: usize) -> Result<()> {
+        // Kernels count the elements of a tensor with 31 bits; the VAE's are the largest.
+        let images = self.images;
+        let map =
+            if width.max(height) > LARGEST_SIDE { usize::MAX } else { config.vae.largest_map(height, width) };
+        let elements = images.checked_mul(map);
+        if elements.is_none_or(|n| n > i32::MAX as usize) {
+            let pictures = if images == 1 { "picture" } else { "pictures at once" };
+            let hires = if self.hires.is_some() { ", --hires-scale" } else { "" };
+            return Err(Error::invalid(format!(
+                "{images} {pictures} of {width}x{height}: too many pixels; lower --num-images{hires}, --width or \
+                 --height"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Steps left out at the start.
+    fn check_init(&self, init: &Init, config: &ModelConfig) -> Result<usize> {
+        if config.paints_into_pictures() && init.mask.is_none() {
+            return Err(Error::invalid(
+                "--mask: missing; this model paints into pictures, where a mask is light: give it one",
+            ));
+        }
+        skipped_steps("strength", init.strength, self.steps)
+    }
+
+    fn table(&self, model: &Description, steps: usize, start: usize) -> Result<Table> {
         let sampling = Sampling {
             sampler: self.sampler,
             schedule: self.schedule,
-            steps: self.steps,
+            steps,
+            start,
             eta: self.eta,
             sigmas: self.sigmas.clone(),
-            xl: config.is_xl(),
+            xl: model.config.is_xl(),
         };
-        Table::new(scheduler, &sampling)
+        Table::new(&model.scheduler, &sampling)
     }
 
-    /// The shape that the request is painted in, with a prompt of one chunk.
-    pub fn shape(&self, config: &ModelConfig, evaluations: usize) -> Shape {
+    /// The shape that a pass of the request is painted in, with a prompt of one chunk.
+    pub fn shape(&self, config: &ModelConfig, pass: &Pass) -> Shape {
         let own = if config.is_xl() { 2 } else { 1 };
         let clip_skip = self.clip_skip.unwrap_or(own);
         let negative = if self.prompt_style == PromptStyle::Plain { own } else { clip_skip };
         let guided = self.is_guided(config);
-        let shape = Shape::new(self.images, guided, self.height, self.width, evaluations);
-        Shape { clip_skip: if guided { [negative, clip_skip] } else { [clip_skip; 2] }, ..shape }
+        let shape = Shape::new(self.images, guided, pass.height, pass.width, pass.table.evaluations());
+        let masked = self.init.as_ref().is_some_and(|init| init.mask.is_some());
+        Shape {
+            clip_skip: if guided { [negative, clip_skip] } else { [clip_skip; 2] },
+            from_picture: self.init.is_some(),
+            blended: masked && !config.paints_into_pictures(),
+            ..shape
+        }
     }
 
     /// Whether the U-Net sees each picture twice. A model that takes the guidance scale as an input needs no
@@ -192,6 +270,8 @@ pub struct Times {
     /// Recording graphs, when the shape was new.
     pub record: Duration,
     pub text: Duration,
+    /// Encoding a picture to start from.
+    pub picture: Duration,
     pub denoise: Duration,
     pub decode: Duration,
     /// Model evaluations in `denoise`.

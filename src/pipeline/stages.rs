@@ -1,4 +1,4 @@
-//! The three stages of painting as programs over `Ops`, and what each needs.
+//! The stages of painting as programs over `Ops`, and what each needs.
 
 use std::ops::Range;
 
@@ -108,15 +108,20 @@ impl Models {
         }
     }
 
+    /// The latents of the picture to start from, as moments.
+    pub(super) fn encode_picture(&self, ops: &mut dyn Ops, t: &PictureTensors) {
+        ops.scope("encode_picture", |ops| self.vae.encode(ops, t.moments, t.picture));
+    }
+
     /// One model evaluation and the sampler row that follows from it.
     pub(super) fn denoise(&self, ops: &mut dyn Ops, t: &Tensors) {
         ops.scope("denoise", |ops| {
             let [_, h, w, c] = t.latents.shape;
             let rows = t.context.b();
-            let input = ops.alloc([rows, h, w, c]);
+            let input = t.input.unwrap_or_else(|| ops.alloc([rows, h, w, c]));
             let output = ops.alloc([rows, h, w, c]);
             let index = t.sampler_index();
-            ops.model_input(ModelInput { out: input, x: t.latents, table: t.table, index });
+            ops.model_input(ModelInput { out: input.columns(0, c), x: t.latents, table: t.table, index });
             let [time_rows, _, n, columns] = t.time_table.shape;
             let table = Tensor { shape: [1, 1, time_rows * n, columns], ..t.time_table };
             let time = TableRow { table, index: t.time_index() };
@@ -131,6 +136,7 @@ impl Models {
                 index,
                 guidance: t.guidance,
                 guidance_rescale: t.rescale,
+                known: t.known,
             });
         });
     }
@@ -159,6 +165,10 @@ pub struct Shape {
     /// The layer of the text encoders that is read, from the end, 1 being the last: for the negative prompt
     /// and for the prompt.
     pub clip_skip: [usize; 2],
+    /// Whether a picture is encoded to start from.
+    pub from_picture: bool,
+    /// Whether the latents are blended with known ones after every step.
+    pub blended: bool,
 }
 
 /// Room for this many model evaluations at least, so that few requests need a second recording.
@@ -168,7 +178,17 @@ impl Shape {
     /// The shape for requests of up to `evaluations`, rounded up so that similar requests share one.
     pub fn new(images: usize, guided: bool, height: usize, width: usize, evaluations: usize) -> Self {
         let evaluations = evaluations.next_power_of_two().max(EVALUATIONS);
-        Shape { images, guided, height, width, evaluations, chunks: 1, clip_skip: [1; 2] }
+        Shape {
+            images,
+            guided,
+            height,
+            width,
+            evaluations,
+            chunks: 1,
+            clip_skip: [1; 2],
+            from_picture: false,
+            blended: false,
+        }
     }
 
     /// Images in one U-Net call.
@@ -201,6 +221,19 @@ pub(super) struct Tensors {
     pub guidance: Tensor,   // f32 [images]
     pub rescale: Tensor,    // f32 [images]
     pub rgb: Tensor,        // u8 [images,height,width,3]
+    pub picture: Option<PictureTensors>,
+    /// Of pictures of which a part is painted, by a U-Net that sees latents only.
+    pub known: Option<Known>,
+    /// What an inpainting U-Net sees: the latents in the first columns, then the mask, then the masked picture.
+    pub input: Option<Tensor>, // [rows,h,w,in_channels, padded]
+}
+
+/// A picture to start from.
+#[derive(Clone, Copy)]
+pub(super) struct PictureTensors {
+    pub picture: Tensor, // [1,height,width,4] in -1..1, the fourth channel zero
+    /// Mean and logarithm of the variance of its latents.
+    pub moments: Tensor, // [1,h,w,2·latent_channels]
 }
 
 /// What XL's text encoders and time embedding read besides.
@@ -224,6 +257,12 @@ impl Tensors {
         let time_rows = if unet.text_time.is_some() { rows } else { 1 };
         let time_table = ops.alloc([time_rows, 1, n, models.unet.time_columns()]);
         let context = ops.alloc([rows, 1, shape.chunks * length, models.unet.context_columns()]);
+        let picture = shape.from_picture.then(|| PictureTensors {
+            picture: ops.alloc([1, shape.height, shape.width, models.vae.picture_channels()]),
+            moments: ops.alloc([1, h, w, 2 * c]),
+        });
+        let input_channels = models.unet.input_channels();
+        let input = models.config.paints_into_pictures().then(|| ops.alloc([rows, h, w, input_channels]));
         let arena = ops.arena();
         let mut i32 = |shape| arena.alloc(shape, DType::I32);
         let ids = i32([texts, 1, 1, length]);
@@ -258,6 +297,13 @@ impl Tensors {
             rescale: f32([1, 1, 1, images]),
             index,
             rgb,
+            picture,
+            known: shape.blended.then(|| Known {
+                mask: f32([images, h, w, 1]),
+                latents: f32([images, h, w, c]),
+                noise: f32([images, h, w, c]),
+            }),
+            input,
         }
     }
 
@@ -295,8 +341,10 @@ impl Stage {
     }
 }
 
-/// The three stages of one shape, counted without running them.
+/// The stages of one shape, counted without running them.
 pub struct Counted {
+    /// Where there is a picture to start from.
+    pub encode_picture: Option<Count>,
     pub encode: Count,
     pub denoise: Count,
     pub decode: Count,
@@ -305,21 +353,27 @@ pub struct Counted {
 impl Counted {
     /// Bytes that the tensors and scratch of the shape need together.
     pub fn arena_bytes(&self) -> usize {
-        [&self.encode, &self.denoise, &self.decode].map(Count::peak_bytes).into_iter().max().unwrap_or(0)
+        let stages = [&self.encode, &self.denoise, &self.decode].into_iter().chain(&self.encode_picture);
+        stages.map(Count::peak_bytes).max().unwrap_or(0)
     }
 
     /// Walks the models over `Count`. With an arena over real memory the counted calls can be executed.
     pub(super) fn new(models: &Models, shape: &Shape, dtype: DType, arena: Arena) -> Self {
-        let count = |stage: fn(&Models, &mut dyn Ops, &Tensors)| {
+        let count = |stage: &dyn Fn(&Models, &mut dyn Ops, &Tensors)| {
             let mut count = Count::over(arena.clone(), dtype);
             let tensors = Tensors::new(&mut count, models, shape);
             stage(models, &mut count, &tensors);
             count
         };
         Counted {
-            encode: count(Models::encode),
-            denoise: count(Models::denoise),
-            decode: count(Models::decode),
+            encode_picture: shape.from_picture.then(|| {
+                count(&|models, ops, t| {
+                    t.picture.iter().for_each(|picture| models.encode_picture(ops, picture));
+                })
+            }),
+            encode: count(&Models::encode),
+            denoise: count(&Models::denoise),
+            decode: count(&Models::decode),
         }
     }
 }

@@ -16,8 +16,8 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         let ratio = alpha / alpha_next;
         let fresh = settings.eta * (sigma_next / sigma) * (1.0 - ratio * ratio).max(0.0).sqrt();
         let kept = (sigma_next * sigma_next - fresh * fresh).max(0.0).sqrt();
-        Row::new(t as f64, alpha_next * sample + kept * noise + fresh * NOISE)
+        Row::new(t as f64, alphas.mix(t), alpha_next * sample + kept * noise + fresh * NOISE)
     };
-    let rows = settings.whole_timesteps()?.into_iter().map(row).collect();
+    let rows = settings.whole_timesteps()?.into_iter().skip(settings.start).map(row).collect();
     Ok(Table { rows, init_noise_sigma: 1.0 })
 }

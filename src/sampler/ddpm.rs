@@ -8,7 +8,7 @@ use crate::error::Result;
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
     let alphas = settings.alphas()?;
-    let timesteps = settings.whole_timesteps()?;
+    let timesteps = &settings.whole_timesteps()?[settings.start..];
     let next = timesteps.iter().skip(1).copied().chain([-1]);
     let row = |(&t, t_next): (&i64, i64)| {
         let (a, a_next) = (alphas.cumulative(t), alphas.cumulative(t_next));
@@ -19,7 +19,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         let mean = (a_next.sqrt() * step_beta / (1.0 - a)) * sample
             + (step_alpha.sqrt() * (1.0 - a_next) / (1.0 - a)) * X;
         let variance = ((1.0 - a_next) / (1.0 - a) * step_beta).max(1e-20);
-        Row::new(t as f64, if t > 0 { mean + variance.sqrt() * NOISE } else { mean })
+        Row::new(t as f64, alphas.mix(t), if t > 0 { mean + variance.sqrt() * NOISE } else { mean })
     };
     let rows = timesteps.iter().zip(next).map(row).collect();
     Ok(Table { rows, init_noise_sigma: 1.0 })

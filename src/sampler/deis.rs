@@ -11,12 +11,14 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
     let sigmas = settings.sigmas()?;
     let levels: Vec<Level> = sigmas.levels.iter().map(|&sigma| Level::new(sigma)).collect();
     let (config, steps) = (settings.config, settings.steps);
+    // Not all steps are taken where it starts from a picture.
+    let last = sigmas.timesteps.len();
     let careful = config.lower_order_final.unwrap_or(true) && steps < 15;
     let order = |i: usize| {
         let order = config.solver_order.unwrap_or(2).min(i + 1);
-        match steps - i {
+        match last - i {
             // The polynomials have no value without noise.
-            1 if sigmas.levels[steps] == 0.0 => 1,
+            1 if sigmas.levels[last] == 0.0 => 1,
             left if careful => order.min(left),
             _ => order,
         }
@@ -28,7 +30,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         let known: Vec<f64> = (0..order(i)).map(|k| sigmas.levels[i - k]).collect();
         let sum = (0..known.len())
             .fold(X / level.alpha, |sum, k| sum + weight(&known, k, sigmas.levels[i + 1]) * noises[k]);
-        Row { remember: Some(noise), ..Row::new(t, next.alpha * sum) }
+        Row { remember: Some(noise), ..Row::new(t, level.mix(), next.alpha * sum) }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
     Ok(Table { rows, init_noise_sigma: 1.0 })

@@ -20,7 +20,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             Sampler::Tcd => stochastic(settings, &alphas, t, t_next),
             _ => consistency(settings, &alphas, t, t_next),
         };
-        Row::new(t as f64, next)
+        Row::new(t as f64, alphas.mix(t), next)
     };
     let rows = timesteps.iter().enumerate().map(row).collect();
     Ok(Table { rows, init_noise_sigma: 1.0 })
@@ -81,5 +81,6 @@ fn timesteps(settings: &Settings) -> Result<Vec<i64>> {
     Ok((0..steps)
         .map(|i| (distilled - (i as f64 * step) as usize) * (train / distilled) - 1)
         .map(|t| t as i64)
+        .skip(settings.start)
         .collect())
 }

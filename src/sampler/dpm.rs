@@ -5,7 +5,7 @@
 use super::name::Sampler;
 use super::schedules::Settings;
 use super::terms::{HISTORY, NOISE, Terms, X};
-use super::{Row, Table};
+use super::{Mix, Row, Table};
 use crate::error::Result;
 
 /// A noise level as the solvers in logarithmic SNR see it.
@@ -22,6 +22,10 @@ impl Level {
     pub fn new(ratio: f64) -> Self {
         let alpha = 1.0 / (ratio * ratio + 1.0).sqrt();
         Level { alpha, sigma: ratio * alpha, lambda: -ratio.ln() }
+    }
+
+    pub fn mix(self) -> Mix {
+        Mix { signal: self.alpha, noise: self.sigma }
     }
 }
 
@@ -46,17 +50,17 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
                 step.kept * X + step.gain * estimate + step.noise * NOISE
             }
         };
-        Row { remember: Some(sample), ..Row::new(t, next) }
+        Row { remember: Some(sample), ..Row::new(t, level.mix(), next) }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
     Ok(Table { rows, init_noise_sigma: 1.0 })
 }
 
 fn is_first_order(settings: &Settings, levels: &[Level], i: usize) -> bool {
-    let (config, steps) = (settings.config, settings.steps);
-    let careful = config.lower_order_final.unwrap_or(true) && steps < 15;
-    let first_order_last = levels[steps].sigma == 0.0 || careful || config.euler_at_final == Some(true);
-    i == 0 || config.solver_order == Some(1) || (i + 1 == steps && first_order_last)
+    let (config, last) = (settings.config, levels.len() - 1);
+    let careful = config.lower_order_final.unwrap_or(true) && settings.steps < 15;
+    let first_order_last = levels[last].sigma == 0.0 || careful || config.euler_at_final == Some(true);
+    i == 0 || config.solver_order == Some(1) || (i + 1 == last && first_order_last)
 }
 
 /// The factors of a step that goes down further than its end by `eta`, and back up with fresh noise.

@@ -7,7 +7,7 @@ use super::euler::{ancestral, denoised, derivative, in_scale};
 use super::name::Sampler;
 use super::schedules::{Prediction, Settings};
 use super::terms::{NOISE, SAVED, X};
-use super::{Row, Table};
+use super::{Mix, Row, Table};
 use crate::error::{Error, Result};
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
@@ -25,14 +25,15 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             Sampler::Dpm2 => (sigma_next, 0.0),
             _ => ancestral(sigma, sigma_next, settings.eta),
         };
+        let mix = Mix::of_sigma(sigma);
         let slope = derivative(prediction, sigma);
         let first = |to: f64| X + (to - sigma) * slope;
         if down == 0.0 {
-            rows.push(Row { in_scale: in_scale(sigma), ..Row::new(t, first(0.0) + up * NOISE) });
+            rows.push(Row { in_scale: in_scale(sigma), ..Row::new(t, mix, first(0.0) + up * NOISE) });
             continue;
         }
         let middle = f64::from((sigma * down).sqrt() as f32);
-        rows.push(Row { in_scale: in_scale(sigma), save: X, ..Row::new(t, first(middle)) });
+        rows.push(Row { in_scale: in_scale(sigma), save: X, ..Row::new(t, mix, first(middle)) });
         let second = match sampler {
             Sampler::DpmPp2sAncestral => {
                 let kept = down / sigma;
@@ -41,7 +42,9 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             _ => SAVED + (down - sigma) * derivative(prediction, middle),
         };
         let t_middle = sigmas.timestep(middle);
-        rows.push(Row { in_scale: in_scale(middle), ..Row::new(t_middle, second + up * NOISE) });
+        // The schedulers of diffusers add the noise of the step's end here, not that of its middle.
+        let mix = Mix::of_sigma(if sampler == Sampler::DpmPp2sAncestral { middle } else { sigma_next });
+        rows.push(Row { in_scale: in_scale(middle), ..Row::new(t_middle, mix, second + up * NOISE) });
     }
     Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })
 }

@@ -4,7 +4,7 @@
 use super::name::Sampler;
 use super::schedules::{Prediction, Settings};
 use super::terms::{NOISE, Terms, X};
-use super::{Row, Table};
+use super::{Mix, Row, Table};
 use crate::error::Result;
 
 /// `1/sqrt(sigma² + 1)`: brings latents with noise of variance sigma² to unit variance.
@@ -32,7 +32,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             _ => (sigma_next, 0.0),
         };
         let next = X + (down - sigma) * derivative(settings.prediction, sigma) + up * NOISE;
-        Row { in_scale: in_scale(sigma), ..Row::new(t, next) }
+        Row { in_scale: in_scale(sigma), ..Row::new(t, Mix::of_sigma(sigma), next) }
     };
     let rows = sigmas.timesteps.iter().zip(sigmas.levels.windows(2)).map(row).collect();
     Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })

@@ -4,7 +4,7 @@
 use super::euler::{derivative, in_scale};
 use super::schedules::Settings;
 use super::terms::{HISTORY, SAVED, X};
-use super::{Row, Table};
+use super::{Mix, Row, Table};
 use crate::error::Result;
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
@@ -14,11 +14,19 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         let (sigma, sigma_next) = (levels[0], levels[1]);
         let slope = derivative(settings.prediction, sigma);
         let next = X + (sigma_next - sigma) * slope;
-        rows.push(Row { in_scale: in_scale(sigma), save: X, remember: Some(slope), ..Row::new(t, next) });
+        rows.push(Row {
+            in_scale: in_scale(sigma),
+            save: X,
+            remember: Some(slope),
+            ..Row::new(t, Mix::of_sigma(sigma), next)
+        });
         if let Some(&t_next) = sigmas.timesteps.get(i + 1) {
             let mean = 0.5 * (HISTORY[0] + derivative(settings.prediction, sigma_next));
             let next = SAVED + (sigma_next - sigma) * mean;
-            rows.push(Row { in_scale: in_scale(sigma_next), ..Row::new(t_next, next) });
+            rows.push(Row {
+                in_scale: in_scale(sigma_next),
+                ..Row::new(t_next, Mix::of_sigma(sigma_next), next)
+            });
         }
     }
     Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })

@@ -4,7 +4,7 @@
 use super::euler::{derivative, in_scale};
 use super::schedules::Settings;
 use super::terms::{HISTORY, X};
-use super::{Row, Table};
+use super::{Mix, Row, Table};
 use crate::error::Result;
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
@@ -21,7 +21,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             _ => (55.0 * slope - 59.0 * h0 + 37.0 * h1 - 9.0 * h2) / 24.0,
         };
         let next = X + (sigma_next - sigma) * mean;
-        Row { in_scale: in_scale(sigma), remember: Some(slope), ..Row::new(t, next) }
+        Row { in_scale: in_scale(sigma), remember: Some(slope), ..Row::new(t, Mix::of_sigma(sigma), next) }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
     Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })

@@ -1,9 +1,10 @@
-//! The linear multistep method of order 4 over sigma, as `LMSDiscreteScheduler`.
+//! The linear multistep method of order 4 over sigma, as `LMSDiscreteScheduler`; but where it starts from a picture,
+//! its first steps are of the orders that they have from noise, without the weights of derivatives that are not there.
 
 use super::euler::{derivative, in_scale};
 use super::schedules::Settings;
 use super::terms::{HISTORY, X};
-use super::{Row, Table};
+use super::{Mix, Row, Table};
 use crate::error::Result;
 
 const ORDER: usize = 4;
@@ -16,7 +17,11 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         let slopes = [slope, HISTORY[0], HISTORY[1], HISTORY[2]];
         let next = (0..known.len())
             .fold(X, |next, k| next + weight(&known, k, known[0], sigmas.levels[i + 1]) * slopes[k]);
-        Row { in_scale: in_scale(known[0]), remember: Some(slope), ..Row::new(t, next) }
+        Row {
+            in_scale: in_scale(known[0]),
+            remember: Some(slope),
+            ..Row::new(t, Mix::of_sigma(known[0]), next)
+        }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
     Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })

@@ -40,13 +40,32 @@ use schedules::Settings;
 use terms::{NOISE, SAVED};
 
 /// Floats of one packed row.
-pub const ROW_WIDTH: usize = 20;
+pub const ROW_WIDTH: usize = 22;
+
+/// Latents as a mixture, `signal·sample + noise·n` with n standard normal: `add_noise` of a scheduler.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mix {
+    pub signal: f64,
+    pub noise: f64,
+}
+
+impl Mix {
+    /// No noise.
+    const SAMPLE: Mix = Mix { signal: 1.0, noise: 0.0 };
+
+    /// Where the noise is added to the whole sample: the Euler family.
+    fn of_sigma(sigma: f64) -> Self {
+        Mix { signal: 1.0, noise: sigma }
+    }
+}
 
 /// One evaluation of the model and what follows from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// What the model is told; not necessarily whole.
     pub timestep: f64,
+    /// What the latents are before the step.
+    pub mix: Mix,
     /// The model sees the latents times this.
     pub in_scale: f64,
     /// The latents after the step.
@@ -59,8 +78,8 @@ pub struct Row {
 
 impl Row {
     /// A row that scales nothing, saves nothing and remembers nothing.
-    fn new(timestep: f64, next: Terms) -> Self {
-        Row { timestep, in_scale: 1.0, next, save: SAVED, remember: None }
+    fn new(timestep: f64, mix: Mix, next: Terms) -> Self {
+        Row { timestep, mix, in_scale: 1.0, next, save: SAVED, remember: None }
     }
 
     /// Whether the step adds fresh noise.
@@ -68,7 +87,7 @@ impl Row {
         (self.next.0[NOISE.index()], self.save.0[NOISE.index()]) != (0.0, 0.0)
     }
 
-    /// The row as the verbs read it:
+    /// The row as the verbs read it, where the latents are `after` it:
     ///
     /// | floats | meaning |
     /// |--------|---------|
@@ -77,7 +96,8 @@ impl Row {
     /// | 9..17  | the same in the next `saved` |
     /// | 17     | 1 if something is remembered, else 0 |
     /// | 18, 19 | coefficients of `x` and `e` in what is remembered |
-    pub fn pack(&self) -> [f32; ROW_WIDTH] {
+    /// | 20, 21 | signal and noise of what is known of the next `x` ([`Known`](crate::ops::Known)) |
+    pub fn pack(&self, after: Mix) -> [f32; ROW_WIDTH] {
         let mut packed = [0.0; ROW_WIDTH];
         packed[0] = self.in_scale as f32;
         for i in 0..8 {
@@ -90,6 +110,8 @@ impl Row {
             packed[18] = remember.0[0] as f32;
             packed[19] = remember.0[1] as f32;
         }
+        packed[20] = after.signal as f32;
+        packed[21] = after.noise as f32;
         packed
     }
 }
@@ -101,7 +123,7 @@ pub struct Table {
     /// evaluates its second timestep twice (n + 1), and that Heun and the DPM2s evaluate twice in all steps but
     /// the last (2n - 1).
     pub rows: Vec<Row>,
-    /// The latents start as standard normal noise times this.
+    /// Without a picture to start from, the latents start as standard normal noise times this.
     pub init_noise_sigma: f64,
 }
 
@@ -126,13 +148,14 @@ impl Table {
             Sampler::Deis => deis::table(&settings),
             Sampler::UniPc => unipc::table(&settings),
         }?;
-        match table.rows.iter().find(|row| !row.pack().iter().all(|c| c.is_finite())) {
+        let endless = table.packed().position(|row| !row.iter().all(|c| c.is_finite()));
+        match endless {
             None => Ok(table),
             Some(row) => Err(Error::invalid(format!(
                 "--steps {steps}: {sampler} cannot step from timestep {}, because two steps share a noise \
                  level, or because the model says nothing there (rescale_betas_zero_snr with \
                  prediction_type epsilon); try fewer steps, another --schedule or another --sampler",
-                row.timestep
+                table.rows[row].timestep
             ))),
         }
     }
@@ -152,8 +175,24 @@ impl Table {
         (0..self.rows.len()).filter(|&row| self.rows[row].draws_noise())
     }
 
+    /// What the latents start as, without a picture.
+    pub fn noise(&self) -> Mix {
+        Mix { signal: 0.0, noise: self.init_noise_sigma }
+    }
+
+    /// What the latents start as, from a picture.
+    pub fn start(&self) -> Mix {
+        self.rows[0].mix
+    }
+
+    /// The rows as the verbs read them ([`Row::pack`]).
+    pub fn packed(&self) -> impl Iterator<Item = [f32; ROW_WIDTH]> + '_ {
+        let after = self.rows.iter().skip(1).map(|row| row.mix).chain([Mix::SAMPLE]);
+        self.rows.iter().zip(after).map(|(row, after)| row.pack(after))
+    }
+
     /// All rows, packed one after the other.
     pub fn pack(&self) -> Vec<f32> {
-        self.rows.iter().flat_map(Row::pack).collect()
+        self.packed().flatten().collect()
     }
 }

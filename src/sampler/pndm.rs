@@ -16,24 +16,25 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
     let stride = settings.stride();
     let [h0, h1, h2, _] = HISTORY;
 
-    // The first step is taken twice: tentatively, then again from where it started with the mean of
-    // the outputs at both its ends.
-    let t = timesteps[0];
-    let tentative = transfer(settings.prediction, &alphas, X, E, t, t - stride);
-    let mut rows = vec![Row { save: X, remember: Some(E), ..Row::new(t as f64, tentative) }];
-    if let Some(&t) = timesteps.get(1) {
-        let mean = 0.5 * (E + h0);
-        rows.push(Row::new(t as f64, transfer(settings.prediction, &alphas, SAVED, mean, t + stride, t)));
-    }
-    for (i, &t) in timesteps.iter().enumerate().skip(1) {
-        let output = match i {
-            1 => (3.0 * E - h0) / 2.0,
-            2 => (23.0 * E - 16.0 * h0 + 5.0 * h1) / 12.0,
-            _ => (55.0 * E - 59.0 * h0 + 37.0 * h1 - 9.0 * h2) / 24.0,
+    // The second timestep is evaluated twice. From a picture, diffusers leaves out the first entries of this list,
+    // not of the timesteps: the two evaluations of its first step are then at two timesteps, and all later ones are
+    // a stride ahead of the latents.
+    let twice = timesteps.iter().take(2).chain(timesteps.iter().skip(1)).skip(settings.start);
+    let row = |(i, &t): (usize, &i64)| {
+        let (x, from, output) = match i {
+            // The first step is taken twice: tentatively, then again from where it started with the mean of the
+            // outputs at both its ends.
+            0 => (X, t, E),
+            1 => (SAVED, t + stride, 0.5 * (E + h0)),
+            2 => (X, t, (3.0 * E - h0) / 2.0),
+            3 => (X, t, (23.0 * E - 16.0 * h0 + 5.0 * h1) / 12.0),
+            _ => (X, t, (55.0 * E - 59.0 * h0 + 37.0 * h1 - 9.0 * h2) / 24.0),
         };
-        let next = transfer(settings.prediction, &alphas, X, output, t, t - stride);
-        rows.push(Row { remember: Some(E), ..Row::new(t as f64, next) });
-    }
+        let next = transfer(settings.prediction, &alphas, x, output, from, from - stride);
+        let row = Row::new(t as f64, alphas.mix(t), next);
+        Row { save: if i == 0 { X } else { row.save }, remember: (i != 1).then_some(E), ..row }
+    };
+    let rows = twice.enumerate().map(row).collect();
     Ok(Table { rows, init_noise_sigma: 1.0 })
 }
 

@@ -12,6 +12,8 @@ pub struct Sampling {
     pub sampler: Sampler,
     pub schedule: Schedule,
     pub steps: usize,
+    /// Steps that are left out at the start, where latents come from a picture: fewer than all.
+    pub start: usize,
     /// How much of the noise that a step takes away is drawn anew, 0 to 1; `None` for
     /// [`Sampler::default_eta`].
     pub eta: Option<f64>,
@@ -23,7 +25,7 @@ pub struct Sampling {
 
 impl Sampling {
     pub fn new(sampler: Sampler, schedule: Schedule, steps: usize) -> Self {
-        Sampling { sampler, schedule, steps, eta: None, sigmas: None, xl: false }
+        Sampling { sampler, schedule, steps, start: 0, eta: None, sigmas: None, xl: false }
     }
 
     /// The eta of the sampler, 0 for one that has none.

@@ -4,6 +4,7 @@
 //! amplified later (zero terminal SNR, the inverse of sigma) it is repeated here, so that whole
 //! trajectories agree; everything else is f64.
 
+use super::Mix;
 use super::config::{SchedulerConfig, choose};
 use super::name::{Sampler, Schedule};
 use super::ramp::{ALIGNED, ALIGNED_XL, Ramp};
@@ -87,7 +88,10 @@ impl Grid {
 pub struct Settings<'a> {
     pub sampler: Sampler,
     pub config: &'a SchedulerConfig,
+    /// All, also those that are left out at the start.
     pub steps: usize,
+    /// Steps that are left out at the start.
+    pub start: usize,
     pub prediction: Prediction,
     pub spacing: Spacing,
     /// 0 for a sampler that has none.
@@ -101,7 +105,7 @@ pub struct Settings<'a> {
 
 impl<'a> Settings<'a> {
     pub fn new(config: &'a SchedulerConfig, sampling: &'a Sampling) -> Result<Self> {
-        let &Sampling { sampler, schedule, steps, .. } = sampling;
+        let &Sampling { sampler, schedule, steps, start, .. } = sampling;
         config.check(sampler)?;
         let train = config.num_train_timesteps;
         if !(2..=MOST_TIMESTEPS).contains(&train) {
@@ -112,6 +116,7 @@ impl<'a> Settings<'a> {
         if steps == 0 || steps > train {
             return Err(Error::invalid(format!("--steps {steps}: must be between 1 and {train}")));
         }
+        assert!(start < steps, "{start} of {steps} steps are left out");
         let prediction = choose(
             "prediction_type",
             config.prediction_type.as_deref().unwrap_or("epsilon"),
@@ -177,7 +182,19 @@ impl<'a> Settings<'a> {
             &[("zero", true), ("sigma_min", false)],
         )?;
         let eta = sampling.eta()?;
-        Ok(Settings { sampler, config, steps, prediction, spacing, eta, ramp, given, ends_at_zero, grid })
+        Ok(Settings {
+            sampler,
+            config,
+            steps,
+            start,
+            prediction,
+            spacing,
+            eta,
+            ramp,
+            given,
+            ends_at_zero,
+            grid,
+        })
     }
 
     /// Training timesteps between two steps, as the DDIM family counts them.
@@ -219,7 +236,7 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The timesteps of a sampler that looks noise up by whole timesteps.
+    /// The timesteps of a sampler that looks noise up by whole timesteps, also those that are left out.
     pub fn whole_timesteps(&self) -> Result<Vec<i64>> {
         let timesteps = self.timesteps();
         let last = self.config.num_train_timesteps - 1;
@@ -278,7 +295,8 @@ impl<'a> Settings<'a> {
             let timestep = |&level: &f64| self.rounded(timestep_of(level, &logs));
             timesteps = levels[..self.steps].iter().map(timestep).collect();
         }
-        let levels = levels.into_iter().map(|level| f64::from(level as f32)).collect();
+        let levels = levels.into_iter().skip(self.start).map(|level| f64::from(level as f32)).collect();
+        timesteps.drain(..self.start);
         Ok(Sigmas { timesteps, levels, logs })
     }
 
@@ -331,6 +349,11 @@ impl Alphas {
     pub fn at(&self, t: i64) -> (f64, f64) {
         let cumulative = self.cumulative(t);
         (cumulative.sqrt(), (1.0 - cumulative).sqrt())
+    }
+
+    pub fn mix(&self, t: i64) -> Mix {
+        let (signal, noise) = self.at(t);
+        Mix { signal, noise }
     }
 }
 

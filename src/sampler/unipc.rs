@@ -13,7 +13,7 @@ use crate::error::Result;
 pub(super) fn table(settings: &Settings) -> Result<Table> {
     let sigmas = settings.sigmas()?;
     let levels: Vec<Level> = sigmas.levels.iter().map(|&sigma| Level::new(sigma)).collect();
-    let steps = settings.steps;
+    let steps = sigmas.timesteps.len();
     let order = |i: usize| {
         let order = settings.config.solver_order.unwrap_or(2).min(i + 1);
         if settings.config.lower_order_final.unwrap_or(true) { order.min(steps - i) } else { order }
@@ -45,7 +45,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         Row {
             save: corrected,
             remember: Some(sample),
-            ..Row::new(t, step.signal * corrected - step.gain * estimate)
+            ..Row::new(t, levels[i].mix(), step.signal * corrected - step.gain * estimate)
         }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();

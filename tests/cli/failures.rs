@@ -51,6 +51,12 @@ fn wrong_flags_are_sentences_and_leave_nothing_behind() {
         (&["--output", "/proc/a.png"], 1, "/proc/a.png: cannot be written"),
         (&["--model", "nowhere"], 1, "nowhere: no such model"),
         (&["--model", "/etc/passwd"], 1, "/etc/passwd: not a model"),
+        (&["--init-image", "no.png"], 1, "no.png: cannot be read"),
+        (&["--init-image", "/etc/passwd"], 1, "expected PNG, JPEG or WebP"),
+        (&["--strength", "0.5"], 2, "--init-image"),
+        (&["--mask", "mask.png"], 2, "--init-image"),
+        (&["--hires-steps", "3"], 2, "--hires-scale"),
+        (&["--hires-scale", "0.5"], 2, "--hires-scale 0.5: expected a number above 1"),
         (&["--wings", "2"], 2, "unexpected argument '--wings'"),
     ];
     for (flags, expected, sentence) in cases {

@@ -2,6 +2,7 @@
 
 mod emoji;
 mod failures;
+mod from_picture;
 mod lora;
 mod measure;
 mod prompts;

@@ -2,12 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use sdrt::pipeline::{KnownShapes, Painting, Pipeline, Request, SizeConditioning};
+use sdrt::pipeline::{Hires, Init, KnownShapes, Painting, Picture, Pipeline, Request, SizeConditioning};
+use sdrt::raster::Raster;
 use sdrt::rng::Rng;
 use sdrt::sampler::Sampler;
 use sdrt::text::PromptStyle;
 
-use super::{Case, Values, fixture};
+use super::{Case, Numbers, Values, fixture};
 
 /// Largest difference of a colour, of 255: what lies near the middle of two may be rounded either way.
 const LEVELS: u8 = 1;
@@ -47,8 +48,26 @@ pub fn request_of(case: &Case) -> Request {
             crop: pair("crop").unwrap_or_default(),
             target: pair("target_size"),
         },
+        init: case.has("picture").then(|| Init {
+            picture: raster(case.tensor("picture")),
+            mask: case.has("mask").then(|| raster(case.tensor("mask"))),
+            strength: case.number("strength"),
+        }),
+        hires: case.scalars["hires_scale"].as_f64().map(|scale| Hires {
+            scale,
+            strength: case.number("hires_strength"),
+            steps: case.scalars["hires_steps"].as_u64().map(|steps| steps as usize),
+        }),
         ..Request::defaults(&KnownShapes::Sd15.describe(), Sampler::Ddim)
     }
+}
+
+/// A picture of a fixture, u8 [height,width,3].
+pub fn raster(numbers: &Numbers) -> Raster {
+    let (&[height, width, 3], Values::U8(rgb)) = (&numbers.shape[..], &numbers.values) else {
+        panic!("u8 of three channels expected, found {:?}", numbers.shape)
+    };
+    Raster { width, height, rgb: rgb.clone() }
 }
 
 /// Differences between two pictures' colours: how many there are, and the largest.
@@ -76,10 +95,11 @@ pub fn equals_diffusers_with(
         prepare(pipeline, &case);
         let request = request_of(&case);
         let want = case.tensor("want");
-        assert_eq!(want.shape, [request.images, request.height, request.width, 3], "{}", case.name);
-        let Values::U8(want) = &want.values else { panic!("{} is not u8", case.name) };
         let painting = paint(pipeline, &request);
+        let Picture { width, height, .. } = painting.pictures[0];
+        assert_eq!(want.shape, [request.images, height, width, 3], "{}", case.name);
         assert_eq!(painting.pictures.len(), request.images, "{}", case.name);
+        let Values::U8(want) = &want.values else { panic!("{} is not u8", case.name) };
         let got = painting.pictures.iter().flat_map(|picture| &picture.rgb);
         let (unequal, worst) = differences(got, want);
         let report = format!("{}: {unequal} of {} colours differ, by at most {worst}", case.name, want.len());

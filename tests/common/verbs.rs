@@ -250,14 +250,17 @@ pub fn model_input_scales(backend: &mut dyn Backend, tolerance: f64) {
         table: upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32),
         index: upload(backend, &index.map(|i| i as f32), [1, 1, 1, b], DType::I32),
     };
-    for copies in [1, 2] {
+    for (copies, width) in [(1, 4), (2, 4), (2, 12)] {
         let dtype = backend.dtype();
-        let out = backend.arena().alloc([copies * b, 5, 3, 4], dtype);
+        let wide = backend.arena().alloc([copies * b, 5, 3, width], dtype);
+        backend.write(wide, &vec![0; wide.bytes()]).expect("write");
+        let out = wide.columns(0, 4);
         backend.run(&mut |ops| ops.model_input(ModelInput { out, ..arguments })).expect("run");
         let scaled = x.chunks(pixels * 4).zip(index).flat_map(|(x, i)| x.iter().map(move |x| (x, i)));
         let want: Vec<f32> = scaled.map(|(x, i)| x * table[i * ROW_WIDTH]).collect();
-        let got = download(backend, out);
-        check(&format!("model_input x{copies}"), &got, &want.repeat(copies), tolerance);
+        let got = download(backend, wide);
+        let got: Vec<f32> = got.chunks_exact(width).flat_map(|row| &row[..4]).copied().collect();
+        check(&format!("model_input x{copies} of {width} columns"), &got, &want.repeat(copies), tolerance);
     }
 }
 
@@ -288,7 +291,7 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
     let shape = [b, h, w, 4];
     let n = h * w * 4;
     let first = [2, 0];
-    for guided in [false, true] {
+    for (guided, blended) in [(false, false), (true, false), (true, true)] {
         let dtype = backend.dtype();
         let copies = if guided { 2 } else { 1 };
         let mut table = random(3, rows * ROW_WIDTH);
@@ -315,6 +318,11 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
             history[age * b * n..][..n].fill(f32::NAN);
         }
 
+        // Painted, known, and both; what is painted alone reads nothing of what is known.
+        let mask: Vec<f32> = (0..b * h * w).map(|pixel| [1.0, 0.0, 0.25][pixel % 3]).collect();
+        let [mut known, known_noise] = [9, 10].map(|seed| random(seed, b * n));
+        known.chunks_exact_mut(4).step_by(3).for_each(|pixel| pixel.fill(f32::NAN));
+
         let call = SamplerStep {
             x: upload(backend, &x, shape, DType::F32),
             saved: upload(backend, &saved, shape, DType::F32),
@@ -325,6 +333,11 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
             index: upload(backend, &first.map(|i| i as f32), [1, 1, 1, b], DType::I32),
             guidance: upload(backend, &guidance, [1, 1, 1, b], DType::F32),
             guidance_rescale: upload(backend, &rescale, [1, 1, 1, b], DType::F32),
+            known: blended.then(|| Known {
+                mask: upload(backend, &mask, [b, h, w, 1], DType::F32),
+                latents: upload(backend, &known, shape, DType::F32),
+                noise: upload(backend, &known_noise, shape, DType::F32),
+            }),
         };
         for step in 0..steps {
             backend.run(&mut |ops| ops.sampler_step(call)).expect("run");
@@ -359,7 +372,14 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
                         }
                         sum as f32
                     };
-                    (x[at], saved[at]) = (sum(&row[1..9]), sum(&row[9..17]));
+                    let mut next = sum(&row[1..9]);
+                    if blended && mask[at / 4] != 1.0 {
+                        let at_next = row[20] * known[at] + row[21] * known_noise[at];
+                        // A mask of 0 leaves nothing of `next`.
+                        next = if mask[at / 4] == 0.0 { 0.0 } else { mask[at / 4] * next };
+                        next += (1.0 - mask[at / 4]) * at_next;
+                    }
+                    (x[at], saved[at]) = (next, sum(&row[9..17]));
                     if row[17] != 0.0 {
                         for (age, value) in [sum(&row[18..20]), h[0], h[1], h[2]].into_iter().enumerate() {
                             history[age * b * n + at] = value;
@@ -367,7 +387,9 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
                     }
                 }
             }
-            let name = |what: &str| format!("sampler_step {h}x{w} guided={guided} step {step}: {what}");
+            let name = |what: &str| {
+                format!("sampler_step {h}x{w} guided={guided} blended={blended} step {step}: {what}")
+            };
             check(&name("x"), &download(backend, call.x), &x, tolerance);
             check(&name("saved"), &download(backend, call.saved), &saved, tolerance);
             let newest = download(backend, call.history.images(0, b));

@@ -73,14 +73,20 @@ impl ModelConfig {
                 ));
             }
         }
-        if unet.in_channels != vae.latent_channels || unet.out_channels != vae.latent_channels {
-            let (i, o, latent) = (unet.in_channels, unet.out_channels, vae.latent_channels);
+        let (i, o, latent) = (unet.in_channels, unet.out_channels, vae.latent_channels);
+        if ![latent, 2 * latent + 1].contains(&i) || o != latent {
             return refuse(format!(
-                "in_channels is {i} and out_channels is {o}; both must be the VAE's latent_channels, {latent}: \
-                 inpainting, depth and pix2pix models are not supported, try a text-to-image one"
+                "in_channels is {i} and out_channels is {o}; both must be the VAE's latent_channels, {latent}, or the \
+                 former {} for inpainting: depth and pix2pix models are not supported, try a text-to-image one",
+                2 * latent + 1
             ));
         }
         Ok(())
+    }
+
+    /// Whether the U-Net sees a mask and a masked picture beside its latents: an inpainting model.
+    pub fn paints_into_pictures(&self) -> bool {
+        self.unet.in_channels != self.vae.latent_channels
     }
 
     /// The shapes of Stable Diffusion 1.5.

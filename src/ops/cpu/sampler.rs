@@ -45,13 +45,19 @@ pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
             _ => 1.0,
         })
         .collect();
+    let known = v.known.map(|known| {
+        let [mask, latents, noise] = [known.mask, known.latents, known.noise].map(|t| memory.rows::<f32>(t));
+        (mask, latents, noise)
+    });
     let steps: Vec<_> = (0..images).map(|image| table_row(memory, v.table, v.index, image)).collect();
 
     memory.rows_mut::<f32>(v.x).par_rows(|row, x| {
         let (image, pixel) = (row / pixels, row % pixels);
         let (step, coefficients) = steps[image];
         let (next, save) = (&coefficients[1..9], &coefficients[9..17]);
-        let [remember, remember_x, remember_e] = coefficients[17..] else { unreachable!("ROW_WIDTH is 20") };
+        let [remember, remember_x, remember_e, known_signal, known_noise] = coefficients[17..] else {
+            unreachable!("ROW_WIDTH is 22")
+        };
         // SAFETY: this row of `saved` and of each history belongs to the task that has it of `x`.
         let saved = unsafe { saved.columns_mut(row, 0..saved.c) };
         let [h0, h1, h2, h3] = [0, 1, 2, 3].map(|age| {
@@ -72,6 +78,12 @@ pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
             if remember != 0.0 {
                 (h3[j], h2[j], h1[j]) = (h2[j], h1[j], h0[j]);
                 h0[j] = combine(&[remember_x, remember_e], &basis);
+            }
+            if let Some((mask, latents, noise)) = &known {
+                let mask = mask.row(row)[0];
+                let at_next =
+                    combine(&[known_signal, known_noise], &[latents.row(row)[j], noise.row(row)[j]]);
+                x[j] = combine(&[mask, 1.0 - mask], &[x[j], at_next]);
             }
         }
     });

@@ -369,7 +369,7 @@ impl Cuda {
     }
 
     fn model_input(&self, v: &ModelInput) -> Result<()> {
-        assert!(v.out.is_dense() && v.x.is_dense());
+        assert!(v.x.is_dense());
         let args = ModelInputArgs {
             out: v.out.address,
             x: v.x.address,
@@ -378,6 +378,8 @@ impl Cuda {
             rows: int(v.out.b()),
             b: int(v.x.b()),
             n: int(v.x.len() / v.x.b()),
+            c: int(v.x.c()),
+            out_pitch: int(v.out.pitch),
             unused: 0,
         };
         self.start(&self.kernels.model_input, Launch::each(v.out.len()), &args)
@@ -385,7 +387,9 @@ impl Cuda {
 
     fn sampler_step(&self, v: &SamplerStep) -> Result<()> {
         let dense = [v.x, v.saved, v.history, v.output, v.noise, v.table];
-        assert!(dense.iter().all(Tensor::is_dense), "{v:?}");
+        let known = v.known.map(|known| [known.mask, known.latents, known.noise]);
+        assert!(dense.iter().chain(known.iter().flatten()).all(Tensor::is_dense), "{v:?}");
+        let [mask, known, known_noise] = known.map_or([0; 3], |known| known.map(|t| t.address));
         let args = SamplerStepArgs {
             x: v.x.address,
             saved: v.saved.address,
@@ -397,9 +401,12 @@ impl Cuda {
             guidance: v.guidance.address,
             guidance_rescale: v.guidance_rescale.address,
             b: int(v.x.b()),
+            mask,
+            known,
+            known_noise,
             n: int(v.x.len() / v.x.b()),
+            c: int(v.x.c()),
             guided: i32::from(v.output.b() > v.x.b()),
-            unused: 0,
         };
         // A block belongs to one image.
         let mut launch = Launch::each(v.x.len() / v.x.b());

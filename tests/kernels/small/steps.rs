@@ -40,8 +40,24 @@ impl Loop {
         let (guidance_rescale, _) = f32(8, b, [1, 1, 1, b], 0.5);
         let output = cuda.arena().alloc([2 * b, h, w, C], dtype);
         let index = upload(cuda, &vec![0.0; b], [1, 1, 1, b], DType::I32);
+        let known = Some(Known {
+            mask: upload(cuda, &random(9, b * h * w), [b, h, w, 1], DType::F32),
+            latents: upload(cuda, &random(10, n), shape, DType::F32),
+            noise: upload(cuda, &random(11, n), shape, DType::F32),
+        });
         Loop {
-            step: SamplerStep { x, saved, history, output, noise, table, index, guidance, guidance_rescale },
+            step: SamplerStep {
+                x,
+                saved,
+                history,
+                output,
+                noise,
+                table,
+                index,
+                guidance,
+                guidance_rescale,
+                known,
+            },
             input: cuda.arena().alloc(output.shape, dtype),
             weight: upload(cuda, &random(7, C * C), [1, 1, C, C], dtype),
             start: [x_start, saved_start, history_start],

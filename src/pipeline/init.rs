@@ -1,0 +1,71 @@
+//! What a picture is painted from instead of noise alone.
+
+use super::model::Description;
+use crate::error::{Error, Result};
+use crate::raster::Raster;
+
+/// A picture to start from.
+#[derive(Clone, Debug)]
+pub struct Init {
+    /// Of any size: it is brought to that of the request.
+    pub picture: Raster,
+    /// What is light is painted, what is dark is kept; of any size. `None` paints all.
+    pub mask: Option<Raster>,
+    /// How much of the way from noise is gone, above 0 to 1: 1 keeps next to nothing of the picture.
+    pub strength: f64,
+}
+
+impl Init {
+    /// A grey picture, all of which is painted: for counting and measuring models that want one.
+    pub fn blank() -> Self {
+        let of = |byte| Raster { width: 1, height: 1, rgb: vec![byte; 3] };
+        Init { picture: of(128), mask: Some(of(255)), strength: 1.0 }
+    }
+
+    /// What the pipelines of diffusers take where nothing is said.
+    pub fn default_strength(model: &Description, masked: bool) -> f64 {
+        match (model.config.is_xl(), masked) {
+            (false, false) => 0.8,
+            (true, false) => 0.3,
+            (false, true) => 1.0,
+            (true, true) => 0.9999,
+        }
+    }
+}
+
+/// A picture is first painted small, then enlarged as latents, then painted anew from there: A1111's hires fix with
+/// its upscaler `Latent`.
+#[derive(Clone, Copy, Debug)]
+pub struct Hires {
+    /// Of width and height, above 1.
+    pub scale: f64,
+    /// As [`Init::strength`].
+    pub strength: f64,
+    /// As many as for the small picture if nothing is said.
+    pub steps: Option<usize>,
+}
+
+impl Hires {
+    /// A1111's and stable-diffusion.cpp's.
+    pub const DEFAULT_STRENGTH: f64 = 0.7;
+
+    /// A side of the large picture: a multiple of `multiple`, rounded down.
+    pub fn side(&self, side: usize, multiple: usize) -> usize {
+        (side as f64 * self.scale) as usize / multiple * multiple
+    }
+}
+
+/// How many steps a picture leaves out at the start: `get_timesteps` of diffusers' pipelines. `flag` is that of the
+/// strength.
+pub(super) fn skipped_steps(flag: &str, strength: f64, steps: usize) -> Result<usize> {
+    if !(strength > 0.0 && strength <= 1.0) {
+        return Err(Error::invalid(format!("--{flag} {strength}: expected a number above 0, up to 1")));
+    }
+    match (steps as f64 * strength) as usize {
+        0 if steps > 0 => Err(Error::invalid(format!(
+            "--{flag} {strength}: of {steps} steps it leaves none to paint; raise it to {} or more, or take more steps",
+            (100.0 / steps as f64).ceil() / 100.0
+        ))),
+        left => Ok(steps - left.min(steps)),
+    }
+}

@@ -1,0 +1,66 @@
+//! Pictures that a user has: PNG, JPEG and WebP files in eight bits of red, green and blue.
+
+mod resize;
+
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+
+use ::image::{DynamicImage, ImageDecoder, ImageReader, metadata::Orientation};
+
+use crate::error::{Error, Result};
+
+/// Row after row of RGB.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Raster {
+    pub width: usize,
+    pub height: usize,
+    pub rgb: Vec<u8>,
+}
+
+impl Raster {
+    /// Reads a file, upright as its EXIF says. What is transparent shows `background`; more than eight bits are
+    /// rounded.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be read, or is no PNG, JPEG or WebP.
+    pub fn read(path: &Path, background: [u8; 3]) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|error| Error::file(path, format!("cannot be read: {error}")))?;
+        let image = decode(&bytes).map_err(|error| {
+            Error::file(
+                path,
+                format!("is not a picture that can be read ({error}); expected PNG, JPEG or WebP"),
+            )
+        })?;
+        let rgba = image.into_rgba8();
+        let (width, height) = (rgba.width() as usize, rgba.height() as usize);
+        if width == 0 || height == 0 {
+            return Err(Error::file(path, format!("has {width}x{height} pixels; expected at least one")));
+        }
+        let over = |pixel: [u8; 4]| {
+            let opacity = u32::from(pixel[3]);
+            let blend = |i: usize| u32::from(pixel[i]) * opacity + u32::from(background[i]) * (255 - opacity);
+            [0, 1, 2].map(|i| ((blend(i) + 127) / 255) as u8)
+        };
+        let rgb = rgba.pixels().flat_map(|pixel| over(pixel.0)).collect();
+        Ok(Raster { width, height, rgb })
+    }
+
+    /// Brightness, one byte a pixel: ITU-R 601 luma in fixed point, as Pillow's `convert("L")`.
+    pub fn luma(&self) -> Vec<u8> {
+        let luma = |&[r, g, b]: &[u8; 3]| {
+            let [r, g, b] = [r, g, b].map(u32::from);
+            ((19_595 * r + 38_470 * g + 7_471 * b + 0x8000) >> 16) as u8
+        };
+        self.rgb.as_chunks().0.iter().map(luma).collect()
+    }
+}
+
+fn decode(bytes: &[u8]) -> ::image::ImageResult<DynamicImage> {
+    let mut decoder = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?.into_decoder()?;
+    // A picture is worth more than broken EXIF.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
