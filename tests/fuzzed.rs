@@ -28,6 +28,11 @@ fn embeddings() {
 }
 
 #[test]
+fn loras() {
+    all("lora", fuzzed::lora);
+}
+
+#[test]
 fn prompts() {
     all("prompt", fuzzed::prompt);
 }

@@ -16,6 +16,7 @@ use super::source::ModelSource;
 use crate::progress::Progress;
 
 #[derive(Args)]
+#[command(next_help_heading = "Model")]
 pub struct LoraArgs {
     /// A LoRA, a .safetensors file or owner/name:file of the hub, and how strong it is [default: 1]; may be
     /// given several times

@@ -1,7 +1,8 @@
 //! Where a model's numbers come from: a checkpoint, or random values of the same shapes.
 //!
 //! A model plans its tensors ([`plan::Plan`]); a [`Source`] checks the plan's requests all at once and
-//! then fills them, a few rows at a time, already converted and arranged for the kernels.
+//! then fills them, a few rows at a time, already converted and arranged for the kernels. [`lora`] changes
+//! some of them afterwards.
 
 pub mod checkpoint;
 pub mod component;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Output;
 
+use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize_to_file};
 use sdrt::image::{Parameters, read};
 
 use super::{Place, Png, code, json, root, stderr, stdout, tiny};
@@ -101,7 +103,13 @@ fn flags_win_over_the_picture() {
 #[test]
 fn pictures_of_other_programs_are_painted_anew() {
     let place = Place::new();
-    let object = json(&repeat(&place, &fixture("a1111.png"), &["--json", "--steps", "2"]));
+    let refused = place.sdrt(&["run", "--from", &fixture("a1111.png"), "--model", &tiny()]);
+    assert!(stderr(&refused).contains("<lora:style> in the prompt: say with --lora-dir"));
+    let scales = TensorView::new(Dtype::F32, vec![32], &[0; 4 * 32]).unwrap();
+    serialize_to_file([("unet.conv_norm_out.w_norm", scales)], None, &place.path("style.safetensors"))
+        .unwrap();
+    let flags = ["--json", "--steps", "2", "--lora-dir", "."];
+    let object = json(&repeat(&place, &fixture("a1111.png"), &flags));
     assert_eq!(object["prompt"], "a photo of a cat, (masterpiece:1.2), <lora:style:0.8>");
     assert_eq!(object["negative_prompt"], "lowres, bad hands");
     assert_eq!((&object["sampler"], &object["schedule"]), (&"euler-a".into(), &"linspace".into()));
@@ -122,7 +130,7 @@ fn pictures_of_other_programs_are_painted_anew() {
     assert_eq!((&object["sampler"], &object["schedule"]), (&"dpm++2m".into(), &"karras".into()));
     assert_eq!((&object["seeds"][0], &object["rng"]), (&3735928559u32.into(), &"cuda".into()));
     for name in ["old_ztxt.png", "unicode.webp", "exif.png", "ascii.jpg"] {
-        repeat(&place, &fixture(name), &["--steps", "2", "-W", "64", "-H", "64"]);
+        repeat(&place, &fixture(name), &["--steps", "2", "-W", "64", "-H", "64", "--lora-dir", "."]);
     }
 }
 

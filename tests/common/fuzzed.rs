@@ -5,14 +5,17 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use sdrt::image::{Origin, Parameters, Recorded, read_text};
 use sdrt::location::Location;
-use sdrt::ops::DType;
+use sdrt::model::config::ModelConfig;
+use sdrt::ops::cpu::Cpu;
+use sdrt::ops::{Backend, DType};
 use sdrt::pipeline::{ModelFiles, Models};
 use sdrt::text::{Chunks, Embedding, Inversions, LongPrompt, Prompt, PromptStyle, Tokenizer, extract_loras};
-use sdrt::weights::{Plan, Source};
+use sdrt::weights::lora::{Changes, Names, fill_merged};
+use sdrt::weights::{Lora, Plan, RandomWeights, Request, Source};
 
 /// A file that begins with this is only a header: its length and the tensors' bytes, all of them holes, are
 /// put around it, so that a fuzzer need not keep the two in step.
@@ -66,6 +69,31 @@ pub fn embedding(bytes: &[u8]) {
             let _ = inversions.unused(&["a word", ""]).count();
         }
     }
+}
+
+/// A LoRA: which weights of Stable Diffusion 1.5 it changes, and the first of them with the change.
+pub fn lora(bytes: &[u8]) {
+    static SD15: OnceLock<(Vec<Request>, Names)> = OnceLock::new();
+    let (requests, names) = SD15.get_or_init(|| {
+        let mut plan = Plan::measure(DType::F32);
+        Models::new(&ModelConfig::sd15(), 0, &mut plan);
+        let names = Names::new(&plan.requests);
+        (plan.requests, names)
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("lora.safetensors");
+    write_safetensors(&path, bytes).expect("a file");
+    let Ok(lora) = Lora::open(&Location::from(path)) else { return };
+    let Ok(matched) = lora.match_with(names, requests, "Stable Diffusion 1.x") else { return };
+    let mut changes = Changes::default();
+    changes.add(&Arc::new(lora), &matched.changes, requests, |_| 0.5);
+    let Some(first) = changes.requests().next() else { return };
+    let mut requests = requests.clone();
+    let mut cpu = Cpu::new();
+    let tensor = &mut requests[first].tensor;
+    let region = cpu.reserve(tensor.bytes(), "a weight").expect("memory");
+    tensor.address = region.base;
+    fill_merged(&mut cpu, &RandomWeights, &requests, first, &changes, &mut Vec::new()).expect("a weight");
 }
 
 /// A prompt in every style, down to its tokens.

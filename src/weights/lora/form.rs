@@ -59,7 +59,8 @@ pub enum Factor {
     Product(Product),
 }
 
-/// The lengths that DoRA gives to the rows or the columns of the changed weight.
+/// The lengths that DoRA gives to the rows or the columns of the changed weight. As in PEFT, the strength of
+/// the change acts before they are given.
 #[derive(Clone, Debug)]
 pub struct Magnitude {
     pub stored: Stored,
@@ -77,7 +78,9 @@ pub enum Axis {
 
 /// A tensor as a matrix.
 pub fn matrix(stored: &Stored) -> Shape {
-    (stored.shape.first().copied().unwrap_or(1), stored.shape.iter().skip(1).product())
+    let rows = stored.shape.first().copied().unwrap_or(1);
+    // A tensor without elements may have any other sizes.
+    (rows, stored.shape.iter().skip(1).fold(1, |product, &size| product.saturating_mul(size)))
 }
 
 impl Form {
@@ -160,14 +163,14 @@ impl Product {
         let (ranks, taps) = match &kernel {
             None => ([rank; 2], 1),
             Some(kernel) => match kernel.stored.shape[..] {
-                [first, second, kh, kw] => ([first, second], kh * kw),
+                [first, second, kh, kw] => ([first, second], kh.saturating_mul(kw)),
                 _ => {
                     let message = format!("its shape is {:?}; expected [r, r, kh, kw]", kernel.stored.shape);
                     return Err((kernel.stored.key.clone(), message));
                 }
             },
         };
-        if ranks != [up_rank, rank] || rank == 0 {
+        if ranks != [up_rank, rank] || ranks.contains(&0) {
             let between = kernel.map(|kernel| format!(" with {:?} between them", kernel.stored.shape));
             let message = format!(
                 "its shape {:?} and that of the other factor, {:?}{}, have no product",
@@ -222,8 +225,8 @@ impl Factor {
 }
 
 impl Magnitude {
-    /// For a weight of `inputs`, of which a convolution has several columns each.
-    pub fn new(parts: &Parts, (rows, _): Shape, inputs: usize) -> Result<Option<Self>, Fault> {
+    /// For a weight of so many rows and inputs; in a convolution an input has several columns.
+    pub fn new(parts: &Parts, rows: usize, inputs: usize) -> Result<Option<Self>, Fault> {
         let (stored, axis) = match (parts.get(&Part::MagnitudeVector), parts.get(&Part::DoraScale)) {
             (Some(stored), _) => (stored, Axis::Outputs),
             (None, Some(stored)) if stored.shape.first() == Some(&1) && rows > 1 => (stored, Axis::Inputs),

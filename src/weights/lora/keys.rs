@@ -67,7 +67,7 @@ const ENDS: [(&str, Part); 28] = [
     (".b_norm", Part::DiffB),
 ];
 
-/// PEFT's, with the name of an adapter between them and `.weight`, or none.
+/// PEFT's; after them come the name of an adapter and `.weight`, or that alone, or nothing.
 const PEFT: [(&str, Part); 3] =
     [(".lora_A", Part::Down), (".lora_B", Part::Up), (".lora_magnitude_vector", Part::MagnitudeVector)];
 
@@ -77,9 +77,12 @@ pub fn split(key: &str) -> Option<(&str, Part)> {
     let key = key.strip_prefix("base_model.model.").unwrap_or(key);
     let of_peft = PEFT.iter().find_map(|&(start, part)| {
         let (module, end) = key.split_once(start)?;
-        let adapter = end.strip_suffix(".weight").unwrap_or(end);
-        let is_name = adapter.is_empty() || (adapter.starts_with('.') && !adapter[1..].contains('.'));
-        is_name.then_some((module, part))
+        let is_adapter = |name: &str| name.strip_prefix('.').is_some_and(|name| !name.contains('.'));
+        let is_whole = match end.strip_suffix(".weight") {
+            Some(adapter) => adapter.is_empty() || is_adapter(adapter),
+            None => end.is_empty(),
+        };
+        is_whole.then_some((module, part))
     });
     let by_end = || ENDS.iter().find_map(|&(end, part)| Some((key.strip_suffix(end)?, part)));
     of_peft.or_else(by_end)

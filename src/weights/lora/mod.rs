@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! keys    what a file's key means: a module, as the file spells it, and a part of its change
+//! alpha   how strong changes are, by what PEFT keeps beside the tensors
 //! names   which tensor of the model a spelling means
 //! form    the kinds of changes, and whether their shapes fit
 //! change  the numbers, and the arithmetic
@@ -12,6 +13,7 @@
 //! the kernels' packings, recorded graphs stay as they are, and a weight without changes is filled from the
 //! checkpoint again, bit for bit what it was.
 
+mod alpha;
 mod change;
 mod form;
 mod keys;
@@ -20,8 +22,7 @@ mod names;
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
-
+use self::alpha::Alphas;
 use self::form::{Fault, Form, Magnitude, Parts};
 use self::keys::Part;
 pub use self::merge::{Changes, fill_merged};
@@ -30,7 +31,6 @@ use super::component::Shard;
 use super::plan::Request;
 use super::single_file::refuse_pickle;
 use crate::error::{Error, Result};
-use crate::json::Object;
 use crate::location::Location;
 
 /// A LoRA file, open: what it says of which modules.
@@ -43,17 +43,7 @@ pub struct Lora {
     modules: BTreeMap<String, Parts>,
     /// Keys of no known kind.
     unknown: Vec<String>,
-    /// What PEFT says of alpha, by component; "" for all.
-    alphas: BTreeMap<String, PeftAlpha>,
-}
-
-/// The alpha that PEFT keeps beside the tensors.
-struct PeftAlpha {
-    alpha: f64,
-    /// For modules whose names end like this.
-    pattern: Map<String, Value>,
-    /// Whether alpha is divided by the square root of the rank.
-    rank_stabilized: bool,
+    alphas: Alphas,
 }
 
 /// What a LoRA does to a model.
@@ -68,14 +58,11 @@ pub struct Matched {
 #[derive(Clone)]
 pub struct MatchedChange {
     pub place: Place,
-    pub(self) form: Form,
+    form: Form,
     /// alpha / rank.
-    pub(self) scale: f32,
-    pub(self) magnitude: Option<Magnitude>,
+    scale: f32,
+    magnitude: Option<Magnitude>,
 }
-
-/// Where diffusers writes PEFT's configurations into the header of a file.
-const ADAPTER_METADATA: &str = "lora_adapter_metadata";
 
 /// What gives the tensors of a LoRA's pickle in Python.
 const LOAD: &str = "torch.load(FILE, weights_only=True)";
@@ -112,7 +99,7 @@ impl Lora {
         if modules.is_empty() {
             return Err(Error::file(location, other_than_a_lora(&unknown)));
         }
-        let alphas = peft_alphas(location, &file)?;
+        let alphas = Alphas::read(location, &file)?;
         Ok(Lora { location: location.clone(), file, modules, unknown, alphas })
     }
 
@@ -141,9 +128,9 @@ impl Lora {
                     return Err(self.misfit(&form, weight, family));
                 }
                 let inputs = weight.get(1).copied().unwrap_or(1);
-                let magnitude = Magnitude::new(parts, (rows, columns), inputs).map_err(fault)?;
+                let magnitude = if is_bias { Ok(None) } else { Magnitude::new(parts, rows, inputs) };
+                let magnitude = magnitude.map_err(fault)?;
                 let scale = self.scale(requests[place.request].component, module, parts, &form);
-                let magnitude = magnitude.filter(|_| !is_bias);
                 changes.push(MatchedChange { place, form, scale, magnitude });
             }
         }
@@ -163,16 +150,10 @@ impl Lora {
     /// The factor that alpha gives: 1 where there is none.
     fn scale(&self, component: &str, module: &str, parts: &Parts, form: &Form) -> f32 {
         let Some(rank) = form.rank() else { return 1.0 };
-        let rank = rank as f64;
-        if let Some(alpha) = parts.get(&Part::Alpha).and_then(|stored| self.file.scalar(stored)) {
-            return (alpha / rank) as f32;
+        match parts.get(&Part::Alpha).and_then(|stored| self.file.scalar(stored)) {
+            Some(alpha) => (alpha / rank as f64) as f32,
+            None => self.alphas.scale(component, module, rank),
         }
-        let Some(peft) = self.alphas.get(component).or(self.alphas.get("")) else { return 1.0 };
-        let ends_with =
-            |name: &str| module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        let of_module = peft.pattern.iter().find(|(name, _)| ends_with(name));
-        let alpha = of_module.and_then(|(_, alpha)| alpha.as_f64()).unwrap_or(peft.alpha);
-        (alpha / if peft.rank_stabilized { rank.sqrt() } else { rank }) as f32
     }
 
     fn misfit(&self, form: &Form, weight: &[usize], family: &str) -> Error {
@@ -224,45 +205,4 @@ fn other_than_a_lora(keys: &[String]) -> String {
     format!(
         "no LoRA of a known kind: expected keys such as lora_unet_...lora_down.weight or unet....lora_A.weight{first}"
     )
-}
-
-/// What PEFT says of alpha: in the header of files of diffusers, in `adapter_config.json` beside its own.
-fn peft_alphas(location: &Location, file: &Shard) -> Result<BTreeMap<String, PeftAlpha>> {
-    let mut alphas = BTreeMap::new();
-    if let Some(text) = file.metadata(ADAPTER_METADATA) {
-        let all: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
-            let message = format!("{ADAPTER_METADATA} in its header: expected a JSON object ({error})");
-            Error::file(location, message)
-        })?;
-        alphas.extend(PeftAlpha::of(&all).map(|alpha| (String::new(), alpha)));
-        for component in ["unet", "text_encoder", "text_encoder_2"] {
-            let of_component = |(key, value): (&String, &Value)| {
-                let key = key.strip_prefix(component)?.strip_prefix('.')?;
-                Some((key.to_string(), value.clone()))
-            };
-            let config = all.iter().filter_map(of_component).collect();
-            alphas.extend(PeftAlpha::of(&config).map(|alpha| (component.to_string(), alpha)));
-        }
-    }
-    if let Location::Disk(path) = location
-        && location.name() == "adapter_model.safetensors"
-    {
-        let config = Location::from(path.with_file_name("adapter_config.json"));
-        if config.is_file() {
-            let config = Object::read(&config)?;
-            alphas.extend(PeftAlpha::of(&config.map).map(|alpha| (String::new(), alpha)));
-        }
-    }
-    Ok(alphas)
-}
-
-impl PeftAlpha {
-    /// Of a `LoraConfig`; `None` if it says nothing of alpha.
-    fn of(config: &Map<String, Value>) -> Option<Self> {
-        Some(PeftAlpha {
-            alpha: config.get("lora_alpha")?.as_f64()?,
-            pattern: config.get("alpha_pattern").and_then(Value::as_object).cloned().unwrap_or_default(),
-            rank_stabilized: config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
-        })
-    }
 }

@@ -90,15 +90,10 @@ fn unet(module: &str, originals: &[(String, String)]) -> Vec<String> {
             all.push(format!("lora_unet_{}", underscores(path)));
         }
     }
-    all.extend(
-        of_processor(module, "processor.", ["to_q", "to_k", "to_v", "to_out.0"])
-            .map(|path| {
-                // Without the prefix in files of the U-Net alone.
-                [format!("unet.{path}"), path]
-            })
-            .into_iter()
-            .flatten(),
-    );
+    if let Some(path) = of_processor(module, "processor.", ["to_q", "to_k", "to_v", "to_out.0"]) {
+        // Files of the U-Net alone have no prefix.
+        all.extend([format!("unet.{path}"), path]);
+    }
     all
 }
 
