@@ -35,12 +35,12 @@ struct LinearArgs {
 };
 static_assert(sizeof(LinearArgs) == 64, "mirrored in src/gpu/kernels.rs");
 
-struct ActivationArgs {
+struct ActivateArgs {
     void* x;  // T [m,n], in place
     int m, n, pitch;
     int kind;  // 0 silu, 1 gelu, 2 quick_gelu
 };
-static_assert(sizeof(ActivationArgs) == 24, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(ActivateArgs) == 24, "mirrored in src/gpu/kernels.rs");
 
 struct AttentionArgs {
     void* out;      // T [b,t,heads*d]
@@ -88,6 +88,16 @@ struct GegluArgs {
     int out_pitch, x_pitch;
 };
 static_assert(sizeof(GegluArgs) == 32, "mirrored in src/gpu/kernels.rs");
+
+struct AccumulateArgs {
+    void* x;             // T [m,n]: t rows for each image
+    const void* y;       // T [m,n]
+    const float* gains;  // [rows]
+    const int* index;    // [m/t]
+    int m, n, t;
+    int x_pitch, y_pitch, unused;
+};
+static_assert(sizeof(AccumulateArgs) == 56, "mirrored in src/gpu/kernels.rs");
 
 struct EmbedArgs {
     void* out;              // T [b*t,c]

@@ -1,4 +1,4 @@
-// What touches every element once or twice: activation, geglu, scale, embed, emphasize, timestep_embedding, to_rgb8.
+// What touches every element once or twice: activate, accumulate, geglu, scale, embed, emphasize, timestep_embedding, to_rgb8.
 //
 // All of them are bound by memory: 16 bytes a thread where rows allow it, a grid that covers the tensor.
 //
@@ -10,7 +10,7 @@ template <typename T> constexpr int VEC = 16 / sizeof(T);
 __device__ __forceinline__ size_t thread_index() { return size_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 // x[m,n] = f(x[m,n]) in place; n a multiple of the vector.
-template <typename T> __device__ void activation(const ActivationArgs& a) {
+template <typename T> __device__ void activate(const ActivateArgs& a) {
     constexpr int V = VEC<T>;
     const int vectors = a.n / V;
     const size_t i = thread_index();
@@ -23,6 +23,23 @@ template <typename T> __device__ void activation(const ActivationArgs& a) {
         v.v[j] = from_float<T>(a.kind == 0 ? silu(f) : a.kind == 1 ? gelu(f) : quick_gelu(f));
     }
     *reinterpret_cast<Vector<T, V>*>(x) = v;
+}
+
+// x[m,n] += gain * y[m,n], one gain an image; n a multiple of the vector.
+template <typename T> __device__ void accumulate(const AccumulateArgs& a) {
+    constexpr int V = VEC<T>;
+    const int vectors = a.n / V;
+    const size_t i = thread_index();
+    if (i >= size_t(a.m) * vectors) return;
+    const size_t row = i / vectors, column = i % vectors * V;
+    const float gain = a.gains[a.index[row / a.t]];
+    if (gain == 0.f) return;
+    T* x = static_cast<T*>(a.x) + row * a.x_pitch + column;
+    auto sum = *reinterpret_cast<Vector<T, V>*>(x);
+    const auto y = *reinterpret_cast<const Vector<T, V>*>(static_cast<const T*>(a.y) + row * a.y_pitch + column);
+#pragma unroll
+    for (int j = 0; j < V; j++) sum.v[j] = from_float<T>(to_float(sum.v[j]) + gain * to_float(y.v[j]));
+    *reinterpret_cast<Vector<T, V>*>(x) = sum;
 }
 
 // out[m,n] = x[m,2j] * gelu(x[m,2j+1]): two vectors in, one out.
@@ -113,7 +130,8 @@ template <typename T> __device__ void to_rgb8(const ToRgb8Args& a) {
         emphasize_##SUFFIX(const __grid_constant__ EmphasizeArgs a) { \
         emphasize<T>(a);                                             \
     }                                                                \
-    KERNEL(activation, ActivationArgs, SUFFIX, T)                    \
+    KERNEL(activate, ActivateArgs, SUFFIX, T)                        \
+    KERNEL(accumulate, AccumulateArgs, SUFFIX, T)                    \
     KERNEL(geglu, GegluArgs, SUFFIX, T)                              \
     KERNEL(scale, ScaleArgs, SUFFIX, T)                              \
     KERNEL(embed, EmbedArgs, SUFFIX, T)                              \

@@ -12,7 +12,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sdrt::device::Device;
 use sdrt::model::config::ModelConfig;
-use sdrt::model::unet::TimeInputs;
+use sdrt::model::time::TimeInputs;
 use sdrt::ops::count::Count;
 use sdrt::ops::{Arena, Backend, Call, DType, Ops, Scale, TableRow, Tensor};
 use sdrt::pipeline::Models;
@@ -118,7 +118,7 @@ fn run(models: &Models, ops: &mut dyn Ops, inputs: &Inputs) {
     unet.time_table(ops, table, TimeInputs { timesteps: inputs.timestep, guidance: None, added: None });
     unet.context(ops, context, states);
     ops.scale(Scale { out: x, x: inputs.latents, scale: 1.0 });
-    unet.forward(ops, prediction, x, TableRow { table, index: inputs.index }, context);
+    unet.forward(ops, prediction, x, TableRow { table, index: inputs.index }, context, &[]);
     models.vae.decode(ops, picture, inputs.latents);
 }
 

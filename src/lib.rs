@@ -6,7 +6,7 @@
 //! ```text
 //! hub      -> location                 the id of a model to its files, downloaded where they are missing
 //! pipeline -> text, sampler, rng        what is written in front of a run: token ids, tables, noise
-//!          -> model                     CLIP, U-Net, VAE: plain functions over `Ops`
+//!          -> model                     CLIP, U-Net, ControlNets, VAE: plain functions over `Ops`
 //!          -> weights                   at load only: a plan of tensors, filled from a checkpoint
 //! model    -> ops                       tensors, verbs; the backends cpu, cuda and count
 //! ops      -> gpu -> cuda/*.cu          driver, memory, graphs, kernels, cuBLASLt

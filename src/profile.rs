@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::bench::{median, write_lines};
 use crate::columns::columns;
 use crate::error::Result;
-use crate::ops::{Backend, Call};
+use crate::ops::{Accumulate, Backend, Call, SamplerStep};
 use crate::pipeline::{Pipeline, Request, Stage};
 use crate::roofline::{CELLS, Ceiling, Work};
 
@@ -92,7 +92,7 @@ fn adds_to_itself(call: &Call) -> bool {
     let residual = match call {
         Call::Conv2d(v) => v.residual,
         Call::Linear(v) => v.residual,
-        Call::SamplerStep(v) => Some(v.x),
+        Call::Accumulate(Accumulate { x, .. }) | Call::SamplerStep(SamplerStep { x, .. }) => Some(*x),
         _ => None,
     };
     residual.is_some_and(|residual| residual.address == call.out().address)

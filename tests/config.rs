@@ -3,7 +3,7 @@
 use std::fs;
 
 use sdrt::location::Location;
-use sdrt::model::config::{BlockKind, ClipConfig, ModelConfig, UNetConfig, VaeConfig};
+use sdrt::model::config::{BlockKind, ClipConfig, ControlNetConfig, ModelConfig, UNetConfig, VaeConfig};
 use sdrt::ops::Activation;
 use sdrt::pipeline::{ModelFiles, Request};
 use sdrt::sampler::Sampler;
@@ -188,6 +188,51 @@ fn unsupported_u_nets_are_refused_in_a_sentence() {
         let mut config = json!({});
         config[key] = value.clone();
         refused(config, &[&format!("{key} is {value}; "), supported]);
+    }
+}
+
+/// `config.json` of a ControlNet for Stable Diffusion 1.5.
+fn controlnet() -> Value {
+    let mut config = unet();
+    let keys = config.as_object_mut().unwrap();
+    keys.retain(|key, _| !["out_channels", "sample_size", "up_block_types"].contains(&key.as_str()));
+    let changes = json!({
+        "_class_name": "ControlNetModel", "conditioning_embedding_out_channels": [16, 32, 96, 256],
+        "controlnet_conditioning_channel_order": "rgb", "global_pool_conditions": false,
+        "mid_block_type": "UNetMidBlock2DCrossAttn", "projection_class_embeddings_input_dim": null,
+    });
+    with(config, changes)
+}
+
+#[test]
+fn a_controlnet_reads_as_the_encoder_of_its_u_net() {
+    let config = read(controlnet(), ControlNetConfig::read).unwrap();
+    assert_eq!(config.encoder, UNetConfig { up_blocks: vec![], ..UNetConfig::sd15() });
+    assert_eq!((config.embedding_channels, config.is_bgr), (vec![16, 32, 96, 256], false));
+    let small = json!({
+        "down_block_types": vec!["DownBlock2D"; 4], "mid_block_type": "UNetMidBlock2D",
+        "controlnet_conditioning_channel_order": "bgr", "conditioning_embedding_out_channels": null,
+    });
+    let config = read(with(controlnet(), small), ControlNetConfig::read).unwrap();
+    assert_eq!(config.encoder.down_blocks, [BlockKind::Resnets; 4]);
+    assert_eq!((config.encoder.mid_attention, config.is_bgr), (false, true));
+    assert_eq!(config.embedding_channels, [16, 32, 96, 256]);
+}
+
+#[test]
+fn unsupported_controlnets_are_refused_in_a_sentence() {
+    for (key, value, supported) in [
+        ("_class_name", json!("ControlNetUnionModel"), "only \"ControlNetModel\" is supported"),
+        ("conditioning_channels", json!(6), "only 3 is supported"),
+        ("global_pool_conditions", json!(true), "only false is supported"),
+        ("mid_block_type", json!("other"), "\"UNetMidBlock2D\" are supported"),
+        ("controlnet_conditioning_channel_order", json!("gbr"), "only \"rgb\" and \"bgr\" are"),
+        ("conditioning_embedding_out_channels", json!([16, 20]), "expected a list of multiples of 8"),
+        ("conditioning_embedding_out_channels", json!([]), "expected a list of multiples of 8"),
+        ("attention_head_dim", json!(7), "it is a number of heads"),
+    ] {
+        let config = with(controlnet(), json!({key: value}));
+        assert_refused(read(config, ControlNetConfig::read), &[&format!("{key} is {value}; "), supported]);
     }
 }
 

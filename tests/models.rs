@@ -9,7 +9,8 @@ use common::{Case, check, download, fixture, reserve_arena, root, upload};
 use sdrt::model::blocks::{Carried, Resnet, Transformer};
 use sdrt::model::clip::ClipText;
 use sdrt::model::config::ModelConfig;
-use sdrt::model::unet::{TimeInputs, UNet};
+use sdrt::model::time::TimeInputs;
+use sdrt::model::unet::UNet;
 use sdrt::model::vae::Vae;
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::{Backend, DType, Ops, Region, TableRow, Tensor};
@@ -103,7 +104,7 @@ impl Run<'_> {
         self.compare(MODEL, |ops, out| {
             unet.time_table(ops, table, TimeInputs { timesteps, guidance: None, added: None });
             unet.context(ops, context, states);
-            unet.forward(ops, out, x, TableRow { table, index }, context);
+            unet.forward(ops, out, x, TableRow { table, index }, context, &[]);
         });
     }
 

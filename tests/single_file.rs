@@ -15,7 +15,7 @@ use sdrt::model::config::{ModelConfig, VaeConfig};
 use sdrt::ops::DType;
 use sdrt::pipeline::{Distillation, Family, ModelFiles, Models, Request};
 use sdrt::sampler::Sampler;
-use sdrt::weights::single_file::names::{Part, places};
+use sdrt::weights::single_file::names::{self, Part, places};
 use sdrt::weights::{Plan, Source};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -214,6 +214,83 @@ fn another_vae_takes_the_place_of_the_models() {
     let none = Hollow::new("vae.safetensors", &BTreeMap::from([("a".into(), vec![1])]), json!({}));
     let files = ModelFiles { vae: Some(none.location()), ..file.files() };
     assert_refused(files.describe(), "vae.safetensors: no VAE of Stable Diffusion");
+}
+
+#[test]
+fn every_key_of_a_controlnet_means_what_the_converter_of_diffusers_says() {
+    for name in ["controlnet_sd15", "controlnet_sd21"] {
+        let family = family(name);
+        let wanted = family["diffusers"]["controlnet"].as_object().unwrap();
+        let mut found = BTreeSet::new();
+        for key in family["original"].as_object().unwrap().keys() {
+            let ours = names::controlnet(key.strip_prefix("control_model.").unwrap()).expect(key);
+            assert_eq!(wanted[&ours][1], **key, "{name}: {ours}");
+            assert!(found.insert(ours), "{name}: two keys mean {key}");
+        }
+        assert_eq!(found.len(), wanted.len(), "{name}");
+    }
+    for key in ["zero_convs.0.1.weight", "zero_convs.x", "input_hint_block.1.weight", "wings.weight"] {
+        assert_eq!(names::controlnet(key), None, "{key}");
+    }
+}
+
+#[test]
+fn controlnets_of_all_layouts_are_recognised_by_their_shapes() {
+    for (model, name, other) in [("sd15", "controlnet_sd15", "sd21"), ("sd21", "controlnet_sd21", "sdxl")] {
+        let of_original = original(name);
+        let prefix = "control_model.";
+        let bare = of_original.iter().map(|(key, shape)| (key[prefix.len()..].to_string(), shape.clone()));
+        let with_a_model = of_original.clone().into_iter().chain(original(model));
+        let of_diffusers = family(name)["diffusers"]["controlnet"].as_object().unwrap().clone();
+        let of_diffusers = of_diffusers.iter().map(|(key, pair)| (key.clone(), shape(&pair[0])));
+        let base = Hollow::new("model.safetensors", &original(model), json!({}));
+        let steered = |tensors| {
+            let net = Hollow::new("net.safetensors", &tensors, json!({}));
+            let files = ModelFiles { controlnets: vec![net.location()], ..base.files() };
+            let (description, checkpoint) = files.open().unwrap();
+            let unet = &description.config.unet;
+            let [controlnet] = &description.config.controlnets[..] else { panic!("one ControlNet") };
+            assert_eq!(controlnet.embedding_channels, [16, 32, 96, 256]);
+            assert_eq!(controlnet.encoder.block_out_channels, unet.block_out_channels);
+            assert_eq!(controlnet.encoder.down_blocks, unet.down_blocks);
+            assert_eq!(controlnet.encoder.heads, unet.heads);
+            let mut plan = Plan::measure(DType::F16);
+            Models::new(&description.config, 0, &mut plan);
+            checkpoint.check(&plan.requests).unwrap();
+        };
+        steered(of_original.clone());
+        steered(bare.collect());
+        steered(with_a_model.collect());
+        steered(of_diffusers.collect());
+
+        let net = Hollow::new("net.safetensors", &of_original, json!({}));
+        let other = Hollow::new("model.safetensors", &original(other), json!({}));
+        let files = ModelFiles { controlnets: vec![net.location()], ..other.files() };
+        assert_refused(files.describe(), "net.safetensors: cross_attention_dim is");
+    }
+}
+
+#[test]
+fn files_that_are_no_controlnets_are_called_what_they_are() {
+    let base = Hollow::new("model.safetensors", &original("sd15"), json!({}));
+    let describe = |keys: &[&str]| {
+        let tensors = keys.iter().map(|key| (key.to_string(), vec![8, 8])).collect();
+        let net = Hollow::new("net.safetensors", &tensors, json!({}));
+        ModelFiles { controlnets: vec![net.location()], ..base.files() }.describe()
+    };
+    for (key, sentence) in [
+        ("lora_controlnet", "a Control-LoRA"),
+        ("lllite_unet_input_blocks_4_1_proj.down.0.weight", "a ControlNet-LLLite"),
+        ("adapter.body.0.in_conv.weight", "a T2I-Adapter"),
+        ("task_embedding", "a ControlNet of several tasks (union)"),
+        ("model.diffusion_model.out.2.bias", "no ControlNet; expected keys such as"),
+        ("controlnet_cond_embedding.conv_in.weight", "not the shapes of a ControlNet"),
+    ] {
+        assert_refused(describe(&[key]), sentence);
+    }
+    let hint = "input_hint_block.0.weight";
+    assert_refused(describe(&[hint, "wings.weight"]), "wings.weight: unexpected; no ControlNet");
+    assert_refused(describe(&[hint]), "not the shapes of a ControlNet");
 }
 
 #[test]

@@ -41,6 +41,16 @@ fn geglu() {
 }
 
 #[test]
+fn activate() {
+    agrees_with_torch(&mut Cpu::new(), "activate", SUMS);
+}
+
+#[test]
+fn accumulate() {
+    agrees_with_torch(&mut Cpu::new(), "accumulate", SUMS);
+}
+
+#[test]
 fn embed() {
     agrees_with_torch(&mut Cpu::new(), "embed", 0.0);
 }

@@ -1,6 +1,7 @@
 //! Flags, and what is printed. The work is done by the library.
 
 mod bench;
+mod control;
 mod emoji;
 mod from;
 mod info;

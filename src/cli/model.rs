@@ -72,6 +72,7 @@ impl ModelChanges {
             vae: self.vae.as_ref().map(|vae| vae.locate(progress)).transpose()?,
             prediction_type: self.prediction,
             embeddings: self.embeddings.clone(),
+            controlnets: Vec::new(),
         }))
     }
 }

@@ -65,7 +65,6 @@ impl PictureArgs {
 
 /// The size that is asked for; what is open follows from the picture's.
 fn size_of(picture: &Raster, size: &SizeArgs, multiple: usize) -> [usize; 2] {
-    let below = |side: usize| (side / multiple).max(1) * multiple;
     // A side that keeps the shape of the picture where the other is given.
     let beside = |other: usize, side: usize, of: usize| {
         let steps = (other as f64 * side as f64 / of as f64 / multiple as f64).round() as usize;
@@ -76,6 +75,6 @@ fn size_of(picture: &Raster, size: &SizeArgs, multiple: usize) -> [usize; 2] {
         (Some(width), Some(height)) => [width, height],
         (Some(width), None) => [width, beside(width, h, w)],
         (None, Some(height)) => [beside(height, w, h), height],
-        (None, None) => [below(w), below(h)],
+        (None, None) => picture.size_below(multiple),
     }
 }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
+use super::control::ControlArgs;
 use super::from::FromArgs;
 use super::lora::{LoraArgs, Tagged};
 use super::model::ModelArgs;
@@ -53,6 +54,8 @@ pub struct Run {
     conditioning: ConditioningArgs,
     #[command(flatten)]
     picture: PictureArgs,
+    #[command(flatten)]
+    control: ControlArgs,
     /// Pictures at once, of every prompt; several go to name-0.png, name-1.png, ...
     #[arg(short = 'b', long, value_name = "N", default_value_t = 1, help_heading = "Size")]
     num_images: usize,
@@ -76,7 +79,7 @@ impl Run {
         let of_prompt =
             |prompt: &Prompt| loras.of_prompt(&prompt.text).map_err(|error| prompt.locate_error(error));
         let tagged: Vec<Tagged> = prompts.iter().map(of_prompt).collect::<Result<_>>()?;
-        let model = self.model.model(progress)?;
+        let model = self.control.steer(&self.model, progress)?;
         let description = model.describe()?;
         let request = self.request(&description)?;
         let passes = request.check(&description)?;
@@ -169,10 +172,17 @@ impl Run {
 
     /// The model's suggestion with what the flags say instead; without the prompt.
     fn request(&self, model: &Description) -> Result<Request, Error> {
-        let defaults = self.picture.apply(self.sampling.request(model)?, model, &self.size)?;
+        let controls = self.control.controls()?;
+        let mut defaults = self.sampling.request(model)?;
+        if let Some(control) = controls.first() {
+            let multiple = model.config.vae.scale_factor();
+            [defaults.width, defaults.height] = control.image.size_below(multiple);
+        }
+        let defaults = self.picture.apply(defaults, model, &self.size)?;
         Ok(Request {
             images: self.num_images,
             size: self.conditioning.conditioning(),
+            controls,
             ..self.prompts.apply(defaults)
         })
     }

@@ -46,7 +46,10 @@ args!(LinearArgs, 64 {
     out: u64, x: u64, weight: u64, bias: u64, residual: u64,
     m: i32, n: i32, k: i32, out_pitch: i32, x_pitch: i32, residual_pitch: i32,
 });
-args!(ActivationArgs, 24 { x: u64, m: i32, n: i32, pitch: i32, kind: i32 });
+args!(ActivateArgs, 24 { x: u64, m: i32, n: i32, pitch: i32, kind: i32 });
+args!(AccumulateArgs, 56 {
+    x: u64, y: u64, gains: u64, index: u64, m: i32, n: i32, t: i32, x_pitch: i32, y_pitch: i32, unused: i32,
+});
 args!(AttentionArgs, 80 {
     out: u64, q: u64, k: u64, v: u64,
     b: i32, heads: i32, t: i32, s: i32, d: i32,
@@ -152,7 +155,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    elementwise: [activation, geglu, scale, embed, emphasize, timestep_embedding, to_rgb8],
+    elementwise: [activate, accumulate, geglu, scale, embed, emphasize, timestep_embedding, to_rgb8],
     naive: [conv2d_naive, linear_naive, attention_naive],
     norm: [group_norm_fused, group_norm_stats, group_norm_apply, layer_norm],
     sampler: [model_input, sampler_step],

@@ -71,12 +71,17 @@ impl Cache {
         }
         let names = names(&snapshot).ok()?;
         let read = |name: &str| Object::read(&snapshot.join(name).into());
-        if !names.contains(select::MODEL_INDEX) {
-            let file = select::checkpoint(&id.repository, &names).ok()?;
-            return Some(Cached::Checkpoint(snapshot.join(file).into()));
-        }
         // Configurations and vocabularies are fetched before weights: if these are there, so are those.
-        let selection = select::select(&read(select::MODEL_INDEX).ok()?, &names).ok()?;
+        let selection = match select::component(&names) {
+            Some(component) => component,
+            None if names.contains(select::MODEL_INDEX) => {
+                select::select(&read(select::MODEL_INDEX).ok()?, &names).ok()?
+            }
+            None => {
+                let file = select::checkpoint(&id.repository, &names).ok()?;
+                return Some(Cached::Checkpoint(snapshot.join(file).into()));
+            }
+        };
         for index in &selection.indices {
             let shards = select::shards(&read(index).ok()?, index).ok()?;
             if !shards.iter().all(|shard| names.contains(shard)) {

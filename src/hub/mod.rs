@@ -35,7 +35,7 @@ pub struct Transfer<'a> {
 /// Called often while files arrive, and never where nothing is missing.
 pub type OnTransfer<'a> = &'a mut dyn FnMut(&Transfer);
 
-/// The folder of a model, or its checkpoint where it is a single file.
+/// The folder of a model or of a component by itself, or the checkpoint where it is a single file.
 pub fn fetch(id: &Id, on_transfer: OnTransfer) -> Result<Location> {
     fetch_with(&Settings::from_env()?, id, on_transfer)
 }
@@ -76,10 +76,11 @@ fn fetch_listed(listing: &Listing, downloads: &Downloads, on_transfer: OnTransfe
     let snapshot = Location::from(cache.snapshot(commit));
     let names: BTreeSet<String> = listing.files.keys().cloned().collect();
 
+    let component = select::component(&names);
     let single = match &id.file {
         Some(file) if !names.contains(file) => return Err(refuse(format!("the model has no file {file}"))),
         Some(file) => Some(file.clone()),
-        None if names.contains(select::MODEL_INDEX) => None,
+        None if names.contains(select::MODEL_INDEX) || component.is_some() => None,
         None => Some(select::checkpoint(&id.repository, &names).map_err(refuse)?),
     };
     if let Some(file) = single {
@@ -92,7 +93,10 @@ fn fetch_listed(listing: &Listing, downloads: &Downloads, on_transfer: OnTransfe
         fetch_all(listing, downloads, &[name], &mut |_| ())?;
         Object::read(&snapshot.join(name))
     };
-    let selection = select::select(&read(select::MODEL_INDEX)?, &names).map_err(refuse)?;
+    let selection = match component {
+        Some(component) => component,
+        None => select::select(&read(select::MODEL_INDEX)?, &names).map_err(refuse)?,
+    };
     let mut files = selection.texts;
     files.extend(selection.weights);
     for index in &selection.indices {

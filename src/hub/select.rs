@@ -8,6 +8,8 @@ use crate::json::Object;
 
 /// What makes a repository a model in the diffusers layout.
 pub const MODEL_INDEX: &str = "model_index.json";
+/// What describes a component.
+const CONFIG: &str = "config.json";
 
 /// Components that a pipeline loads, and what their files are.
 const COMPONENTS: [(&str, Files); 7] = [
@@ -40,6 +42,18 @@ pub struct Selection {
     pub indices: Vec<String>,
 }
 
+impl Selection {
+    /// Adds the weights of a component, or the index of their shards.
+    fn add_weights(&mut self, file: String) {
+        if file.ends_with(".json") {
+            self.texts.push(file.clone());
+            self.indices.push(file);
+        } else {
+            self.weights.push(file);
+        }
+    }
+}
+
 /// The files of the components that `model_index.json` lists, out of those that there are. The error is the
 /// rest of a sentence about the repository.
 pub fn select(model_index: &Object, names: &BTreeSet<String>) -> Result<Selection, String> {
@@ -62,14 +76,8 @@ pub fn select(model_index: &Object, names: &BTreeSet<String>) -> Result<Selectio
                 selection.texts.extend(names.iter().filter(is_text).cloned());
             }
             Files::Weights(base) => {
-                selection.texts.push(config(component, "config.json", names)?);
-                let file = weights(component, base, names)?;
-                if file.ends_with(".json") {
-                    selection.texts.push(file.clone());
-                    selection.indices.push(file);
-                } else {
-                    selection.weights.push(file);
-                }
+                selection.texts.push(config(component, CONFIG, names)?);
+                selection.add_weights(weights(component, base, names)?);
             }
         }
     }
@@ -87,14 +95,7 @@ fn config(component: &str, file: &str, names: &BTreeSet<String>) -> Result<Strin
 
 /// The weights of a component, or the index of their shards: in half precision where there is a choice.
 fn weights(component: &str, base: &str, names: &BTreeSet<String>) -> Result<String, String> {
-    let variants = [
-        format!("{component}/{base}.fp16.safetensors"),
-        format!("{component}/{base}.safetensors.index.fp16.json"),
-        format!("{component}/{base}.fp16.safetensors.index.json"),
-        format!("{component}/{base}.safetensors"),
-        format!("{component}/{base}.safetensors.index.json"),
-    ];
-    variants.into_iter().find(|file| names.contains(file)).ok_or_else(|| {
+    find_weights(&format!("{component}/{base}"), names).ok_or_else(|| {
         let pickles = [".bin", ".ckpt", ".pt"];
         let is_pickle = |name: &&String| {
             name.starts_with(&format!("{component}/")) && pickles.iter().any(|end| name.ends_with(end))
@@ -110,12 +111,32 @@ fn weights(component: &str, base: &str, names: &BTreeSet<String>) -> Result<Stri
     })
 }
 
+fn find_weights(base: &str, names: &BTreeSet<String>) -> Option<String> {
+    let variants = [
+        format!("{base}.fp16.safetensors"),
+        format!("{base}.safetensors.index.fp16.json"),
+        format!("{base}.fp16.safetensors.index.json"),
+        format!("{base}.safetensors"),
+        format!("{base}.safetensors.index.json"),
+    ];
+    variants.into_iter().find(|file| names.contains(file))
+}
+
+/// The files of a repository that is one component by itself: a ControlNet, a VAE.
+pub fn component(names: &BTreeSet<String>) -> Option<Selection> {
+    let is_component = names.contains(CONFIG) && !names.contains(MODEL_INDEX);
+    let file = find_weights("diffusion_pytorch_model", names).filter(|_| is_component)?;
+    let mut selection = Selection { texts: vec![CONFIG.into()], ..Selection::default() };
+    selection.add_weights(file);
+    Some(selection)
+}
+
 /// The files that the index of a component's shards names, beside the index at `path`.
 pub fn shards(index: &Object, path: &str) -> Result<Vec<String>> {
     let Some(weight_map) = index.get("weight_map").and_then(|map| map.as_object()) else {
         return Err(index.refuse("weight_map", "expected an object of keys and the files they are in"));
     };
-    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
     let mut shards = BTreeSet::new();
     for (key, shard) in weight_map {
         let file = shard.as_str().filter(|file| is_relative(file) && !file.contains('/'));
@@ -123,7 +144,7 @@ pub fn shards(index: &Object, path: &str) -> Result<Vec<String>> {
             let message = format!("weight_map gives {shard} as its file; expected a file name");
             return Err(Error::tensor(&index.file, key, message));
         };
-        shards.insert(format!("{folder}/{file}"));
+        shards.insert(format!("{folder}{file}"));
     }
     Ok(shards.into_iter().collect())
 }
@@ -258,6 +279,23 @@ mod tests {
             assert!(error.contains("expected a file name"), "{error}");
         }
         assert!(read(json!(3)).unwrap_err().to_string().contains("weight_map is 3"));
+    }
+
+    #[test]
+    fn a_component_by_itself_is_its_configuration_and_its_weights() {
+        let half = "diffusion_pytorch_model.fp16.safetensors";
+        let found = component(&names(&["config.json", "diffusion_pytorch_model.safetensors", half])).unwrap();
+        assert_eq!((found.texts, found.weights), (vec!["config.json".into()], vec![half.into()]));
+        let index = "diffusion_pytorch_model.safetensors.index.json";
+        let found = component(&names(&["config.json", index])).unwrap();
+        assert_eq!(
+            (found.texts, found.indices),
+            (vec!["config.json".into(), index.into()], vec![index.into()])
+        );
+        let read = json!({"weight_map": {"x": "a.safetensors"}});
+        assert_eq!(shards(&object(read), index).unwrap(), ["a.safetensors"]);
+        assert_eq!(component(&names(&[half])), None);
+        assert_eq!(component(&names(&["config.json", "model_index.json", half])), None);
     }
 
     #[test]

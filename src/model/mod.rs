@@ -3,5 +3,8 @@
 pub mod blocks;
 pub mod clip;
 pub mod config;
+pub mod controlnet;
+pub mod encoder;
+pub mod time;
 pub mod unet;
 pub mod vae;

@@ -79,6 +79,12 @@ impl dyn Ops + '_ {
     pub fn geglu(&mut self, v: Geglu) {
         self.call(Call::Geglu(v));
     }
+    pub fn activate(&mut self, v: Activate) {
+        self.call(Call::Activate(v));
+    }
+    pub fn accumulate(&mut self, v: Accumulate) {
+        self.call(Call::Accumulate(v));
+    }
     pub fn embed(&mut self, v: Embed) {
         self.call(Call::Embed(v));
     }

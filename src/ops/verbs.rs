@@ -96,6 +96,21 @@ pub struct Geglu {
     pub x: Tensor,   // [b,1,t,2n]
 }
 
+/// `x = activation(x)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Activate {
+    pub x: Tensor, // [b,h,w,c], updated
+    pub activation: Activation,
+}
+
+/// `x[b] = x[b] + gain.table[gain.index[b]] · y[b]`. Where the gain is zero, `x` stays as it is whatever `y` holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Accumulate {
+    pub x: Tensor,      // [b,h,w,c], updated
+    pub y: Tensor,      // [b,h,w,c]
+    pub gain: TableRow, // f32, one number a row
+}
+
 /// `out[b, t] = tokens[ids[b, t]] + positions[t]`, or without positions the rows of a table by their
 /// numbers. An id outside the table reads its last row.
 #[derive(Clone, Copy, Debug)]
@@ -211,6 +226,8 @@ pub enum Call {
     LayerNorm(LayerNorm),
     Attention(Attention),
     Geglu(Geglu),
+    Activate(Activate),
+    Accumulate(Accumulate),
     Embed(Embed),
     Emphasize(Emphasize),
     TimestepEmbedding(TimestepEmbedding),
@@ -295,6 +312,8 @@ impl Call {
             Call::LayerNorm(_) => "layer_norm",
             Call::Attention(_) => "attention",
             Call::Geglu(_) => "geglu",
+            Call::Activate(_) => "activate",
+            Call::Accumulate(_) => "accumulate",
             Call::Embed(_) => "embed",
             Call::Emphasize(_) => "emphasize",
             Call::TimestepEmbedding(_) => "timestep_embedding",
@@ -314,6 +333,8 @@ impl Call {
             Call::LayerNorm(v) => v.out,
             Call::Attention(v) => v.out,
             Call::Geglu(v) => v.out,
+            Call::Activate(v) => v.x,
+            Call::Accumulate(v) => v.x,
             Call::Embed(v) => v.out,
             Call::Emphasize(v) => v.x,
             Call::TimestepEmbedding(v) => v.out,
@@ -348,6 +369,12 @@ impl Call {
                 assert!(!v.causal || v.q.tokens() == v.k.tokens(), "{v:?}");
             }
             Call::Geglu(v) => assert!(v.out.rows() == v.x.rows() && v.x.c() == 2 * v.out.c(), "{v:?}"),
+            Call::Activate(_) => {}
+            Call::Accumulate(v) => {
+                let TableRow { table, index } = v.gain;
+                assert!(v.x.shape == v.y.shape && table.c() == 1 && table.dtype == DType::F32, "{v:?}");
+                assert!(index.dtype == DType::I32 && index.c() >= v.x.b(), "{v:?}");
+            }
             Call::Embed(v) => {
                 assert!(v.ids.dtype == DType::I32 && v.ids.len() == v.out.rows(), "{v:?}");
                 assert!(v.tokens.c() == v.out.c(), "{v:?}");
@@ -413,6 +440,8 @@ impl Call {
             Call::LayerNorm(v) => v.out.bytes() + v.x.bytes() + v.weight.bytes() + v.bias.bytes(),
             Call::Attention(v) => v.out.bytes() + v.q.bytes() + v.k.bytes() + v.v.bytes(),
             Call::Geglu(v) => v.out.bytes() + v.x.bytes(),
+            Call::Activate(v) => 2 * v.x.bytes(),
+            Call::Accumulate(v) => 2 * v.x.bytes() + v.y.bytes(),
             Call::Embed(v) => {
                 let rows = if v.positions.is_some() { 3 } else { 2 };
                 rows * v.out.bytes() + v.ids.bytes()

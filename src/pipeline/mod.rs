@@ -10,6 +10,7 @@
 //! sampler, guidance, seed and prompt are data that is written in front of them.
 
 mod bucket;
+mod control;
 mod encoded;
 mod enlarge;
 mod family;
@@ -28,6 +29,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::bucket::Bucket;
+pub use self::control::Control;
+use self::control::write_controls;
 use self::encoded::Encoded;
 use self::enlarge::enlarge;
 pub use self::family::{Distillation, Family};
@@ -211,6 +214,7 @@ impl Pipeline {
         let start = Instant::now();
         prompts.write(backend, t, request, pass, &self.description)?;
         write_times(backend, t, request, table)?;
+        write_controls(backend, t, request, config, pass)?;
         backend.replay(&bucket.encode)?;
         times.text += start.elapsed();
 

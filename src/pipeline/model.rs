@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::control;
 use super::family::{Distillation, Family};
 use super::{OnLoad, Pipeline};
 use crate::error::Result;
@@ -29,6 +30,8 @@ pub struct ModelFiles {
     pub prediction_type: Option<&'static str>,
     /// Textual inversions that prompts may name.
     pub embeddings: Vec<Embedding>,
+    /// ControlNets: files or folders.
+    pub controlnets: Vec<Location>,
 }
 
 /// Shapes that are known without a checkpoint.
@@ -81,7 +84,13 @@ impl fmt::Display for Model {
 
 impl From<Location> for ModelFiles {
     fn from(location: Location) -> Self {
-        ModelFiles { location, vae: None, prediction_type: None, embeddings: Vec::new() }
+        ModelFiles {
+            location,
+            vae: None,
+            prediction_type: None,
+            embeddings: Vec::new(),
+            controlnets: Vec::new(),
+        }
     }
 }
 
@@ -103,10 +112,11 @@ impl ModelFiles {
             let file = SingleFile::open(&self.location)?;
             (self.describe_file(&file)?, file.checkpoint)
         };
-        match &self.vae {
-            None => Ok((description, checkpoint)),
-            Some(vae) => Ok((description, checkpoint.with_vae(vae)?)),
-        }
+        let checkpoint = match &self.vae {
+            None => checkpoint,
+            Some(vae) => checkpoint.with_vae(vae)?,
+        };
+        Ok((description, checkpoint.with_controlnets(&self.controlnets)?))
     }
 
     fn describe_folder(&self, folder: &ModelFolder) -> Result<Description> {
@@ -163,6 +173,7 @@ impl ModelFiles {
             };
             config.check(vae)?;
         }
+        control::read_controlnets(&mut description.config, &self.controlnets)?;
         Ok(description)
     }
 }

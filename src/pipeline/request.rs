@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::control::{self, Control};
 use super::family::Distillation;
 use super::init::{Hires, Init, skipped_steps};
 use super::model::Description;
@@ -47,6 +48,8 @@ pub struct Request {
     pub init: Option<Init>,
     /// Not together with `init`.
     pub hires: Option<Hires>,
+    /// One for each of the model's ControlNets, in their order; those without one do not act.
+    pub controls: Vec<Control>,
 }
 
 /// One run of the denoising loop.
@@ -113,6 +116,7 @@ impl Request {
             size: SizeConditioning::default(),
             init: None,
             hires: None,
+            controls: Vec::new(),
         }
     }
 
@@ -150,6 +154,7 @@ impl Request {
             return invalid(format!("--guidance-rescale {rescale}: expected a number from 0 to 1"));
         }
         self.check_size(config, self.width, self.height)?;
+        control::check(self, config)?;
         if self.size != SizeConditioning::default() && !config.is_xl() {
             return invalid(format!(
                 "--original-size, --crop and --target-size: only Stable Diffusion XL knows them, and this is {}",
@@ -197,7 +202,8 @@ impl Request {
         let images = self.images;
         let map =
             if width.max(height) > LARGEST_SIDE { usize::MAX } else { config.vae.largest_map(height, width) };
-        let elements = images.checked_mul(map);
+        let hints = config.controlnets.iter().map(|net| net.largest_map(height, width));
+        let elements = images.checked_mul(map).and_then(|elements| hints.chain([elements]).max());
         if elements.is_none_or(|n| n > i32::MAX as usize) {
             let pictures = if images == 1 { "picture" } else { "pictures at once" };
             let hires = if self.hires.is_some() { ", --hires-scale" } else { "" };
@@ -244,6 +250,7 @@ impl Request {
             clip_skip: if guided { [negative, clip_skip] } else { [clip_skip; 2] },
             from_picture: self.init.is_some(),
             blended: masked && !config.paints_into_pictures(),
+            controls: self.controls.len(),
             ..shape
         }
     }

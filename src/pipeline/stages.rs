@@ -2,15 +2,18 @@
 
 use std::ops::Range;
 
+use super::control::ControlTensors;
 use crate::model::blocks::Carried;
 use crate::model::clip::{ClipText, Pooled};
 use crate::model::config::{ClipConfig, ModelConfig, TextTimeConfig};
-use crate::model::unet::{AddedInputs, TimeInputs, UNet};
+use crate::model::controlnet::{ControlInputs, ControlNet};
+use crate::model::time::{AddedInputs, TimeInputs};
+use crate::model::unet::UNet;
 use crate::model::vae::Vae;
 use crate::ops::count::Count;
 use crate::ops::*;
 use crate::sampler::ROW_WIDTH;
-use crate::weights::Plan;
+use crate::weights::{Plan, controlnet};
 
 /// The models on a backend: weights are there, nothing has run.
 pub struct Models {
@@ -22,6 +25,7 @@ pub struct Models {
     pub text_encoder_2: Option<ClipText>,
     pub unet: UNet,
     pub vae: Vae,
+    pub controlnets: Vec<ControlNet>,
 }
 
 impl Models {
@@ -36,9 +40,12 @@ impl Models {
         // The pipelines of Stable Diffusion 1.x and 2.x decode in halves whatever the file says.
         let overflows = config.is_xl() && config.vae.force_upcast && plan.dtype() == DType::F16;
         let carried = if overflows { Carried::IN_A_HALF } else { Carried::WHOLE };
+        let mut controlnet = |(config, name)| plan.component(name, |plan| ControlNet::new(config, plan));
+        let controlnets = config.controlnets.iter().zip(controlnet::NAMES).map(&mut controlnet).collect();
         Models {
             text_encoder,
             text_encoder_2,
+            controlnets,
             unet: plan.component("unet", |plan| UNet::new(&config.unet, plan)),
             vae: plan.component("vae", |plan| Vae::new(&config.vae, carried, plan)),
             tokens: config.max_tokens(),
@@ -75,6 +82,13 @@ impl Models {
             }
             self.unet.context(ops, t.context, states);
             self.unet.time_table(ops, t.time_table, time);
+            for (net, control) in self.controlnets.iter().zip(&t.controls) {
+                ops.scope("controlnet", |ops| {
+                    net.context(ops, control.context, states);
+                    net.time_table(ops, control.time_table, time);
+                    net.embed(ops, control.embedding, control.hint);
+                });
+            }
         });
     }
 
@@ -122,10 +136,15 @@ impl Models {
             let output = ops.alloc([rows, h, w, c]);
             let index = t.sampler_index();
             ops.model_input(ModelInput { out: input.columns(0, c), x: t.latents, table: t.table, index });
-            let [time_rows, _, n, columns] = t.time_table.shape;
-            let table = Tensor { shape: [1, 1, time_rows * n, columns], ..t.time_table };
-            let time = TableRow { table, index: t.time_index() };
-            self.unet.forward(ops, output, input, time, t.context);
+            let time = t.time_row(t.time_table);
+            let inputs = |control: &ControlTensors| ControlInputs {
+                embedding: control.embedding,
+                time: t.time_row(control.time_table),
+                context: control.context,
+                gain: t.time_row(control.gains),
+            };
+            let controls: Vec<_> = self.controlnets.iter().zip(t.controls.iter().map(inputs)).collect();
+            self.unet.forward(ops, output, input, time, t.context, &controls);
             ops.sampler_step(SamplerStep {
                 x: t.latents,
                 saved: t.saved,
@@ -169,6 +188,8 @@ pub struct Shape {
     pub from_picture: bool,
     /// Whether the latents are blended with known ones after every step.
     pub blended: bool,
+    /// How many of the model's ControlNets act: the first ones.
+    pub controls: usize,
 }
 
 /// Room for this many model evaluations at least, so that few requests need a second recording.
@@ -188,6 +209,7 @@ impl Shape {
             clip_skip: [1; 2],
             from_picture: false,
             blended: false,
+            controls: 0,
         }
     }
 
@@ -198,7 +220,6 @@ impl Shape {
 }
 
 /// What lives from one replay to the next.
-#[derive(Clone, Copy)]
 pub(super) struct Tensors {
     pub ids: Tensor,           // i32 [rows·chunks,1,1,length]
     pub token_weights: Tensor, // f32 [rows·chunks,1,1,length]
@@ -226,6 +247,8 @@ pub(super) struct Tensors {
     pub known: Option<Known>,
     /// What an inpainting U-Net sees: the latents in the first columns, then the mask, then the masked picture.
     pub input: Option<Tensor>, // [rows,h,w,in_channels, padded]
+    /// One for each ControlNet that acts.
+    pub controls: Vec<ControlTensors>,
 }
 
 /// A picture to start from.
@@ -263,6 +286,9 @@ impl Tensors {
         });
         let input_channels = models.unet.input_channels();
         let input = models.config.paints_into_pictures().then(|| ops.alloc([rows, h, w, input_channels]));
+        let controls = models.controlnets[..shape.controls].iter();
+        let controls =
+            controls.map(|net| ControlTensors::new(ops, net, shape, time_table, context, latent)).collect();
         let arena = ops.arena();
         let mut i32 = |shape| arena.alloc(shape, DType::I32);
         let ids = i32([texts, 1, 1, length]);
@@ -304,14 +330,18 @@ impl Tensors {
                 noise: f32([images, h, w, c]),
             }),
             input,
+            controls,
         }
     }
 
     fn sampler_index(&self) -> Tensor {
         self.index.columns(0, self.latents.b())
     }
-    fn time_index(&self) -> Tensor {
-        self.index.columns(self.latents.b(), self.context.b())
+    /// The row of each row of the batch in a table that is laid out as the time table.
+    fn time_row(&self, table: Tensor) -> TableRow {
+        let [time_rows, _, n, columns] = table.shape;
+        let index = self.index.columns(self.latents.b(), self.context.b());
+        TableRow { table: Tensor { shape: [1, 1, time_rows * n, columns], ..table }, index }
     }
 
     /// The index in front of the first step.

@@ -46,6 +46,11 @@ impl Raster {
         Ok(Raster { width, height, rgb })
     }
 
+    /// Its width and height, each brought down to a multiple of `multiple`, once that at least.
+    pub fn size_below(&self, multiple: usize) -> [usize; 2] {
+        [self.width, self.height].map(|side| (side / multiple).max(1) * multiple)
+    }
+
     /// Brightness, one byte a pixel: ITU-R 601 luma in fixed point, as Pillow's `convert("L")`.
     pub fn luma(&self) -> Vec<u8> {
         let luma = |&[r, g, b]: &[u8; 3]| {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::Source;
 use super::component::{Component, Stored};
+use super::controlnet;
 use super::folder::ModelFolder;
 use super::pack;
 use super::plan::Request;
@@ -43,6 +44,14 @@ impl Checkpoint {
     pub fn with_vae(mut self, vae: &Location) -> Result<Self> {
         self.components.retain(|component| component.name != "vae");
         self.components.push(single_file::open_vae(vae)?);
+        Ok(self)
+    }
+
+    /// The same with ControlNets, in this order.
+    pub fn with_controlnets(mut self, controlnets: &[Location]) -> Result<Self> {
+        for (file, name) in controlnets.iter().zip(controlnet::NAMES) {
+            self.components.push(controlnet::open(file, name)?);
+        }
         Ok(self)
     }
 

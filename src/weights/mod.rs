@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod component;
+pub mod controlnet;
 pub mod folder;
 mod header;
 pub mod lora;

@@ -20,7 +20,8 @@ pub enum Packing {
 /// One tensor that a model wants.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Folder of the checkpoint: `unet`, `vae`, `text_encoder` or `text_encoder_2`.
+    /// Folder of the checkpoint: `unet`, `vae`, `text_encoder` or `text_encoder_2`; or one of
+    /// [`controlnet::NAMES`](super::controlnet::NAMES).
     pub component: &'static str,
     /// Keys in the checkpoint; more than one only with [`Packing::Rows`].
     pub keys: Vec<String>,

@@ -1,5 +1,6 @@
 //! The command line as a user meets it: what it prints, what it writes, how it fails.
 
+mod control;
 mod emoji;
 mod failures;
 mod from_picture;

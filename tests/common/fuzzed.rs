@@ -9,13 +9,13 @@ use std::sync::{Arc, OnceLock};
 
 use sdrt::image::{Origin, Parameters, Recorded, read_text};
 use sdrt::location::Location;
-use sdrt::model::config::ModelConfig;
+use sdrt::model::config::{ControlNetConfig, ModelConfig};
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::{Backend, DType};
 use sdrt::pipeline::{ModelFiles, Models};
 use sdrt::text::{Chunks, Embedding, Inversions, LongPrompt, Prompt, PromptStyle, Tokenizer, extract_loras};
 use sdrt::weights::lora::{Changes, Names, fill_merged};
-use sdrt::weights::{Lora, Plan, RandomWeights, Request, Source};
+use sdrt::weights::{Lora, Plan, RandomWeights, Request, Source, controlnet};
 
 /// A file that begins with this is only a header: its length and the tensors' bytes, all of them holes, are
 /// put around it, so that a fuzzer need not keep the two in step.
@@ -44,6 +44,7 @@ pub fn model_file(bytes: &[u8]) {
     write_safetensors(&path, bytes).expect("a file");
     let as_vae =
         ModelFiles { vae: Some(Location::from(path.clone())), ..Location::from(path.clone()).into() };
+    as_controlnet(&path.as_path().into());
     for files in [Location::from(path).into(), as_vae] {
         let Ok((description, checkpoint)) = files.open() else { continue };
         let mut plan = Plan::measure(DType::F16);
@@ -55,6 +56,17 @@ pub fn model_file(bytes: &[u8]) {
             let row: &mut [u8] = bytemuck::cast_slice_mut(&mut row);
             checkpoint.fill(request, 0..1, row);
         }
+    }
+}
+
+fn as_controlnet(file: &Location) {
+    let Ok(component) = controlnet::open(file, controlnet::NAMES[0]) else { return };
+    let model = ModelConfig::sd15();
+    if let Ok(config) = ControlNetConfig::infer(file, &component.shapes(), &model.unet)
+        && config.check(file, &model).is_ok()
+    {
+        let mut plan = Plan::measure(DType::F16);
+        Models::new(&ModelConfig { controlnets: vec![config], ..model }, 0, &mut plan);
     }
 }
 

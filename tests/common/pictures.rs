@@ -2,11 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use sdrt::pipeline::{Hires, Init, KnownShapes, Painting, Picture, Pipeline, Request, SizeConditioning};
+use sdrt::pipeline::{
+    Control, Hires, Init, KnownShapes, Painting, Picture, Pipeline, Request, SizeConditioning,
+};
 use sdrt::raster::Raster;
 use sdrt::rng::Rng;
 use sdrt::sampler::Sampler;
 use sdrt::text::PromptStyle;
+use serde_json::Value;
 
 use super::{Case, Numbers, Values, fixture};
 
@@ -58,6 +61,7 @@ pub fn request_of(case: &Case) -> Request {
             strength: case.number("hires_strength"),
             steps: case.scalars["hires_steps"].as_u64().map(|steps| steps as usize),
         }),
+        controls: controls_of(case),
         ..Request::defaults(&KnownShapes::Sd15.describe(), Sampler::Ddim)
     }
 }
@@ -68,6 +72,20 @@ pub fn raster(numbers: &Numbers) -> Raster {
         panic!("u8 of three channels expected, found {:?}", numbers.shape)
     };
     Raster { width, height, rgb: rgb.clone() }
+}
+
+fn controls_of(case: &Case) -> Vec<Control> {
+    let controls = case.scalars["controls"].as_array().map_or(&[][..], |controls| controls);
+    let control = |(i, control): (usize, &Value)| {
+        let number = |field: &str| control[field].as_f64().expect(field);
+        Control {
+            image: raster(case.tensor(&format!("hint{i}"))),
+            strength: number("strength") as f32,
+            start: number("start"),
+            end: number("end"),
+        }
+    };
+    controls.iter().enumerate().map(control).collect()
 }
 
 /// Differences between two pictures' colours: how many there are, and the largest.

@@ -54,7 +54,8 @@ pub fn label(call: &Call) -> String {
         })
         .collect();
     let activation = match call {
-        Call::Linear(Linear { activation: Some(activation), .. }) => format!(" {activation:?}"),
+        Call::Linear(Linear { activation: Some(activation), .. })
+        | Call::Activate(Activate { activation, .. }) => format!(" {activation:?}"),
         _ => String::new(),
     };
     format!("{} {}{activation} ({})", call.name(), call.shape(), fields.join(" "))
@@ -97,6 +98,13 @@ fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
             list.extend([("out", &mut v.out), ("q", &mut v.q), ("k", &mut v.k), ("v", &mut v.v)]);
         }
         Call::Geglu(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
+        Call::Activate(v) => list.push(("x", &mut v.x)),
+        Call::Accumulate(v) => list.extend([
+            ("x", &mut v.x),
+            ("y", &mut v.y),
+            ("gains", &mut v.gain.table),
+            ("index", &mut v.gain.index),
+        ]),
         Call::Embed(v) => {
             list.extend([("out", &mut v.out), ("ids", &mut v.ids), ("tokens", &mut v.tokens)]);
             list.extend(v.positions.as_mut().map(|positions| ("positions", positions)));
@@ -139,6 +147,7 @@ fn is_in_place(call: &Call) -> bool {
 fn table_rows(call: &Call) -> usize {
     match call {
         Call::Conv2d(Conv2d { row: Some(row), .. }) => row.table.rows(),
+        Call::Accumulate(v) => v.gain.table.rows(),
         Call::ModelInput(v) => v.table.rows(),
         Call::SamplerStep(v) => v.table.rows(),
         _ => 1,
@@ -158,7 +167,7 @@ fn contents(call: &Call, field: &str, tensor: &Tensor, seed: u64) -> Vec<f32> {
         (Call::GroupNorm(_) | Call::LayerNorm(_), "x") => map(&|x| 1.0 + 2.0 * x),
         // Some keys stand out.
         (Call::Attention(_), "q") => map(&|x| 4.0 * x),
-        (Call::Geglu(_), "x") => map(&|x| 3.0 * x),
+        (Call::Geglu(_) | Call::Activate(_), "x") => map(&|x| 3.0 * x),
         (Call::ToRgb8(_), "x") => map(&|x| 1.5 * x),
         (_, "timesteps") => map(&|x| 500.0 * (x + 1.0)),
         (_, "index") => (0..tensor.len()).map(|image| ((5 * image + 2) % table_rows(call)) as f32).collect(),

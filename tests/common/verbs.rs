@@ -120,12 +120,7 @@ impl Bench<'_> {
                 x: self.input("x"),
                 weight: self.weight("weight"),
                 bias: self.optional_weight("bias"),
-                activation: case.scalars["activation"].as_str().map(|name| match name {
-                    "silu" => Activation::Silu,
-                    "gelu" => Activation::Gelu,
-                    "quick_gelu" => Activation::QuickGelu,
-                    other => panic!("activation {other}"),
-                }),
+                activation: case.scalars["activation"].as_str().map(activation),
                 residual,
             }),
             "group_norm" => Call::GroupNorm(GroupNorm {
@@ -153,6 +148,18 @@ impl Bench<'_> {
                 causal: case.flag("causal"),
             }),
             "geglu" => Call::Geglu(Geglu { out, x: self.input("x") }),
+            "activate" => Call::Activate(Activate {
+                x: self.input("x"),
+                activation: activation(case.scalars["activation"].as_str().expect("a name")),
+            }),
+            "accumulate" => Call::Accumulate(Accumulate {
+                x: self.input("x"),
+                y: self.input("y"),
+                gain: TableRow {
+                    table: self.dense("gains", DType::F32),
+                    index: self.dense("index", DType::I32),
+                },
+            }),
             "embed" => Call::Embed(Embed {
                 out,
                 ids: self.dense("ids", DType::I32),
@@ -176,6 +183,15 @@ impl Bench<'_> {
             "to_rgb8" => Call::ToRgb8(ToRgb8 { out, x: self.input("x") }),
             other => panic!("no fixtures of {other}"),
         }
+    }
+}
+
+fn activation(name: &str) -> Activation {
+    match name {
+        "silu" => Activation::Silu,
+        "gelu" => Activation::Gelu,
+        "quick_gelu" => Activation::QuickGelu,
+        other => panic!("activation {other}"),
     }
 }
 

@@ -382,6 +382,18 @@ fn paths_that_lead_out_of_the_model_are_refused() {
 }
 
 #[test]
+fn a_component_by_itself_is_a_folder_and_then_needs_no_network() {
+    let [config, half] = ["config.json", "diffusion_pytorch_model.fp16.safetensors"];
+    let all = Behaviour::default().file(config, b"{}").file("diffusion_pytorch_model.safetensors", b"single");
+    let (home, server) = (Home::new(), Server::start(all.file(half, b"half").file("a.bin", b"")));
+    assert_eq!(home.fetch(&server, ID).unwrap(), home.snapshot());
+    assert_eq!(entries(&home.snapshot()), [config, half]);
+    let settings = home.settings(&server);
+    drop(server);
+    assert_eq!(fetch(&settings, ID).unwrap(), home.snapshot());
+}
+
+#[test]
 fn a_repository_of_checkpoints_gives_the_one_that_is_meant() {
     let one = Behaviour::default().file("a b.safetensors", b"one").file("README.md", b"");
     let (home, server) = (Home::new(), Server::start(one.clone()));

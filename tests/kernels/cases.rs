@@ -171,6 +171,16 @@ pub fn elementwise(dtype: DType, tokens: &[usize]) -> Vec<Call> {
                 let x = laid_out(ops, number, [b, 1, t, 2 * n]);
                 ops.geglu(Geglu { out, x });
             }
+            for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
+                let x = laid_out(ops, number, [b, t, 5, 16]);
+                ops.activate(Activate { x, activation });
+            }
+            for c in [8, 320] {
+                let (x, y) = (laid_out(ops, number, [b, t, 5, c]), laid_out(ops, number / 2, [b, t, 5, c]));
+                let table = ops.arena().alloc([1, 1, 6, 1], DType::F32);
+                let index = ops.arena().alloc([1, 1, 1, b], DType::I32);
+                ops.accumulate(Accumulate { x, y, gain: TableRow { table, index } });
+            }
             for c in [40, 768] {
                 let out = ops.alloc([b, 1, t, c]);
                 let ids = ops.arena().alloc([b, 1, 1, t], DType::I32);

@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 
+use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::cuda::LoopKind;
 use sdrt::ops::{Backend, DType};
-use sdrt::pipeline::{Picture, Pipeline, Request};
+use sdrt::pipeline::{Control, ControlImage, ModelFiles, Picture, Pipeline, Request};
 use sdrt::sampler::Sampler;
 
 use super::gpu::{HALVES, lock, open};
@@ -78,6 +79,30 @@ fn every_family_in_half_precision_is_close_to_the_cpu() {
         println!("{model}, f16 on the GPU, f32 on the CPU: PSNR {psnr:.1} dB, largest difference {largest}");
         assert!(psnr >= 40.0, "{model}: PSNR {psnr:.1} dB");
     }
+}
+
+#[test]
+fn a_steered_picture_in_half_precision_is_close_to_the_cpu() {
+    let Some(_guard) = lock() else { return };
+    let fixtures = common::root().join("tests/fixtures");
+    let folder = |name: &str| Location::from(fixtures.join(name));
+    let nets = ["controlnets/sdxl", "controlnets/sdxl_small"].map(folder);
+    let files = ModelFiles { controlnets: nets.to_vec(), ..folder("families/sdxl").into() };
+    let load =
+        |backend: Box<dyn Backend>| Pipeline::load(&files, backend, &mut |_, _| {}).expect("a pipeline");
+    let mut cpu = load(Box::new(Cpu::new()));
+    let plain = Request { steps: 4, ..request(&cpu) };
+    let (width, height) = (plain.width, plain.height);
+    let rgb = (0..width * height).flat_map(|i| [(i % 251) as u8, (i / width) as u8, 90]).collect();
+    let whole = Control::new(ControlImage { width, height, rgb });
+    let late = Control { strength: 0.5, start: 0.5, ..whole.clone() };
+    let steered = Request { controls: vec![whole, late], ..plain.clone() };
+    let want = paint(&mut cpu, &steered);
+    assert!(want != paint(&mut cpu, &plain));
+    let got = paint(&mut load(Box::new(open(DType::F16))), &steered);
+    let (psnr, largest) = compare(&got[0], &want[0]);
+    println!("steered, f16 on the GPU, f32 on the CPU: PSNR {psnr:.1} dB, largest difference {largest}");
+    assert!(psnr >= 40.0, "PSNR {psnr:.1} dB");
 }
 
 #[test]

@@ -62,6 +62,7 @@ impl ModelConfig {
             },
             vae: VaeConfig::of_shapes(vae, &family.vae)?,
             unet: UNetConfig { sample_size: family.unet.sample_size, ..unet },
+            controlnets: Vec::new(),
         })
     }
 }
@@ -92,10 +93,26 @@ impl ClipConfig {
 impl UNetConfig {
     /// The size it was trained at is not among what shapes say.
     fn of_shapes(shapes: &Shapes) -> Option<Self> {
-        let &[_, in_channels, 3, 3] = conv(shapes, "conv_in.weight")? else { return None };
         let out_channels = conv(shapes, "conv_out.weight")?[0];
+        let encoder = Self::encoder_of_shapes(shapes, None)?;
+        let levels = encoder.block_out_channels.len();
+        if count(shapes, "up_blocks.") != levels || !(4..=MAX_CHANNELS).contains(&out_channels) {
+            return None;
+        }
+        Some(UNetConfig {
+            out_channels,
+            up_blocks: (0..levels).map(|up| block_kind(shapes, &format!("up_blocks.{up}"))).collect(),
+            time_cond_proj_dim: matrix(shapes, "time_embedding.cond_proj.weight").map(|s| s[1]),
+            ..encoder
+        })
+    }
+
+    /// The encoder of a U-Net or ControlNet, without up blocks. `unread_context` is the context's width where
+    /// no transformer says it.
+    pub(super) fn encoder_of_shapes(shapes: &Shapes, unread_context: Option<usize>) -> Option<Self> {
+        let &[_, in_channels, 3, 3] = conv(shapes, "conv_in.weight")? else { return None };
         let levels = count(shapes, "down_blocks.");
-        if !(1..=8).contains(&levels) || count(shapes, "up_blocks.") != levels {
+        if !(1..=8).contains(&levels) {
             return None;
         }
         let per_level =
@@ -104,19 +121,16 @@ impl UNetConfig {
             Some(conv(shapes, &format!("down_blocks.{level}.resnets.0.conv1.weight"))?[0])
         })?;
         let usable = |c: &usize| c.is_multiple_of(32) && (32..=MAX_WIDTH).contains(c);
-        if !block_out_channels.iter().all(usable) || !(4..=MAX_CHANNELS).contains(&out_channels) {
+        if !block_out_channels.iter().all(usable) {
             return None;
         }
         let layers_per_block =
             per_level(&|level| Some(count(shapes, &format!("down_blocks.{level}.resnets."))))?;
-        let kind = |name: String| {
-            let has_attention = count(shapes, &format!("{name}.attentions.")) > 0;
-            if has_attention { BlockKind::CrossAttention } else { BlockKind::Resnets }
-        };
+        let kind = |level| block_kind(shapes, &format!("down_blocks.{level}"));
         let attention = |level: usize| {
             let down = format!("down_blocks.{level}");
             let is_last = level + 1 == levels;
-            let in_down = kind(down.clone()) == BlockKind::CrossAttention;
+            let in_down = kind(level) == BlockKind::CrossAttention;
             if !in_down && is_last {
                 "mid_block.attentions.0".to_string()
             } else {
@@ -124,8 +138,12 @@ impl UNetConfig {
             }
         };
         let depth = |level| count(shapes, &format!("{}.transformer_blocks.", attention(level))).max(1);
-        let attention_2 = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight";
-        let &[_, cross_attention_dim] = matrix(shapes, attention_2)?;
+        let keys = shapes.iter().find(|(key, _)| key.ends_with(".transformer_blocks.0.attn2.to_k.weight"));
+        let cross_attention_dim = match keys {
+            Some((_, &&[_, width])) => width,
+            Some(_) => return None,
+            None => unread_context?,
+        };
         let is_sd1 = cross_attention_dim == SD1_CONTEXT;
         let heads: Vec<usize> =
             block_out_channels.iter().map(|c| if is_sd1 { 8 } else { (c / HEAD_DIM).max(1) }).collect();
@@ -145,16 +163,15 @@ impl UNetConfig {
         };
         Some(UNetConfig {
             in_channels,
-            out_channels,
-            down_blocks: (0..levels).map(|level| kind(format!("down_blocks.{level}"))).collect(),
-            up_blocks: (0..levels).map(|up| kind(format!("up_blocks.{up}"))).collect(),
+            down_blocks: (0..levels).map(kind).collect(),
+            up_blocks: Vec::new(),
             layers_per_block,
             heads,
             transformer_layers_per_block: (0..levels).map(depth).collect(),
             cross_attention_dim,
+            mid_attention: count(shapes, "mid_block.attentions.") > 0,
             use_linear_projection: matrix(shapes, "mid_block.attentions.0.proj_in.weight").is_some(),
             text_time,
-            time_cond_proj_dim: matrix(shapes, "time_embedding.cond_proj.weight").map(|s| s[1]),
             block_out_channels,
             ..Self::sd15()
         })
@@ -197,7 +214,12 @@ impl VaeConfig {
     }
 }
 
-fn conv<'a>(shapes: &Shapes<'a>, key: &str) -> Option<&'a [usize; 4]> {
+fn block_kind(shapes: &Shapes, name: &str) -> BlockKind {
+    let has_attention = count(shapes, &format!("{name}.attentions.")) > 0;
+    if has_attention { BlockKind::CrossAttention } else { BlockKind::Resnets }
+}
+
+pub(super) fn conv<'a>(shapes: &Shapes<'a>, key: &str) -> Option<&'a [usize; 4]> {
     (*shapes.get(key)?).try_into().ok()
 }
 
@@ -207,7 +229,7 @@ fn matrix<'a>(shapes: &Shapes<'a>, key: &str) -> Option<&'a [usize; 2]> {
 
 /// How many modules there are whose keys are `prefix` and a number, by the largest number. Numbers that no
 /// model has count for nothing, and their tensors will be found to be left over.
-fn count(shapes: &Shapes, prefix: &str) -> usize {
+pub(super) fn count(shapes: &Shapes, prefix: &str) -> usize {
     let keys = shapes.range(prefix..).map(|(key, _)| *key).take_while(|key| key.starts_with(prefix));
     let numbers = keys.filter_map(|key| key[prefix.len()..].split('.').next()?.parse::<usize>().ok());
     numbers.filter(|&number| number < MAX_MODULES).max().map_or(0, |largest| largest + 1)

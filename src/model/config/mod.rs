@@ -1,9 +1,10 @@
-//! Shapes of the three models, read from the `config.json` of each, checked against what the engine can run.
+//! Shapes of the models, read from the `config.json` of each, checked against what the engine can run.
 //!
 //! Absent keys have the defaults of diffusers (`UNet2DConditionModel`, `AutoencoderKL`) and transformers
 //! (`CLIPTextConfig`).
 
 mod clip;
+mod controlnet;
 mod inferred;
 mod unet;
 mod vae;
@@ -11,6 +12,7 @@ mod vae;
 use serde_json::Value;
 
 pub use self::clip::ClipConfig;
+pub use self::controlnet::ControlNetConfig;
 pub use self::unet::{BlockKind, TextTimeConfig, UNetConfig};
 pub use self::vae::VaeConfig;
 use crate::error::{Error, Result};
@@ -34,6 +36,8 @@ pub struct ModelConfig {
     pub clip_2: Option<ClipConfig>,
     pub unet: UNetConfig,
     pub vae: VaeConfig,
+    /// What steers the U-Net.
+    pub controlnets: Vec<ControlNetConfig>,
 }
 
 impl ModelConfig {
@@ -46,6 +50,7 @@ impl ModelConfig {
             clip: ClipConfig::read(&folder.join("text_encoder/config.json"))?,
             clip_2: unet.text_time.map(|_| second()).transpose()?,
             vae: VaeConfig::read(&folder.join("vae/config.json"))?,
+            controlnets: Vec::new(),
             unet,
         };
         config.check(&unet_file)?;
@@ -54,7 +59,7 @@ impl ModelConfig {
 
     /// Checks that the models fit one another; `file` is where the U-Net is described.
     pub fn check(&self, file: &Location) -> Result<()> {
-        let ModelConfig { clip, clip_2, unet, vae } = self;
+        let ModelConfig { clip, clip_2, unet, vae, .. } = self;
         let refuse = |message: String| Err(Error::file(file, message));
         let hidden = clip.hidden_size + clip_2.as_ref().map_or(0, |clip| clip.hidden_size);
         if unet.cross_attention_dim != hidden {
@@ -96,6 +101,7 @@ impl ModelConfig {
             clip_2: None,
             unet: UNetConfig::sd15(),
             vae: VaeConfig::sd15(),
+            controlnets: Vec::new(),
         }
     }
 
@@ -107,6 +113,7 @@ impl ModelConfig {
             clip_2: None,
             unet: UNetConfig::sd21(),
             vae: VaeConfig { sample_size: 768, ..VaeConfig::sd15() },
+            controlnets: Vec::new(),
         }
     }
 
@@ -117,6 +124,7 @@ impl ModelConfig {
             clip_2: Some(ClipConfig::open_clip_big_g()),
             unet: UNetConfig::sdxl(),
             vae: VaeConfig::sdxl(),
+            controlnets: Vec::new(),
         }
     }
 

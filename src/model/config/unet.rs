@@ -8,7 +8,7 @@ use crate::json::Object;
 use crate::location::Location;
 
 /// `UNet2DConditionModel`. Lists have one entry a level, the finest level first; only `up_blocks` is in
-/// the order in which those blocks run, the coarsest first.
+/// the order in which those blocks run, the coarsest first. A ControlNet has none of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UNetConfig {
     /// Latent pixels of a side that the model was trained at.
@@ -22,6 +22,8 @@ pub struct UNetConfig {
     pub layers_per_block: Vec<usize>,
     pub heads: Vec<usize>,
     pub transformer_layers_per_block: Vec<usize>,
+    /// Whether the middle has a transformer and a second resnet.
+    pub mid_attention: bool,
     pub cross_attention_dim: usize,
     pub use_linear_projection: bool,
     pub norm_num_groups: usize,
@@ -88,6 +90,12 @@ pub enum BlockKind {
 /// Keys of a U-Net's configuration with the values, in JSON, that the engine computes.
 const UNET_ONLY: &[(&str, &[&str])] = &[
     ("_class_name", &["\"UNet2DConditionModel\""]),
+    ("conv_out_kernel", &["3"]),
+    ("mid_block_type", &["\"UNetMidBlock2DCrossAttn\""]),
+];
+
+/// The same for its encoder.
+const ENCODER_ONLY: &[(&str, &[&str])] = &[
     ("act_fn", &["\"silu\"", "\"swish\""]),
     ("addition_embed_type", &["\"text_time\""]),
     ("attention_type", &["\"default\""]),
@@ -95,7 +103,6 @@ const UNET_ONLY: &[(&str, &[&str])] = &[
     ("class_embed_type", &["null"]),
     ("class_embeddings_concat", &["false"]),
     ("conv_in_kernel", &["3"]),
-    ("conv_out_kernel", &["3"]),
     ("cross_attention_norm", &["null"]),
     ("downsample_padding", &["1"]),
     ("dual_cross_attention", &["false"]),
@@ -103,7 +110,6 @@ const UNET_ONLY: &[(&str, &[&str])] = &[
     ("encoder_hid_dim_type", &["null"]),
     ("mid_block_only_cross_attention", &["false"]),
     ("mid_block_scale_factor", &["1"]),
-    ("mid_block_type", &["\"UNetMidBlock2DCrossAttn\""]),
     ("num_class_embeds", &["null"]),
     ("only_cross_attention", &["false"]),
     ("resnet_out_scale_factor", &["1"]),
@@ -126,15 +132,32 @@ impl UNetConfig {
         if json.map.get("mid_block_type") == Some(&Value::Null) {
             return Err(json.refuse("mid_block_type", "only \"UNetMidBlock2DCrossAttn\" is supported"));
         }
-        let block_out_channels = levels(&json, &[320, 640, 1280, 1280])?;
+        let encoder = Self::read_encoder(&json)?;
+        let n = encoder.block_out_channels.len();
+        let up = [BlockKind::Resnets].into_iter().chain([BlockKind::CrossAttention; 3]).collect();
+        let config = UNetConfig {
+            sample_size: json.count("sample_size", 64, 1..=4096)?,
+            out_channels: channels(&json, "out_channels", 4, 4, MAX_CHANNELS)?,
+            up_blocks: block_kinds(&json, "up_block_types", "UpBlock2D", n, up)?,
+            time_cond_proj_dim: match json.get("time_cond_proj_dim") {
+                None => None,
+                Some(_) => Some(channels(&json, "time_cond_proj_dim", 0, 8, MAX_CHANNELS)?),
+            },
+            ..encoder
+        };
+        config.check_heads(&json)?;
+        Ok(config)
+    }
+
+    /// The configuration of the encoder of a U-Net or ControlNet, without up blocks; the rest as in
+    /// Stable Diffusion 1.5.
+    pub(super) fn read_encoder(json: &Object) -> Result<Self> {
+        for (key, supported) in ENCODER_ONLY {
+            only(json, key, supported)?;
+        }
+        let block_out_channels = levels(json, &[320, 640, 1280, 1280])?;
         let n = block_out_channels.len();
         let down = [BlockKind::CrossAttention; 3].into_iter().chain([BlockKind::Resnets]).collect();
-        let up = [BlockKind::Resnets].into_iter().chain([BlockKind::CrossAttention; 3]).collect();
-        let heads_key = if json.get("num_attention_heads").is_some() {
-            "num_attention_heads"
-        } else {
-            "attention_head_dim"
-        };
         let cross_attention_dims = json.counts("cross_attention_dim", 1280, n, 8..=MAX_CHANNELS)?;
         let cross_attention_dim = cross_attention_dims[0];
         if !cross_attention_dim.is_multiple_of(8)
@@ -143,41 +166,43 @@ impl UNetConfig {
             return Err(json.refuse("cross_attention_dim", "expected one multiple of 8 for all levels"));
         }
         let config = UNetConfig {
-            sample_size: json.count("sample_size", 64, 1..=4096)?,
-            in_channels: channels(&json, "in_channels", 4, 1, MAX_CHANNELS)?,
-            out_channels: channels(&json, "out_channels", 4, 4, MAX_CHANNELS)?,
-            down_blocks: block_kinds(&json, "down_block_types", "DownBlock2D", n, down)?,
-            up_blocks: block_kinds(&json, "up_block_types", "UpBlock2D", n, up)?,
+            in_channels: channels(json, "in_channels", 4, 1, MAX_CHANNELS)?,
+            down_blocks: block_kinds(json, "down_block_types", "DownBlock2D", n, down)?,
+            up_blocks: Vec::new(),
             layers_per_block: json.counts("layers_per_block", 2, n, 1..=32)?,
-            heads: json.counts(heads_key, 8, n, 1..=MAX_CHANNELS)?,
-            transformer_layers_per_block: json.counts("transformer_layers_per_block", 1, n, 1..=32)?,
+            heads: json.counts(heads_key(json), 8, n, 1..=MAX_CHANNELS)?,
+            transformer_layers_per_block: json.counts("transformer_layers_per_block", 1, n, 0..=32)?,
             cross_attention_dim,
             use_linear_projection: json.flag("use_linear_projection", false)?,
             norm_num_groups: json.count("norm_num_groups", 32, 1..=MAX_CHANNELS)?,
             norm_eps: json.positive("norm_eps", 1e-5)?,
             flip_sin_to_cos: json.flag("flip_sin_to_cos", true)?,
             freq_shift: json.float("freq_shift", 0.0)? as f32,
-            text_time: TextTimeConfig::read(&json)?,
-            time_cond_proj_dim: match json.get("time_cond_proj_dim") {
-                None => None,
-                Some(_) => Some(channels(&json, "time_cond_proj_dim", 0, 8, MAX_CHANNELS)?),
-            },
+            text_time: TextTimeConfig::read(json)?,
             block_out_channels,
+            ..Self::sd15()
         };
-        check_groups(&json, &config.block_out_channels, config.norm_num_groups)?;
-        for level in 0..n {
-            let has_attention = config.down_blocks[level] == BlockKind::CrossAttention
-                || config.up_blocks[n - 1 - level] == BlockKind::CrossAttention
-                || level == n - 1;
-            if has_attention {
-                check_heads(&json, heads_key, config.block_out_channels[level], config.heads[level])?;
-            }
-        }
+        check_groups(json, &config.block_out_channels, config.norm_num_groups)?;
         let half = config.block_out_channels[0] / 2;
         if !(config.freq_shift.is_finite() && config.freq_shift < half as f32) {
             return Err(json.refuse("freq_shift", format!("expected a number below {half}")));
         }
         Ok(config)
+    }
+
+    /// Checks the heads of every level that has a transformer.
+    pub(super) fn check_heads(&self, json: &Object) -> Result<()> {
+        let n = self.block_out_channels.len();
+        for level in 0..n {
+            let up = self.up_blocks.iter().rev().nth(level);
+            let has_attention = self.down_blocks[level] == BlockKind::CrossAttention
+                || up == Some(&BlockKind::CrossAttention)
+                || (level == n - 1 && self.mid_attention);
+            if has_attention {
+                check_heads(json, heads_key(json), self.block_out_channels[level], self.heads[level])?;
+            }
+        }
+        Ok(())
     }
 
     pub fn sd15() -> Self {
@@ -192,6 +217,7 @@ impl UNetConfig {
             layers_per_block: vec![2; 4],
             heads: vec![8; 4],
             transformer_layers_per_block: vec![1; 4],
+            mid_attention: true,
             cross_attention_dim: 768,
             use_linear_projection: false,
             norm_num_groups: 32,
@@ -230,4 +256,9 @@ impl UNetConfig {
             ..Self::sd15()
         }
     }
+}
+
+/// Older configurations, and diffusers to this day, give the number of heads under the name of their width.
+fn heads_key(json: &Object) -> &'static str {
+    if json.get("num_attention_heads").is_some() { "num_attention_heads" } else { "attention_head_dim" }
 }

@@ -1,8 +1,8 @@
 //! Verbs that compute each number from a few others.
 
-use super::math::{gelu, vectorized};
+use super::math::{self, gelu, vectorized};
 use super::memory::Memory;
-use crate::ops::{Embed, Emphasize, Geglu, Scale, TimestepEmbedding, ToRgb8};
+use crate::ops::{Accumulate, Activate, Embed, Emphasize, Geglu, Scale, TimestepEmbedding, ToRgb8};
 
 pub fn geglu(memory: &Memory, v: &Geglu) {
     let x = memory.rows::<f32>(v.x);
@@ -25,6 +25,22 @@ vectorized! {
             }
         }
     }
+}
+
+pub fn activate(memory: &Memory, v: &Activate) {
+    memory.rows_mut::<f32>(v.x).par_rows(|_, x| math::activate(v.activation, x));
+}
+
+pub fn accumulate(memory: &Memory, v: &Accumulate) {
+    let gains = memory.rows::<f32>(v.gain.table);
+    let index = memory.slice::<i32>(v.gain.index);
+    let y = memory.rows::<f32>(v.y);
+    memory.rows_mut::<f32>(v.x).par_rows(|row, x| {
+        let gain = gains.row(index[row / v.x.tokens()] as usize)[0];
+        if gain != 0.0 {
+            x.iter_mut().zip(y.row(row)).for_each(|(x, y)| *x += gain * y);
+        }
+    });
 }
 
 pub fn embed(memory: &Memory, v: &Embed) {

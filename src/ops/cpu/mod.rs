@@ -58,6 +58,8 @@ impl Cpu {
             Call::LayerNorm(v) => norm::layer_norm(memory, v),
             Call::Attention(v) => attention::attention(memory, v),
             Call::Geglu(v) => elementwise::geglu(memory, v),
+            Call::Activate(v) => elementwise::activate(memory, v),
+            Call::Accumulate(v) => elementwise::accumulate(memory, v),
             Call::Embed(v) => elementwise::embed(memory, v),
             Call::Emphasize(v) => elementwise::emphasize(memory, v),
             Call::TimestepEmbedding(v) => elementwise::timestep_embedding(memory, v),

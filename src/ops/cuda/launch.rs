@@ -69,6 +69,8 @@ impl Cuda {
             Call::LayerNorm(v) => self.layer_norm(v),
             Call::Attention(v) => self.attention(v),
             Call::Geglu(v) => self.geglu(v),
+            Call::Activate(v) => self.activate(v),
+            Call::Accumulate(v) => self.accumulate(v),
             Call::Embed(v) => self.embed(v),
             Call::Emphasize(v) => self.emphasize(v),
             Call::TimestepEmbedding(v) => self.timestep_embedding(v),
@@ -167,20 +169,10 @@ impl Cuda {
         } else {
             self.product(v)?;
         }
-        let Some(activation) = v.activation else { return Ok(()) };
-        assert_vectors(&[v.out]);
-        let args = ActivationArgs {
-            x: v.out.address,
-            m: int(m),
-            n: int(n),
-            pitch: int(v.out.pitch),
-            kind: match activation {
-                Activation::Silu => 0,
-                Activation::Gelu => 1,
-                Activation::QuickGelu => 2,
-            },
-        };
-        self.start(&self.kernels.activation, Launch::each(m * n / vector(v.out)), &args)
+        match v.activation {
+            Some(activation) => self.activate(&Activate { x: v.out, activation }),
+            None => Ok(()),
+        }
     }
 
     fn product(&mut self, v: &Linear) -> Result<()> {
@@ -314,6 +306,40 @@ impl Cuda {
             x_pitch: int(v.x.pitch),
         };
         self.start(&self.kernels.geglu, Launch::each(m * n / vector(v.out)), &args)
+    }
+
+    fn activate(&self, v: &Activate) -> Result<()> {
+        assert_vectors(&[v.x]);
+        let args = ActivateArgs {
+            x: v.x.address,
+            m: int(v.x.rows()),
+            n: int(v.x.c()),
+            pitch: int(v.x.pitch),
+            kind: match v.activation {
+                Activation::Silu => 0,
+                Activation::Gelu => 1,
+                Activation::QuickGelu => 2,
+            },
+        };
+        self.start(&self.kernels.activate, Launch::each(v.x.len() / vector(v.x)), &args)
+    }
+
+    fn accumulate(&self, v: &Accumulate) -> Result<()> {
+        assert_vectors(&[v.x, v.y]);
+        assert!(v.gain.table.is_dense(), "{v:?}");
+        let args = AccumulateArgs {
+            x: v.x.address,
+            y: v.y.address,
+            gains: v.gain.table.address,
+            index: v.gain.index.address,
+            m: int(v.x.rows()),
+            n: int(v.x.c()),
+            t: int(v.x.tokens()),
+            x_pitch: int(v.x.pitch),
+            y_pitch: int(v.y.pitch),
+            unused: 0,
+        };
+        self.start(&self.kernels.accumulate, Launch::each(v.x.len() / vector(v.x)), &args)
     }
 
     fn embed(&self, v: &Embed) -> Result<()> {

@@ -153,6 +153,29 @@ fn resnet(key: &str) -> Option<String> {
     Some(key.replacen(original, ours, 1))
 }
 
+/// Of ControlNets, which have files of their own, in the layout of lllyasviel's; without their prefix.
+pub fn controlnet(key: &str) -> Option<String> {
+    /// The hint's convs are each followed by a SiLU.
+    const LAST_CONV: usize = 14;
+    if let Some(rest) = key.strip_prefix("zero_convs.") {
+        let (index, rest) = number(rest)?;
+        return Some(format!("controlnet_down_blocks.{index}.{}", rest.strip_prefix("0.")?));
+    }
+    if let Some(rest) = key.strip_prefix("middle_block_out.0.") {
+        return Some(format!("controlnet_mid_block.{rest}"));
+    }
+    if let Some(rest) = key.strip_prefix("input_hint_block.") {
+        let (index, rest) = number(rest)?;
+        let conv = match index {
+            0 => "conv_in".to_string(),
+            LAST_CONV => "conv_out".to_string(),
+            _ => format!("blocks.{}", (index / 2).checked_sub(1)?),
+        };
+        return Some(format!("controlnet_cond_embedding.{conv}.{rest}"));
+    }
+    unet(key)
+}
+
 /// Also of VAEs in files of their own, which have no prefix.
 pub fn vae(key: &str, levels: usize) -> Option<String> {
     if key.starts_with("quant_conv.") || key.starts_with("post_quant_conv.") {

@@ -79,5 +79,14 @@ fn attention() {
 
 #[test]
 fn elementwise() {
-    fixtures(&["geglu", "embed", "emphasize", "timestep_embedding", "scale", "to_rgb8"]);
+    fixtures(&[
+        "geglu",
+        "activate",
+        "accumulate",
+        "embed",
+        "emphasize",
+        "timestep_embedding",
+        "scale",
+        "to_rgb8",
+    ]);
 }

@@ -1,0 +1,142 @@
+//! Which ControlNets steer, and by what: groups of flags, each of which a `--controlnet` begins.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{ArgMatches, Args, FromArgMatches};
+use sdrt::error::Error;
+use sdrt::pipeline::{Control, Model};
+use sdrt::raster::Raster;
+
+use super::model::ModelArgs;
+use super::source::{self, ModelSource};
+use crate::progress::Progress;
+
+/// Where nothing was drawn, there are no edges.
+const BLACK: [u8; 3] = [0; 3];
+
+#[derive(Args)]
+#[command(next_help_heading = "ControlNets")]
+struct Flags {
+    /// A ControlNet made for the model's family: a .safetensors file, a folder in the diffusers layout, or
+    /// owner/name of one on the hub; may be given several times, the flags below each behind its own
+    #[arg(long, value_name = "MODEL", value_parser = source::parser())]
+    controlnet: Vec<ModelSource>,
+    /// What it reads, ready-made: edges, depths, a pose, ...; PNG, JPEG or WebP, brought to the size of the
+    /// picture, whose size it gives where no other is said
+    #[arg(long, value_name = "FILE")]
+    control_image: Vec<PathBuf>,
+    /// How much of what it says is added [default: 1]
+    #[arg(long, value_name = "X")]
+    control_strength: Vec<f32>,
+    /// The share of the steps in which it does not act yet [default: 0]
+    #[arg(long, value_name = "X")]
+    control_start: Vec<f64>,
+    /// The share of the steps after which it does not act any more [default: 1]
+    #[arg(long, value_name = "X")]
+    control_end: Vec<f64>,
+}
+
+/// A ControlNet and what is said of it.
+struct Group {
+    controlnet: ModelSource,
+    image: PathBuf,
+    strength: Option<f32>,
+    start: Option<f64>,
+    end: Option<f64>,
+}
+
+pub struct ControlArgs {
+    /// The error is a sentence about the flags.
+    groups: Result<Vec<Group>, String>,
+}
+
+impl Args for ControlArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Flags::augment_args(command)
+    }
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Flags::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for ControlArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(ControlArgs { groups: Flags::from_arg_matches(matches)?.groups(matches) })
+    }
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Flags {
+    /// Each flag belongs to the last `--controlnet` before it; `matches` know where they stand.
+    fn groups(self, matches: &ArgMatches) -> Result<Vec<Group>, String> {
+        let places = |id: &str| matches.indices_of(id).map(Vec::from_iter).unwrap_or_default();
+        let nets = places("controlnet");
+        let images = of_each(&nets, "control-image", &places("control_image"), self.control_image)?;
+        let strengths =
+            of_each(&nets, "control-strength", &places("control_strength"), self.control_strength)?;
+        let starts = of_each(&nets, "control-start", &places("control_start"), self.control_start)?;
+        let ends = of_each(&nets, "control-end", &places("control_end"), self.control_end)?;
+        let others = images.into_iter().zip(strengths).zip(starts.into_iter().zip(ends));
+        let group = |(controlnet, ((image, strength), (start, end)))| match image {
+            Some(image) => Ok(Group { controlnet, image, strength, start, end }),
+            None => Err(format!("--controlnet {controlnet}: expected a --control-image behind it")),
+        };
+        self.controlnet.into_iter().zip(others).map(group).collect()
+    }
+}
+
+/// The values of a flag at their places, one or none for each ControlNet at its own.
+fn of_each<T>(
+    nets: &[usize],
+    flag: &str,
+    places: &[usize],
+    values: Vec<T>,
+) -> Result<Vec<Option<T>>, String> {
+    let mut of_each: Vec<Option<T>> = nets.iter().map(|_| None).collect();
+    for (place, value) in places.iter().zip(values) {
+        let before = nets.iter().filter(|net| *net < place).count();
+        let Some(net) = before.checked_sub(1) else {
+            return Err(format!("--{flag}: expected behind the --controlnet that it is meant for"));
+        };
+        if of_each[net].replace(value).is_some() {
+            return Err(format!("--{flag}: given twice for one --controlnet"));
+        }
+    }
+    Ok(of_each)
+}
+
+impl ControlArgs {
+    fn groups(&self) -> Result<&[Group], Error> {
+        self.groups.as_deref().map_err(Error::invalid)
+    }
+
+    /// A model with the ControlNets, all downloaded if they have to be.
+    pub fn steer(&self, model: &ModelArgs, progress: Progress) -> Result<Model> {
+        let groups = self.groups()?;
+        let mut model = model.model(progress)?;
+        if let Model::Files(files) = &mut model {
+            for group in groups {
+                files.controlnets.push(group.controlnet.locate(progress)?);
+            }
+        }
+        Ok(model)
+    }
+
+    /// What each ControlNet is given.
+    pub fn controls(&self) -> Result<Vec<Control>, Error> {
+        let control = |group: &Group| {
+            let whole = Control::new(Raster::read(&group.image, BLACK)?);
+            Ok(Control {
+                strength: group.strength.unwrap_or(whole.strength),
+                start: group.start.unwrap_or(whole.start),
+                end: group.end.unwrap_or(whole.end),
+                ..whole
+            })
+        };
+        self.groups()?.iter().map(control).collect()
+    }
+}
