@@ -6,7 +6,8 @@ use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::cuda::LoopKind;
 use sdrt::ops::{Backend, DType};
-use sdrt::pipeline::{Control, ControlImage, ModelFiles, Picture, Pipeline, Request};
+use sdrt::pipeline::{Control, ModelFiles, Picture, Pipeline, Request};
+use sdrt::raster::Raster;
 use sdrt::sampler::Sampler;
 
 use super::gpu::{HALVES, lock, open};
@@ -94,7 +95,7 @@ fn a_steered_picture_in_half_precision_is_close_to_the_cpu() {
     let plain = Request { steps: 4, ..request(&cpu) };
     let (width, height) = (plain.width, plain.height);
     let rgb = (0..width * height).flat_map(|i| [(i % 251) as u8, (i / width) as u8, 90]).collect();
-    let whole = Control::new(ControlImage { width, height, rgb });
+    let whole = Control::new(Raster { width, height, rgb });
     let late = Control { strength: 0.5, start: 0.5, ..whole.clone() };
     let steered = Request { controls: vec![whole, late], ..plain.clone() };
     let want = paint(&mut cpu, &steered);
