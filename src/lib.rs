@@ -4,7 +4,7 @@
 //! one way:
 //!
 //! ```text
-//! hub      -> location                 the id of a model to its files, downloaded where they are missing
+//! hub      -> location                  the id of a model to its files, downloaded where they are missing
 //! pipeline -> text, sampler, rng        what is written in front of a run: token ids, tables, noise
 //!          -> model                     CLIP, U-Net, ControlNets, VAE: plain functions over `Ops`
 //!          -> weights                   at load only: a plan of tensors, filled from a checkpoint
@@ -12,12 +12,9 @@
 //! ops      -> gpu -> cuda/*.cu          driver, memory, graphs, kernels, cuBLASLt
 //! ```
 //!
-//! Before it, [`hub`] turns the id of a model into a location. Beside the pipeline stand [`location`]
-//! (where a model's files are), [`device`] (which machine), [`image`] (PNG files), [`raster`] (pictures to start from), [`bench`], [`profile`],
-//! [`info`] and [`roofline`] (what is measured and counted).
-//! Beside the pipeline stand [`location`] (where a model's files are), [`device`] (which machine), [`image`]
-//! (files that say how they were painted), [`bench`], [`profile`], [`info`] and [`roofline`] (what is measured
-//! and counted).
+//! Before it, [`hub`] turns the id of a model into a location. Beside the pipeline stand [`location`] (where
+//! a model's files are), [`device`] (which machine), [`raster`] (pictures to start from), [`image`] (files that
+//! say how they were painted), [`bench`], [`profile`], [`info`] and [`roofline`] (what is measured and counted).
 
 pub mod bench;
 pub mod columns;
