@@ -36,11 +36,14 @@ struct LinearArgs {
 static_assert(sizeof(LinearArgs) == 64, "mirrored in src/gpu/kernels.rs");
 
 struct ActivateArgs {
-    void* x;  // T [m,n], in place
-    int m, n, pitch;
-    int kind;  // 0 silu, 1 gelu, 2 quick_gelu
+    void* out;      // T [m,n]; may be x
+    const void* x;  // T [m,n]
+    int m, n;
+    int out_pitch, x_pitch;
+    int kind;  // as `activated` in elementwise.cu counts them
+    int unused;
 };
-static_assert(sizeof(ActivateArgs) == 24, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(ActivateArgs) == 40, "mirrored in src/gpu/kernels.rs");
 
 struct AttentionArgs {
     void* out;      // T [b,t,heads*d]

@@ -9,20 +9,36 @@ template <typename T> constexpr int VEC = 16 / sizeof(T);
 
 __device__ __forceinline__ size_t thread_index() { return size_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
-// x[m,n] = f(x[m,n]) in place; n a multiple of the vector.
+__device__ __forceinline__ float activated(int kind, float x) {
+    switch (kind) {
+        case 0: return silu(x);
+        case 1: return gelu(x);
+        case 2: return quick_gelu(x);
+        case 3: return x < 0.f ? 0.f : x;           // relu
+        case 4: return 3.f * tanhf(x * (1.f / 3));  // tanh3
+        case 5: return 2.f * x - 1.f;               // from_unit
+        default: return 0.5f * x + 0.5f;            // to_unit
+    }
+}
+
+// out[m,n] = f(x[m,n]): a vector a thread, and what is left at the end of a row one by one.
 template <typename T> __device__ void activate(const ActivateArgs& a) {
     constexpr int V = VEC<T>;
-    const int vectors = a.n / V;
+    const int vectors = (a.n + V - 1) / V;
     const size_t i = thread_index();
     if (i >= size_t(a.m) * vectors) return;
-    T* x = static_cast<T*>(a.x) + i / vectors * a.pitch + i % vectors * V;
-    auto v = *reinterpret_cast<Vector<T, V>*>(x);
-#pragma unroll
-    for (int j = 0; j < V; j++) {
-        float f = to_float(v.v[j]);
-        v.v[j] = from_float<T>(a.kind == 0 ? silu(f) : a.kind == 1 ? gelu(f) : quick_gelu(f));
+    const size_t row = i / vectors;
+    const int column = i % vectors * V;
+    const T* x = static_cast<const T*>(a.x) + row * a.x_pitch + column;
+    T* out = static_cast<T*>(a.out) + row * a.out_pitch + column;
+    if (column + V > a.n) {
+        for (int j = 0; j < a.n - column; j++) out[j] = from_float<T>(activated(a.kind, to_float(x[j])));
+        return;
     }
-    *reinterpret_cast<Vector<T, V>*>(x) = v;
+    auto v = *reinterpret_cast<const Vector<T, V>*>(x);
+#pragma unroll
+    for (int j = 0; j < V; j++) v.v[j] = from_float<T>(activated(a.kind, to_float(v.v[j])));
+    *reinterpret_cast<Vector<T, V>*>(out) = v;
 }
 
 // x[m,n] += gain * y[m,n], one gain an image; n a multiple of the vector.

@@ -112,7 +112,7 @@ fn run(models: &Models, ops: &mut dyn Ops, inputs: &Inputs) {
     let table = ops.alloc([1, 1, 1, unet.time_columns()]);
     let context = ops.alloc([b, 1, tokens, unet.context_columns()]);
     let [x, prediction] = [0, 1].map(|_| ops.alloc([b, h, w, c]));
-    let picture = ops.alloc([b, scale * h, scale * w, models.config.vae.out_channels]);
+    let picture = ops.alloc([b, scale * h, scale * w, 3]);
 
     models.text_encoder.forward(ops, inputs.ids, models.text_encoder.from_end(states, 1, true), None);
     unet.time_table(ops, table, TimeInputs { timesteps: inputs.timestep, guidance: None, added: None });

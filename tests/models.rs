@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use common::{Case, check, download, fixture, reserve_arena, root, upload};
 use sdrt::model::blocks::{Carried, Resnet, Transformer};
 use sdrt::model::clip::ClipText;
-use sdrt::model::config::ModelConfig;
+use sdrt::model::config::{AutoencoderConfig, ModelConfig};
 use sdrt::model::time::TimeInputs;
 use sdrt::model::unet::UNet;
 use sdrt::model::vae::Vae;
@@ -109,7 +109,8 @@ impl Run<'_> {
     }
 
     fn vae(&mut self, config: &ModelConfig, carried: Carried) -> Vae {
-        self.load(|plan| plan.component("vae", |plan| Vae::new(&config.vae, carried, plan)))
+        let AutoencoderConfig::Kl(config) = &config.vae else { panic!("{:?}", config.vae) };
+        self.load(|plan| plan.component("vae", |plan| Vae::new(config, carried, plan)))
     }
 
     fn decode(&mut self, config: &ModelConfig, carried: Carried) {
@@ -256,7 +257,10 @@ fn plans_want_exactly_the_keys_of_checkpoints() {
         assert!(message.contains("down_blocks.0.resnets") && message.contains("missing"), "{message}");
         let message = refused(&|other| other.clip.num_hidden_layers += 1);
         assert!(message.contains("encoder.layers") && message.contains("missing"), "{message}");
-        let message = refused(&|other| other.vae.use_quant_conv ^= true);
+        let message = refused(&|other| match &mut other.vae {
+            AutoencoderConfig::Kl(vae) => vae.use_quant_conv ^= true,
+            AutoencoderConfig::Tiny(vae) => panic!("{vae:?}"),
+        });
         assert!(message.contains("quant_conv"), "{message}");
         let message = refused(&|other| other.unet.block_out_channels[0] *= 2);
         assert!(message.contains("shape"), "{message}");

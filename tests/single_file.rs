@@ -205,7 +205,7 @@ fn another_vae_takes_the_place_of_the_models() {
         let other = Hollow::new("vae.safetensors", &tensors, json!({}));
         let files = ModelFiles { vae: Some(other.location()), ..file.files() };
         let (description, checkpoint) = files.open().unwrap();
-        assert_eq!(description.config.vae, VaeConfig::sdxl(), "all but the shapes is the model's");
+        assert_eq!(description.config.vae, VaeConfig::sdxl().into(), "all but the shapes is the model's");
         assert_eq!(checkpoint.files().filter(|path| path.name() == "vae.safetensors").count(), 1);
         let mut plan = Plan::measure(DType::F16);
         Models::new(&description.config, 0, &mut plan);
@@ -214,6 +214,10 @@ fn another_vae_takes_the_place_of_the_models() {
     let none = Hollow::new("vae.safetensors", &BTreeMap::from([("a".into(), vec![1])]), json!({}));
     let files = ModelFiles { vae: Some(none.location()), ..file.files() };
     assert_refused(files.describe(), "vae.safetensors: no VAE of Stable Diffusion");
+    let half = BTreeMap::from([("0.weight".into(), vec![64, 3, 3, 3])]);
+    let encoder = Hollow::new("taesd_encoder.safetensors", &half, json!({}));
+    let files = ModelFiles { vae: Some(encoder.location()), ..file.files() };
+    assert_refused(files.describe(), "the encoder of a tiny VAE alone");
 }
 
 #[test]
@@ -308,6 +312,7 @@ fn other_files_are_called_what_they_are() {
         ("double_blocks.0.img_attn.qkv.weight", "Flux or Stable Diffusion 3"),
         ("down_blocks.0.resnets.0.conv1.weight", "one component of a model in the layout of diffusers"),
         ("decoder.conv_in.weight", "a VAE alone; name the model with --model, and this file with --vae"),
+        ("decoder.layers.0.weight", "a VAE alone; name the model with --model, and this file with --vae"),
         ("text_model.final_layer_norm.weight", "a text encoder alone"),
         ("fc.weight", "has no U-Net of Stable Diffusion"),
     ] {

@@ -36,13 +36,13 @@ fn attention() {
 }
 
 #[test]
-fn geglu() {
-    agrees_with_torch(&mut Cpu::new(), "geglu", SUMS);
+fn activate() {
+    agrees_with_torch(&mut Cpu::new(), "activate", SUMS);
 }
 
 #[test]
-fn activate() {
-    agrees_with_torch(&mut Cpu::new(), "activate", SUMS);
+fn geglu() {
+    agrees_with_torch(&mut Cpu::new(), "geglu", SUMS);
 }
 
 #[test]

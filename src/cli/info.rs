@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use sdrt::columns::{bytes, columns};
 use sdrt::info;
-use sdrt::model::config::{ClipConfig, ModelConfig};
+use sdrt::model::config::{AutoencoderConfig, ClipConfig, ModelConfig};
 use sdrt::ops::DType;
 use sdrt::pipeline::{Description, Init, Model, Request};
 use sdrt::sampler::{Sampler, SchedulerConfig};
@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::model::{KnownShapes, ModelChanges};
 use super::source::{self, ModelSource};
+use super::tiling::TilingArgs;
 use super::{SizeArgs, emoji};
 use crate::progress::Progress;
 
@@ -35,6 +36,8 @@ pub struct Info {
     tensors: bool,
     #[command(flatten)]
     size: SizeArgs,
+    #[command(flatten)]
+    tiling: TilingArgs,
     /// Pictures at once
     #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
     num_images: usize,
@@ -60,6 +63,7 @@ impl Info {
             height: self.size.height.unwrap_or(defaults.height),
             init: description.config.paints_into_pictures().then(Init::blank),
             images: self.num_images,
+            tiling: self.tiling.tiling(),
             ..defaults
         };
         let info = info::Info::new(&model, &request, self.dtype)?;
@@ -181,13 +185,16 @@ fn configuration(info: &info::Info, request: &Request) -> Vec<(&'static str, Str
         unet.sample_size,
         unet.in_channels,
     );
-    let vae = format!(
-        "channels {}, resnets {}, {} pixels to a latent's side, scaling factor {}",
-        list(&vae.block_out_channels),
-        vae.layers_per_block,
-        vae.scale_factor(),
-        vae.scaling_factor,
-    );
+    let layers = match vae {
+        AutoencoderConfig::Kl(vae) => {
+            format!("channels {}, resnets {}", list(&vae.block_out_channels), vae.layers_per_block)
+        }
+        AutoencoderConfig::Tiny(vae) => {
+            format!("tiny, channels {}, blocks {}", vae.decoder.channels, list(&vae.decoder.blocks))
+        }
+    };
+    let (pixels, factor) = (vae.scale_factor(), vae.scaling_factor());
+    let vae = format!("{layers}, {pixels} pixels to a latent's side, scaling factor {factor}");
     let SchedulerConfig { class_name, num_train_timesteps, beta_schedule, .. } = scheduler;
     let noise = format!(
         "{}, {num_train_timesteps} timesteps, betas {beta_schedule} {} to {}, predicts {}",

@@ -9,12 +9,14 @@ mod lora;
 mod model;
 mod output;
 mod picture;
+mod preview;
 mod profile;
 mod prompt;
 mod run;
 mod sampling;
 mod size;
 mod source;
+mod tiling;
 
 use std::io::{IsTerminal, Write};
 

@@ -16,7 +16,7 @@ use sdrt::pipeline::{Picture, Request};
 pub struct OutputArgs {
     /// Where the picture goes: .png, .jpg or .webp (lossless)
     #[arg(short, long, value_name = "FILE", default_value = "sdrt.png")]
-    output: PathBuf,
+    pub output: PathBuf,
     /// Of a JPEG, from 1 to 100 [default: 95]
     #[arg(long, value_name = "N")]
     quality: Option<u8>,

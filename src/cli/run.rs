@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use sdrt::columns::columns;
 use sdrt::error::Error;
 use sdrt::image::Origin;
-use sdrt::pipeline::{Description, Hires, Painting, Picture, Pipeline, Request, Times};
+use sdrt::pipeline::{Description, Hires, Painting, Picture, Pipeline, Previews, Request, Times};
 use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
@@ -25,9 +25,11 @@ use super::lora::{LoraArgs, Tagged};
 use super::model::ModelArgs;
 use super::output::{self, OutputArgs};
 use super::picture::PictureArgs;
+use super::preview::PreviewArgs;
 use super::prompt::{Prompt, PromptArgs};
 use super::sampling::SamplingArgs;
 use super::size::ConditioningArgs;
+use super::tiling::TilingArgs;
 use super::{DeviceArgs, SizeArgs, ms, say, say_notice};
 use crate::progress::{Progress, unit};
 
@@ -60,7 +62,11 @@ pub struct Run {
     #[arg(short = 'b', long, value_name = "N", default_value_t = 1, help_heading = "Size")]
     num_images: usize,
     #[command(flatten)]
+    tiling: TilingArgs,
+    #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    preview: PreviewArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Prints warnings and errors only
@@ -85,6 +91,7 @@ impl Run {
         let passes = request.check(&description)?;
         let evaluations = passes.iter().map(|pass| pass.table.evaluations()).sum();
         let files = self.output.files(prompts.len() * request.images)?;
+        let previews = self.preview.files(&self.output.output, &files.paths, request.images, &description)?;
 
         let opened = self.from.open(&self.device)?;
         let machine = opened.backend.describe();
@@ -125,7 +132,12 @@ impl Run {
                 ..request.clone()
             };
             let bar = progress.denoising(evaluations, request.steps);
-            let painting = paint(&mut pipeline, &request, bar, &cancelled);
+            let mut save_previews = |_, pictures: Vec<Picture>| match &previews {
+                Some(files) => files.save(&pictures, &request, &origin),
+                None => Ok(()),
+            };
+            let previews = previews.as_ref().map(|files| files.previews(&mut save_previews));
+            let painting = paint(&mut pipeline, &request, bar, previews, &cancelled);
             let painting = painting.map_err(|error| prompt.locate_error(error))?;
             let mut late: Vec<String> =
                 painting.warnings.iter().chain(&about_loras).map(|warning| prompt.locate(warning)).collect();
@@ -182,6 +194,7 @@ impl Run {
         Ok(Request {
             images: self.num_images,
             size: self.conditioning.conditioning(),
+            tiling: self.tiling.tiling(),
             controls,
             ..self.prompts.apply(defaults)
         })
@@ -202,12 +215,14 @@ fn paint(
     pipeline: &mut Pipeline,
     request: &Request,
     bar: ProgressBar,
+    previews: Option<Previews>,
     cancelled: &AtomicBool,
 ) -> Result<Painting, Error> {
-    let painting = pipeline.paint(request, &mut |done, _| {
+    let mut on_step = |done, _| {
         bar.set_position(done as u64);
         if cancelled.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    };
+    let painting = pipeline.paint_with_previews(request, &mut on_step, previews);
     bar.finish_and_clear();
     painting
 }

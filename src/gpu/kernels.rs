@@ -46,7 +46,9 @@ args!(LinearArgs, 64 {
     out: u64, x: u64, weight: u64, bias: u64, residual: u64,
     m: i32, n: i32, k: i32, out_pitch: i32, x_pitch: i32, residual_pitch: i32,
 });
-args!(ActivateArgs, 24 { x: u64, m: i32, n: i32, pitch: i32, kind: i32 });
+args!(ActivateArgs, 40 {
+    out: u64, x: u64, m: i32, n: i32, out_pitch: i32, x_pitch: i32, kind: i32, unused: i32,
+});
 args!(AccumulateArgs, 56 {
     x: u64, y: u64, gains: u64, index: u64, m: i32, n: i32, t: i32, x_pitch: i32, y_pitch: i32, unused: i32,
 });

@@ -112,7 +112,7 @@ impl ControlNet {
                 let [_, h, w, _] = x.shape;
                 let next = ops.alloc([1, h.div_ceil(stride), w.div_ceil(stride), conv.weight.b()]);
                 ops.conv2d(Conv2d { stride, ..conv.to(next, x) });
-                ops.activate(Activate { x: next, activation: Activation::Silu });
+                ops.activate(Activate { out: next, x: next, activation: Activation::Silu });
                 x = next;
             }
             for image in 0..out.b() {

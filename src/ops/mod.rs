@@ -76,11 +76,11 @@ impl dyn Ops + '_ {
     pub fn attention(&mut self, v: Attention) {
         self.call(Call::Attention(v));
     }
-    pub fn geglu(&mut self, v: Geglu) {
-        self.call(Call::Geglu(v));
-    }
     pub fn activate(&mut self, v: Activate) {
         self.call(Call::Activate(v));
+    }
+    pub fn geglu(&mut self, v: Geglu) {
+        self.call(Call::Geglu(v));
     }
     pub fn accumulate(&mut self, v: Accumulate) {
         self.call(Call::Accumulate(v));

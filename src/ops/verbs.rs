@@ -14,12 +14,23 @@ pub struct TableRow {
     pub index: Tensor, // i32 [1,1,1,at least b]
 }
 
-/// Elementwise functions. `Gelu` is the exact one, `x·Φ(x)`; `QuickGelu` is CLIP's `x·sigmoid(1.702·x)`.
+/// Elementwise functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
+    /// `x·sigmoid(x)`
     Silu,
+    /// The exact one, `x·Φ(x)`.
     Gelu,
+    /// CLIP's `x·sigmoid(1.702·x)`.
     QuickGelu,
+    /// `max(x, 0)`; a NaN stays one.
+    Relu,
+    /// `3·tanh(x/3)`: TAESD's soft clamp.
+    Tanh3,
+    /// `2·x - 1`: from 0..1 to -1..1.
+    FromUnit,
+    /// `x/2 + 1/2`: from -1..1 to 0..1.
+    ToUnit,
 }
 
 /// `out = conv(x, weight) + bias + row.table[row.index[b]] + residual`, cross-correlation as in torch.
@@ -88,19 +99,20 @@ pub struct Attention {
     pub causal: bool,
 }
 
+/// `out = activation(x)`
+#[derive(Clone, Copy, Debug)]
+pub struct Activate {
+    pub out: Tensor, // [b,h,w,c], may be `x` itself
+    pub x: Tensor,   // [b,h,w,c]
+    pub activation: Activation,
+}
+
 /// `out[.., j] = x[.., 2j] · gelu(x[.., 2j+1])`: the two halves of the GEGLU projection are
 /// interleaved at load (value, gate, value, gate, ...), so that one tile of a product holds both.
 #[derive(Clone, Copy, Debug)]
 pub struct Geglu {
     pub out: Tensor, // [b,1,t,n]
     pub x: Tensor,   // [b,1,t,2n]
-}
-
-/// `x = activation(x)`.
-#[derive(Clone, Copy, Debug)]
-pub struct Activate {
-    pub x: Tensor, // [b,h,w,c], updated
-    pub activation: Activation,
 }
 
 /// `x[b] = x[b] + gain.table[gain.index[b]] · y[b]`. Where the gain is zero, `x` stays as it is whatever `y` holds.
@@ -216,6 +228,14 @@ pub struct ToRgb8 {
     pub x: Tensor,   // [b,h,w,3]
 }
 
+impl ToRgb8 {
+    /// The formula for one colour.
+    pub fn level(x: f32) -> u8 {
+        // `as` turns a NaN into 0.
+        ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
+    }
+}
+
 /// One verb with its arguments: what a backend executes, records, counts or times.
 #[expect(clippy::large_enum_variant, reason = "a stage has a few hundred calls, and they are to be Copy")]
 #[derive(Clone, Copy, Debug)]
@@ -225,8 +245,8 @@ pub enum Call {
     GroupNorm(GroupNorm),
     LayerNorm(LayerNorm),
     Attention(Attention),
-    Geglu(Geglu),
     Activate(Activate),
+    Geglu(Geglu),
     Accumulate(Accumulate),
     Embed(Embed),
     Emphasize(Emphasize),
@@ -311,8 +331,8 @@ impl Call {
             Call::GroupNorm(_) => "group_norm",
             Call::LayerNorm(_) => "layer_norm",
             Call::Attention(_) => "attention",
-            Call::Geglu(_) => "geglu",
             Call::Activate(_) => "activate",
+            Call::Geglu(_) => "geglu",
             Call::Accumulate(_) => "accumulate",
             Call::Embed(_) => "embed",
             Call::Emphasize(_) => "emphasize",
@@ -332,8 +352,8 @@ impl Call {
             Call::GroupNorm(v) => v.out,
             Call::LayerNorm(v) => v.out,
             Call::Attention(v) => v.out,
+            Call::Activate(v) => v.out,
             Call::Geglu(v) => v.out,
-            Call::Activate(v) => v.x,
             Call::Accumulate(v) => v.x,
             Call::Embed(v) => v.out,
             Call::Emphasize(v) => v.x,
@@ -368,8 +388,10 @@ impl Call {
                 assert!(v.q.b() == v.k.b() && v.q.c() == v.k.c() && v.q.c().is_multiple_of(v.heads), "{v:?}");
                 assert!(!v.causal || v.q.tokens() == v.k.tokens(), "{v:?}");
             }
+            Call::Activate(v) => {
+                assert!(v.out.shape == v.x.shape && v.out.dtype == v.x.dtype, "{v:?}");
+            }
             Call::Geglu(v) => assert!(v.out.rows() == v.x.rows() && v.x.c() == 2 * v.out.c(), "{v:?}"),
-            Call::Activate(_) => {}
             Call::Accumulate(v) => {
                 let TableRow { table, index } = v.gain;
                 assert!(v.x.shape == v.y.shape && table.c() == 1 && table.dtype == DType::F32, "{v:?}");
@@ -439,8 +461,8 @@ impl Call {
             Call::GroupNorm(v) => v.out.bytes() + v.x.bytes() + v.weight.bytes() + v.bias.bytes(),
             Call::LayerNorm(v) => v.out.bytes() + v.x.bytes() + v.weight.bytes() + v.bias.bytes(),
             Call::Attention(v) => v.out.bytes() + v.q.bytes() + v.k.bytes() + v.v.bytes(),
+            Call::Activate(v) => v.out.bytes() + v.x.bytes(),
             Call::Geglu(v) => v.out.bytes() + v.x.bytes(),
-            Call::Activate(v) => 2 * v.x.bytes(),
             Call::Accumulate(v) => 2 * v.x.bytes() + v.y.bytes(),
             Call::Embed(v) => {
                 let rows = if v.positions.is_some() { 3 } else { 2 };

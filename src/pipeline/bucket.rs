@@ -1,6 +1,6 @@
 //! The recorded stages of one shape.
 
-use super::stages::{Counted, Models, Shape, Tensors};
+use super::stages::{Canvas, Counted, Models, Shape, Tensors};
 use crate::error::Result;
 use crate::ops::*;
 
@@ -11,7 +11,8 @@ pub(super) struct Bucket {
     /// Where there is a picture to start from.
     pub encode_picture: Option<Graph>,
     pub denoise: Graph,
-    pub decode: Graph,
+    /// Of whole pictures.
+    pub decode: Option<Graph>,
     pub region: Region,
 }
 
@@ -35,7 +36,10 @@ impl Bucket {
                 None => None,
             },
             denoise: backend.record_steps(tensors.index, &mut |ops| models.denoise(ops, &tensors))?,
-            decode: backend.record(&mut |ops| models.decode(ops, &tensors))?,
+            decode: match tensors.canvas {
+                Canvas::Whole { .. } => Some(backend.record(&mut |ops| models.decode(ops, &tensors))?),
+                Canvas::Tile { .. } => None,
+            },
             tensors,
             region,
         })

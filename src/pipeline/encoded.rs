@@ -47,7 +47,7 @@ impl Encoded {
         init: &Init,
         pass: &Pass,
     ) -> Result<Self> {
-        let scaling_factor = config.vae.scaling_factor;
+        let scaling_factor = config.vae.scaling_factor();
         let mut encode = |picture: &Raster, kept: &dyn Fn(usize) -> bool| {
             Posterior::encode(backend, bucket, picture, kept, scaling_factor)
         };

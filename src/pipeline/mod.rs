@@ -11,6 +11,7 @@
 
 mod bucket;
 mod control;
+mod decode;
 mod encoded;
 mod enlarge;
 mod family;
@@ -19,9 +20,11 @@ mod inputs;
 mod latents;
 mod loras;
 mod model;
+mod preview;
 mod prompts;
 mod request;
 mod stages;
+mod tiling;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -40,10 +43,13 @@ use self::latents::{Start, write_latents};
 pub use self::loras::LoraUse;
 use self::loras::Loras;
 pub use self::model::{Description, KnownShapes, Model, ModelFiles};
+pub use self::preview::{OnPreview, PreviewMethod, Previews};
+use self::preview::{Watch, Watched};
 use self::prompts::Prompts;
 pub use self::request::{Painting, Pass, Picture, Request, SizeConditioning, Times};
 use self::stages::Tensors;
 pub use self::stages::{Counted, Models, Shape, Stage, count};
+pub use self::tiling::{Tiled, Tiling};
 use crate::error::{Error, Result};
 use crate::ops::*;
 use crate::text::{Inversions, Tokenizer};
@@ -153,18 +159,48 @@ impl Pipeline {
     /// # Errors
     /// A value that cannot be used, memory that is not there, or [`Error::Cancelled`].
     pub fn paint(&mut self, request: &Request, on_step: OnStep) -> Result<Painting> {
+        self.paint_with_previews(request, on_step, None)
+    }
+
+    /// Paints a request, and shows it while it is painted. The picture is the same.
+    ///
+    /// # Errors
+    /// Besides those of [`Pipeline::paint`], a [`PreviewMethod`] that the model does not have, and that of
+    /// [`OnPreview`].
+    pub fn paint_with_previews(
+        &mut self,
+        request: &Request,
+        on_step: OnStep,
+        mut previews: Option<Previews>,
+    ) -> Result<Painting> {
+        if let Some(previews) = &previews {
+            assert!(previews.every > 0, "previews of every evaluation are every 1");
+            previews.method.check(&self.description.config)?;
+        }
         let passes = request.check(&self.description)?;
         let evaluations = passes.iter().map(|pass| pass.table.evaluations()).sum();
         let guided = request.is_guided(&self.description.config);
         let tokenizers = Arc::clone(&self.tokenizers);
         let prompts = Prompts::new(request, guided, &tokenizers, &self.inversions)?;
         let mut times = Times { evaluations, ..Times::default() };
+        let asked = previews.as_ref().map(|previews| (previews.every, previews.method));
         let mut done = 0;
         let mut shape = None;
         for pass in &passes {
             let smaller = shape.map(|shape| self.enlarged(&shape, pass)).transpose()?;
-            let mut on_step = |in_pass| on_step(done + in_pass, evaluations);
-            match self.denoise(request, &prompts, pass, smaller, &mut times, &mut on_step) {
+            let mut on_preview = |in_pass, pictures| match &mut previews {
+                Some(previews) => (previews.on_preview)(done + in_pass, pictures),
+                None => Ok(()),
+            };
+            let watch = Watch {
+                on_step: &mut |in_pass| on_step(done + in_pass, evaluations),
+                previews: asked.map(|(every, method)| Previews {
+                    every,
+                    method,
+                    on_preview: &mut on_preview,
+                }),
+            };
+            match self.denoise(request, &prompts, pass, smaller, &mut times, watch) {
                 Err(Error::Cancelled { done: in_pass, .. }) => {
                     return Err(Error::Cancelled { done: done + in_pass, steps: evaluations });
                 }
@@ -174,22 +210,19 @@ impl Pipeline {
         }
 
         let start = Instant::now();
-        let bucket = &self.buckets[&shape.expect("at least one pass")];
-        let t = &bucket.tensors;
-        self.backend.replay(&bucket.decode)?;
-        let mut rgb = vec![0; t.rgb.bytes()];
-        self.backend.read(t.rgb, &mut rgb)?;
+        let shape = shape.expect("at least one pass");
+        let rgb = self.buckets[&shape].decode(&mut *self.backend, &self.models, &shape)?;
         times.decode = start.elapsed();
 
-        let [_, height, width, _] = t.rgb.shape;
-        let picture = |(i, rgb): (usize, &[u8])| Picture {
-            width,
-            height,
-            rgb: rgb.to_vec(),
-            seed: request.seed.wrapping_add(i as u64),
-        };
-        let pictures = rgb.chunks_exact(3 * width * height).enumerate().map(picture).collect();
-        Ok(Painting { pictures, times, warnings: prompts.warnings })
+        let pictures = request.pictures(shape.width, shape.height, &rgb);
+        let mut warnings = prompts.warnings;
+        if let (Some([h, w]), Tiled::Auto) = (shape.tile, request.tiling.when) {
+            warnings.push(format!(
+                "decoded in tiles of {w}x{h} latents: the whole picture does not fit; --vae-tiling on says so without \
+                 this warning"
+            ));
+        }
+        Ok(Painting { pictures, times, warnings })
     }
 
     /// Runs a pass, from the latents of an earlier one if there are some; returns the shape that has its latents.
@@ -200,12 +233,13 @@ impl Pipeline {
         pass: &Pass,
         latents: Option<Vec<f32>>,
         times: &mut Times,
-        on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        watch: Watch,
     ) -> Result<Shape> {
         let (config, table) = (&self.description.config, &pass.table);
         let shape = Shape { chunks: prompts.chunks(), ..request.shape(config, pass) };
         let start = Instant::now();
-        Self::prepare_bucket(&mut self.buckets, &mut *self.backend, &self.models, shape)?;
+        let tile = request.possible_tile(config, pass.width, pass.height);
+        let shape = Self::prepare_bucket(&mut self.buckets, &mut *self.backend, &self.models, shape, tile)?;
         times.record += start.elapsed();
         let bucket = &self.buckets[&shape];
         let backend = &mut *self.backend;
@@ -235,7 +269,7 @@ impl Pipeline {
         backend.write(t.index, bytemuck::cast_slice(&t.first_index()))?;
         backend.write(t.rescale, &padded(&vec![request.guidance_rescale; request.images], request.images))?;
         let evaluations = table.evaluations();
-        let done = backend.replay_steps(&bucket.denoise, evaluations, on_step)?;
+        let done = Watched { backend, models: &self.models, bucket, shape, request, table }.denoise(watch)?;
         if done < evaluations {
             return Err(Error::Cancelled { done, steps: evaluations });
         }
@@ -255,27 +289,35 @@ impl Pipeline {
     /// Records the graphs of a shape, unless they are there. Shapes of earlier requests keep their memory
     /// until a new one needs it.
     pub fn prepare(&mut self, shape: Shape) -> Result<()> {
-        Self::prepare_bucket(&mut self.buckets, &mut *self.backend, &self.models, shape)
+        Self::prepare_bucket(&mut self.buckets, &mut *self.backend, &self.models, shape, None).map(drop)
     }
 
+    /// Returns the shape that was prepared: with this `tile`, where memory does not suffice without.
     fn prepare_bucket(
         buckets: &mut HashMap<Shape, Bucket>,
         backend: &mut dyn Backend,
         models: &Models,
         shape: Shape,
-    ) -> Result<()> {
-        if !buckets.contains_key(&shape) {
-            let bucket = match Bucket::new(backend, models, &shape) {
-                Err(Error::OutOfMemory { .. }) if !buckets.is_empty() => {
-                    buckets.clear();
-                    Bucket::new(backend, models, &shape)
-                }
-                bucket => bucket,
-            }?;
-            tracing::debug!(?shape, bytes = bucket.region.bytes, "recorded graphs");
-            buckets.insert(shape, bucket);
+        tile: Option<[usize; 2]>,
+    ) -> Result<Shape> {
+        let tiled = Shape { tile: shape.tile.or(tile), ..shape };
+        if let Some(known) = [shape, tiled].into_iter().find(|shape| buckets.contains_key(shape)) {
+            return Ok(known);
         }
-        Ok(())
+        let mut shape = shape;
+        let bucket = loop {
+            match Bucket::new(backend, models, &shape) {
+                Err(Error::OutOfMemory { .. }) if !buckets.is_empty() => buckets.clear(),
+                Err(Error::OutOfMemory { needed, .. }) if shape != tiled => {
+                    tracing::debug!(?shape, needed, "decoding in tiles: the whole does not fit");
+                    shape = tiled;
+                }
+                bucket => break bucket?,
+            }
+        };
+        tracing::debug!(?shape, bytes = bucket.region.bytes, "recorded graphs");
+        buckets.insert(shape, bucket);
+        Ok(shape)
     }
 
     /// The verbs of a shape over the memory that its graphs use: what a profile executes one by one.

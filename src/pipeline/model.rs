@@ -7,7 +7,7 @@ use super::family::{Distillation, Family};
 use super::{OnLoad, Pipeline};
 use crate::error::Result;
 use crate::location::Location;
-use crate::model::config::{ModelConfig, VaeConfig};
+use crate::model::config::{AutoencoderConfig, ModelConfig};
 use crate::ops::Backend;
 use crate::sampler::SchedulerConfig;
 use crate::text::Embedding;
@@ -167,9 +167,10 @@ impl ModelFiles {
             let config = &mut description.config;
             let folder = single_file::vae_folder(vae);
             config.vae = if vae.is_folder() {
-                VaeConfig::read(&folder.join("config.json"))?
+                AutoencoderConfig::read(&folder.join("config.json"))?
             } else {
-                VaeConfig::infer(vae, &single_file::open_vae(vae)?.shapes(), &config.vae)?
+                let vae_file = single_file::open_vae(vae)?;
+                AutoencoderConfig::infer(vae, &vae_file.shapes(), &config.vae_to_infer())?
             };
             config.check(vae)?;
         }

@@ -7,8 +7,9 @@ use super::family::Distillation;
 use super::init::{Hires, Init, skipped_steps};
 use super::model::Description;
 use super::stages::Shape;
+use super::tiling::{Tiled, Tiling};
 use crate::error::{Error, Result};
-use crate::model::config::ModelConfig;
+use crate::model::config::{AutoencoderConfig, ModelConfig, RGB};
 use crate::rng::Rng;
 use crate::sampler::{NoiseLevels, Sampler, Sampling, Schedule, Table};
 use crate::text::{LongPrompt, PromptStyle};
@@ -44,6 +45,7 @@ pub struct Request {
     pub images: usize,
     /// Of XL.
     pub size: SizeConditioning,
+    pub tiling: Tiling,
     /// The picture to start from, instead of noise.
     pub init: Option<Init>,
     /// Not together with `init`.
@@ -114,6 +116,7 @@ impl Request {
             width: side,
             images: 1,
             size: SizeConditioning::default(),
+            tiling: Tiling::default(),
             init: None,
             hires: None,
             controls: Vec::new(),
@@ -153,6 +156,7 @@ impl Request {
             let rescale = self.guidance_rescale;
             return invalid(format!("--guidance-rescale {rescale}: expected a number from 0 to 1"));
         }
+        self.tiling.check()?;
         self.check_size(config, self.width, self.height)?;
         control::check(self, config)?;
         if self.size != SizeConditioning::default() && !config.is_xl() {
@@ -198,18 +202,27 @@ impl Request {
 
     /// Checks that a pass is not too large.
     fn check_size(&self, config: &ModelConfig, width: usize, height: usize) -> Result<()> {
-        // Kernels count the elements of a tensor with 31 bits; the VAE's are the largest.
         let images = self.images;
-        let map =
-            if width.max(height) > LARGEST_SIDE { usize::MAX } else { config.vae.largest_map(height, width) };
-        let hints = config.controlnets.iter().map(|net| net.largest_map(height, width));
-        let elements = images.checked_mul(map).and_then(|elements| hints.chain([elements]).max());
-        if elements.is_none_or(|n| n > i32::MAX as usize) {
+        let scale = config.vae.scale_factor();
+        let is_short = width.max(height) <= LARGEST_SIDE;
+        let rows = images.saturating_mul(if self.is_guided(config) { 2 } else { 1 });
+        let others_fit = is_short
+            && is_countable(rows, config.unet.largest_map(height / scale, width / scale))
+            && config.controlnets.iter().all(|net| is_countable(1, net.largest_map(height, width)))
+            && (self.init.is_none() || is_countable(1, config.vae.largest_map(height, width)));
+        let decoded_fits = is_short
+            && match self.tile(config, width, height) {
+                Some([h, w]) => is_countable(1, config.vae.largest_map(scale * h, scale * w)),
+                None => is_countable(images, config.vae.largest_map(height, width)),
+            };
+        if !(others_fit && decoded_fits) {
             let pictures = if images == 1 { "picture" } else { "pictures at once" };
             let hires = if self.hires.is_some() { ", --hires-scale" } else { "" };
+            let tiled = others_fit && self.tiling.when == Tiled::Off;
+            let tiling = if tiled { ", or leave --vae-tiling off out" } else { "" };
             return Err(Error::invalid(format!(
                 "{images} {pictures} of {width}x{height}: too many pixels; lower --num-images{hires}, --width or \
-                 --height"
+                 --height{tiling}"
             )));
         }
         Ok(())
@@ -217,6 +230,11 @@ impl Request {
 
     /// Steps left out at the start.
     fn check_init(&self, init: &Init, config: &ModelConfig) -> Result<usize> {
+        if matches!(config.vae, AutoencoderConfig::Tiny(_)) {
+            return Err(Error::invalid(
+                "--init-image: a tiny VAE decodes only; try without --vae, or with one that is not tiny",
+            ));
+        }
         if config.paints_into_pictures() && init.mask.is_none() {
             return Err(Error::invalid(
                 "--mask: missing; this model paints into pictures, where a mask is light: give it one",
@@ -238,6 +256,24 @@ impl Request {
         Table::new(&model.scheduler, &sampling)
     }
 
+    /// The largest tile, where a pass's picture is decoded in tiles from the outset: because the user says so, or
+    /// because the kernels cannot count the whole.
+    fn tile(&self, config: &ModelConfig, width: usize, height: usize) -> Option<[usize; 2]> {
+        let whole = is_countable(self.images, config.vae.largest_map(height, width));
+        self.possible_tile(config, width, height).filter(|_| self.tiling.when == Tiled::On || !whole)
+    }
+
+    /// The largest tile of a picture of this size where it may be decoded in tiles.
+    pub(super) fn possible_tile(
+        &self,
+        config: &ModelConfig,
+        width: usize,
+        height: usize,
+    ) -> Option<[usize; 2]> {
+        let scale = config.vae.scale_factor();
+        self.tiling.tile(&config.vae, [height / scale, width / scale])
+    }
+
     /// The shape that a pass of the request is painted in, with a prompt of one chunk.
     pub fn shape(&self, config: &ModelConfig, pass: &Pass) -> Shape {
         let own = if config.is_xl() { 2 } else { 1 };
@@ -251,8 +287,20 @@ impl Request {
             from_picture: self.init.is_some(),
             blended: masked && !config.paints_into_pictures(),
             controls: self.controls.len(),
+            tile: self.tile(config, pass.width, pass.height),
             ..shape
         }
+    }
+
+    /// The pictures of this size whose colours lie one after the other.
+    pub(super) fn pictures(&self, width: usize, height: usize, rgb: &[u8]) -> Vec<Picture> {
+        let picture = |(i, rgb): (usize, &[u8])| Picture {
+            width,
+            height,
+            rgb: rgb.to_vec(),
+            seed: self.seed.wrapping_add(i as u64),
+        };
+        rgb.chunks_exact(RGB * width * height).enumerate().map(picture).collect()
     }
 
     /// Whether the U-Net sees each picture twice. A model that takes the guidance scale as an input needs no
@@ -260,6 +308,11 @@ impl Request {
     pub fn is_guided(&self, config: &ModelConfig) -> bool {
         self.guidance_scale > 1.0 && config.unet.time_cond_proj_dim.is_none()
     }
+}
+
+/// Kernels count the elements of a tensor with 31 bits.
+fn is_countable(images: usize, elements: usize) -> bool {
+    images.checked_mul(elements).is_some_and(|n| n <= i32::MAX as usize)
 }
 
 /// One picture, row after row of RGB.

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use super::control::ControlTensors;
+use crate::model::autoencoder::Autoencoder;
 use crate::model::blocks::Carried;
 use crate::model::clip::{ClipText, Pooled};
-use crate::model::config::{ClipConfig, ModelConfig, TextTimeConfig};
+use crate::model::config::{AutoencoderConfig, ClipConfig, ModelConfig, RGB, TextTimeConfig};
 use crate::model::controlnet::{ControlInputs, ControlNet};
 use crate::model::time::{AddedInputs, TimeInputs};
 use crate::model::unet::UNet;
-use crate::model::vae::Vae;
 use crate::ops::count::Count;
 use crate::ops::*;
 use crate::sampler::ROW_WIDTH;
@@ -24,7 +24,7 @@ pub struct Models {
     /// Of XL.
     pub text_encoder_2: Option<ClipText>,
     pub unet: UNet,
-    pub vae: Vae,
+    pub vae: Autoencoder,
     pub controlnets: Vec<ControlNet>,
 }
 
@@ -38,7 +38,8 @@ impl Models {
         let text_encoder = clip("text_encoder", &config.clip, false);
         let text_encoder_2 = config.clip_2.as_ref().map(|config| clip("text_encoder_2", config, true));
         // The pipelines of Stable Diffusion 1.x and 2.x decode in halves whatever the file says.
-        let overflows = config.is_xl() && config.vae.force_upcast && plan.dtype() == DType::F16;
+        let upcast = matches!(&config.vae, AutoencoderConfig::Kl(vae) if vae.force_upcast);
+        let overflows = config.is_xl() && upcast && plan.dtype() == DType::F16;
         let carried = if overflows { Carried::IN_A_HALF } else { Carried::WHOLE };
         let mut controlnet = |(config, name)| plan.component(name, |plan| ControlNet::new(config, plan));
         let controlnets = config.controlnets.iter().zip(controlnet::NAMES).map(&mut controlnet).collect();
@@ -47,7 +48,7 @@ impl Models {
             text_encoder_2,
             controlnets,
             unet: plan.component("unet", |plan| UNet::new(&config.unet, plan)),
-            vae: plan.component("vae", |plan| Vae::new(&config.vae, carried, plan)),
+            vae: plan.component("vae", |plan| Autoencoder::new(&config.vae, carried, plan)),
             tokens: config.max_tokens(),
             config: config.clone(),
         }
@@ -124,7 +125,7 @@ impl Models {
 
     /// The latents of the picture to start from, as moments.
     pub(super) fn encode_picture(&self, ops: &mut dyn Ops, t: &PictureTensors) {
-        ops.scope("encode_picture", |ops| self.vae.encode(ops, t.moments, t.picture));
+        ops.scope("encode_picture", |ops| self.vae.encoder().encode(ops, t.moments, t.picture));
     }
 
     /// One model evaluation and the sampler row that follows from it.
@@ -160,12 +161,20 @@ impl Models {
         });
     }
 
+    /// Decodes everything, or one of the largest tiles.
     pub(super) fn decode(&self, ops: &mut dyn Ops, t: &Tensors) {
-        ops.scope("decode", |ops| {
-            let picture = ops.alloc(t.rgb.shape);
-            self.vae.decode(ops, picture, t.latents);
-            ops.to_rgb8(ToRgb8 { out: t.rgb, x: picture });
-        });
+        match t.canvas {
+            Canvas::Whole { rgb } => ops.scope("decode", |ops| {
+                let picture = ops.alloc(rgb.shape);
+                self.vae.decode(ops, picture, t.latents);
+                ops.to_rgb8(ToRgb8 { out: rgb, x: picture });
+            }),
+            Canvas::Tile { latents, picture } => self.decode_latents(ops, picture, latents),
+        }
+    }
+
+    pub(super) fn decode_latents(&self, ops: &mut dyn Ops, picture: Tensor, latents: Tensor) {
+        ops.scope("decode", |ops| self.vae.decode(ops, picture, latents));
     }
 }
 
@@ -184,6 +193,8 @@ pub struct Shape {
     /// The layer of the text encoders that is read, from the end, 1 being the last: for the negative prompt
     /// and for the prompt.
     pub clip_skip: [usize; 2],
+    /// Height and width of the largest tile in latent pixels, where pictures are decoded tile by tile.
+    pub tile: Option<[usize; 2]>,
     /// Whether a picture is encoded to start from.
     pub from_picture: bool,
     /// Whether the latents are blended with known ones after every step.
@@ -210,6 +221,7 @@ impl Shape {
             from_picture: false,
             blended: false,
             controls: 0,
+            tile: None,
         }
     }
 
@@ -241,7 +253,7 @@ pub(super) struct Tensors {
     pub index: Tensor, // i32 [images + rows]
     pub guidance: Tensor,   // f32 [images]
     pub rescale: Tensor,    // f32 [images]
-    pub rgb: Tensor,        // u8 [images,height,width,3]
+    pub canvas: Canvas,
     pub picture: Option<PictureTensors>,
     /// Of pictures of which a part is painted, by a U-Net that sees latents only.
     pub known: Option<Known>,
@@ -249,6 +261,19 @@ pub(super) struct Tensors {
     pub input: Option<Tensor>, // [rows,h,w,in_channels, padded]
     /// One for each ControlNet that acts.
     pub controls: Vec<ControlTensors>,
+}
+
+/// Where latents become colours.
+#[derive(Clone, Copy)]
+pub(super) enum Canvas {
+    Whole {
+        rgb: Tensor, // u8 [images,height,width,3]
+    },
+    /// The largest tile of one picture.
+    Tile {
+        latents: Tensor, // f32 [1,h,w,c]
+        picture: Tensor, // [1,8h,8w,3]
+    },
 }
 
 /// A picture to start from.
@@ -273,15 +298,16 @@ impl Tensors {
     pub(super) fn new(ops: &mut dyn Ops, models: &Models, shape: &Shape) -> Self {
         let ModelConfig { unet, vae, .. } = &models.config;
         let scale = vae.scale_factor();
-        let latent = [shape.height / scale, shape.width / scale, vae.latent_channels];
+        let latent = [shape.height / scale, shape.width / scale, vae.latent_channels()];
         let [h, w, c] = latent;
         let (rows, images, n) = (shape.unet_batch(), shape.images, shape.evaluations);
         let (texts, length) = (rows * shape.chunks, models.tokens);
         let time_rows = if unet.text_time.is_some() { rows } else { 1 };
         let time_table = ops.alloc([time_rows, 1, n, models.unet.time_columns()]);
         let context = ops.alloc([rows, 1, shape.chunks * length, models.unet.context_columns()]);
+        let tile_picture = shape.tile.map(|[h, w]| ops.alloc([1, scale * h, scale * w, RGB]));
         let picture = shape.from_picture.then(|| PictureTensors {
-            picture: ops.alloc([1, shape.height, shape.width, models.vae.picture_channels()]),
+            picture: ops.alloc([1, shape.height, shape.width, models.vae.encoder().picture_channels()]),
             moments: ops.alloc([1, h, w, 2 * c]),
         });
         let input_channels = models.unet.input_channels();
@@ -290,11 +316,16 @@ impl Tensors {
         let controls =
             controls.map(|net| ControlTensors::new(ops, net, shape, time_table, context, latent)).collect();
         let arena = ops.arena();
+        let canvas = match (shape.tile, tile_picture) {
+            (Some([h, w]), Some(picture)) => {
+                Canvas::Tile { latents: arena.alloc([1, h, w, c], DType::F32), picture }
+            }
+            _ => Canvas::Whole { rgb: arena.alloc([images, shape.height, shape.width, RGB], DType::U8) },
+        };
         let mut i32 = |shape| arena.alloc(shape, DType::I32);
         let ids = i32([texts, 1, 1, length]);
         let index = i32([1, 1, 1, images + rows]);
         let xl_ids = unet.text_time.map(|_| (i32([texts, 1, 1, length]), i32([1, 1, 1, rows])));
-        let rgb = arena.alloc([images, shape.height, shape.width, vae.out_channels], DType::U8);
         let mut f32 = |shape| arena.alloc(shape, DType::F32);
         Tensors {
             ids,
@@ -322,7 +353,7 @@ impl Tensors {
             guidance: f32([1, 1, 1, images]),
             rescale: f32([1, 1, 1, images]),
             index,
-            rgb,
+            canvas,
             picture,
             known: shape.blended.then(|| Known {
                 mask: f32([images, h, w, 1]),

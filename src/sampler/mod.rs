@@ -37,7 +37,7 @@ pub use terms::Terms;
 
 use crate::error::{Error, Result};
 use schedules::Settings;
-use terms::{NOISE, SAVED};
+use terms::{NOISE, SAVED, X};
 
 /// Floats of one packed row.
 pub const ROW_WIDTH: usize = 22;
@@ -74,12 +74,15 @@ pub struct Row {
     pub save: Terms,
     /// What becomes the newest entry of the history; of `x` and `e` only.
     pub remember: Option<Terms>,
+    /// The clean sample that the model predicts, as the latents would be without noise; of `x` and `e` only. No
+    /// part of the step; [`Table::new`] fills it in.
+    pub predicted: Terms,
 }
 
 impl Row {
     /// A row that scales nothing, saves nothing and remembers nothing.
     fn new(timestep: f64, mix: Mix, next: Terms) -> Self {
-        Row { timestep, mix, in_scale: 1.0, next, save: SAVED, remember: None }
+        Row { timestep, mix, in_scale: 1.0, next, save: SAVED, remember: None, predicted: X }
     }
 
     /// Whether the step adds fresh noise.
@@ -134,7 +137,7 @@ impl Table {
     pub fn new(config: &SchedulerConfig, sampling: &Sampling) -> Result<Self> {
         let settings = Settings::new(config, sampling)?;
         let &Sampling { sampler, steps, .. } = sampling;
-        let table = match sampler {
+        let mut table = match sampler {
             Sampler::Ddim => ddim::table(&settings),
             Sampler::Ddpm => ddpm::table(&settings),
             Sampler::Pndm => pndm::table(&settings),
@@ -148,6 +151,10 @@ impl Table {
             Sampler::Deis => deis::table(&settings),
             Sampler::UniPc => unipc::table(&settings),
         }?;
+        let alphas = settings.alphas()?;
+        for row in &mut table.rows {
+            row.predicted = settings.predicted(&alphas, row.timestep, row.in_scale);
+        }
         let endless = table.packed().position(|row| !row.iter().all(|c| c.is_finite()));
         match endless {
             None => Ok(table),

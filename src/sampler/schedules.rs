@@ -9,7 +9,7 @@ use super::config::{SchedulerConfig, choose};
 use super::name::{Sampler, Schedule};
 use super::ramp::{ALIGNED, ALIGNED_XL, Ramp};
 use super::sampling::{NoiseLevels, Sampling};
-use super::terms::{E, Terms};
+use super::terms::{E, Terms, X};
 use super::training::{alphas_cumprod, interpolate, timestep_of};
 use crate::error::{Error, Result};
 
@@ -263,6 +263,13 @@ impl<'a> Settings<'a> {
         Ok(Alphas { last: if to_one { 1.0 } else { f64::from(cumulative[0]) }, cumulative })
     }
 
+    /// The clean sample in latents that the model sees times `in_scale` at a timestep. Where that is not 1,
+    /// latents are `sample + sigma·noise`, and it is the share of signal in what the model sees.
+    pub fn predicted(&self, alphas: &Alphas, timestep: f64, in_scale: f64) -> Terms {
+        let alpha = if in_scale == 1.0 { alphas.interpolated(timestep).sqrt() } else { in_scale };
+        self.prediction.sample(in_scale * X, alpha, (1.0 - alpha * alpha).sqrt())
+    }
+
     pub fn sigmas(&self) -> Result<Sigmas> {
         let zero_snr = match self.sampler {
             // Their schedulers do not know rescale_betas_zero_snr.
@@ -343,6 +350,11 @@ impl Alphas {
     /// The product of all alphas up to timestep `t`, or up to before the first if negative.
     pub fn cumulative(&self, t: i64) -> f64 {
         usize::try_from(t).map_or(self.last, |t| f64::from(self.cumulative[t]))
+    }
+
+    /// Between whole timesteps, too.
+    pub fn interpolated(&self, t: f64) -> f64 {
+        interpolate(&self.cumulative, t)
     }
 
     /// `alpha` and `sigma` of `x = alpha·sample + sigma·noise`.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use sdrt::pipeline::{
-    Control, Hires, Init, KnownShapes, Painting, Picture, Pipeline, Request, SizeConditioning,
+    Control, Hires, Init, KnownShapes, Painting, Picture, Pipeline, Request, SizeConditioning, Tiled, Tiling,
 };
 use sdrt::raster::Raster;
 use sdrt::rng::Rng;
@@ -46,6 +46,10 @@ pub fn request_of(case: &Case) -> Request {
         height: count("height"),
         width: count("width"),
         images: count("images"),
+        tiling: match case.scalars["tile_size"].as_u64() {
+            Some(size) => Tiling { when: Tiled::On, tile_size: Some(size as usize) },
+            None => Tiling::default(),
+        },
         size: SizeConditioning {
             original: pair("original_size"),
             crop: pair("crop").unwrap_or_default(),
@@ -98,7 +102,17 @@ fn differences<'a>(got: impl IntoIterator<Item = &'a u8>, want: &[u8]) -> (usize
 
 /// Paints all cases of `tests/fixtures/AREA/MODEL.safetensors`, and compares.
 pub fn equals_diffusers(pipeline: &mut Pipeline, area: &str, model: &str) {
-    equals_diffusers_with(pipeline, area, model, |_, _| {});
+    compare(pipeline, fixture(area, model), |_, _| {});
+}
+
+/// The same for some of the cases.
+pub fn equals_diffusers_where(
+    pipeline: &mut Pipeline,
+    area: &str,
+    model: &str,
+    wanted: impl Fn(&Case) -> bool,
+) {
+    compare(pipeline, fixture(area, model).into_iter().filter(wanted), |_, _| {});
 }
 
 /// The same, with something done to the pipeline in front of each case.
@@ -106,10 +120,18 @@ pub fn equals_diffusers_with(
     pipeline: &mut Pipeline,
     area: &str,
     model: &str,
+    prepare: impl FnMut(&mut Pipeline, &Case),
+) {
+    compare(pipeline, fixture(area, model), prepare);
+}
+
+fn compare(
+    pipeline: &mut Pipeline,
+    cases: impl IntoIterator<Item = Case>,
     mut prepare: impl FnMut(&mut Pipeline, &Case),
 ) {
     let mut failed = Vec::new();
-    for case in fixture(area, model) {
+    for case in cases {
         prepare(pipeline, &case);
         let request = request_of(&case);
         let want = case.tensor("want");

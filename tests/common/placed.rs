@@ -1,8 +1,8 @@
 //! Any call over memory of its own: tensors keep their shapes and pitches, contents are random, and
 //! everything around them is NaN.
 //!
-//! A template is a call that [`Count`] wrote down: its addresses mean nothing, except that a residual at
-//! the output's address is added in place.
+//! A template is a call that [`Count`] wrote down: its addresses mean nothing, except that an input
+//! at the output's address is updated in place.
 
 use std::collections::BTreeMap;
 
@@ -44,11 +44,11 @@ pub fn distinct(calls: &[Counted]) -> Vec<(Call, usize)> {
 /// The verb, its shape, and how its tensors lie: `conv2d 1x8x8x64 -> 64 3x3 (out/96 x weight +residual)`.
 pub fn label(call: &Call) -> String {
     let mut copy = *call;
-    let in_place = is_in_place(call);
+    let in_place = in_place(call);
     let fields: Vec<String> = tensors(&mut copy)
         .into_iter()
         .map(|(field, tensor)| {
-            let place = if field == "residual" && in_place { "+" } else { "" };
+            let place = if in_place == Some(field) { "+" } else { "" };
             let pitch = if tensor.is_dense() { String::new() } else { format!("/{}", tensor.pitch) };
             format!("{place}{field}{pitch}")
         })
@@ -97,8 +97,8 @@ fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
         Call::Attention(v) => {
             list.extend([("out", &mut v.out), ("q", &mut v.q), ("k", &mut v.k), ("v", &mut v.v)]);
         }
+        Call::Activate(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
         Call::Geglu(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
-        Call::Activate(v) => list.push(("x", &mut v.x)),
         Call::Accumulate(v) => list.extend([
             ("x", &mut v.x),
             ("y", &mut v.y),
@@ -134,13 +134,15 @@ fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
     list
 }
 
-fn is_in_place(call: &Call) -> bool {
-    let residual = match call {
-        Call::Conv2d(v) => v.residual,
-        Call::Linear(v) => v.residual,
-        _ => None,
+/// The input that lies at the output's address.
+fn in_place(call: &Call) -> Option<&'static str> {
+    let (field, input) = match call {
+        Call::Conv2d(v) => ("residual", v.residual),
+        Call::Linear(v) => ("residual", v.residual),
+        Call::Activate(v) => ("x", Some(v.x)),
+        _ => return None,
     };
-    residual.is_some_and(|residual| residual.address == call.out().address)
+    input.is_some_and(|input| input.address == call.out().address).then_some(field)
 }
 
 /// Rows of the tables that a call's `index` points into.
@@ -198,19 +200,18 @@ impl Placed {
     /// template's dtype first, whatever the backend computes in.
     pub fn new(backend: &mut dyn Backend, template: &Call, seed: u64) -> Placed {
         let dtype = backend.dtype();
-        let in_place = is_in_place(template);
+        let in_place = in_place(template);
         let mut call = *template;
         let mut output: Option<(Tensor, Tensor, Vec<u8>)> = None;
         for (number, (field, tensor)) in tensors(&mut call).into_iter().enumerate() {
-            if field == "residual"
-                && in_place
+            if in_place == Some(field)
                 && let Some((out, ..)) = &output
             {
                 *tensor = *out;
                 continue;
             }
             let numbers = match field {
-                "out" if !in_place => None,
+                "out" if in_place.is_none() => None,
                 _ => {
                     let numbers = contents(template, field, tensor, seed.wrapping_add(100 * number as u64));
                     Some(decode(&encode(&numbers, tensor.dtype), tensor.dtype))

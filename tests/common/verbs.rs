@@ -147,11 +147,12 @@ impl Bench<'_> {
                 heads: case.number("heads") as usize,
                 causal: case.flag("causal"),
             }),
-            "geglu" => Call::Geglu(Geglu { out, x: self.input("x") }),
             "activate" => Call::Activate(Activate {
+                out,
                 x: self.input("x"),
-                activation: activation(case.scalars["activation"].as_str().expect("a name")),
+                activation: activation(case.scalars["activation"].as_str().expect("activation")),
             }),
+            "geglu" => Call::Geglu(Geglu { out, x: self.input("x") }),
             "accumulate" => Call::Accumulate(Accumulate {
                 x: self.input("x"),
                 y: self.input("y"),
@@ -191,6 +192,10 @@ fn activation(name: &str) -> Activation {
         "silu" => Activation::Silu,
         "gelu" => Activation::Gelu,
         "quick_gelu" => Activation::QuickGelu,
+        "relu" => Activation::Relu,
+        "tanh3" => Activation::Tanh3,
+        "from_unit" => Activation::FromUnit,
+        "to_unit" => Activation::ToUnit,
         other => panic!("activation {other}"),
     }
 }

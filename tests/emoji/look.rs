@@ -197,7 +197,7 @@ impl Recognizer {
         let checkpoint = Checkpoint::open(&folder).expect("weights");
         let mut backend = Cpu::new();
         let (vae, weights) = load(&mut backend, &checkpoint, |plan| {
-            plan.component("vae", |plan| Vae::new(&config.vae, Carried::WHOLE, plan))
+            plan.component("vae", |plan| Vae::new(&config.vae_to_infer(), Carried::WHOLE, plan))
         });
         let activations = reserve_arena(&mut backend, ARENA);
         let gallery = fixture("emoji", "gallery").remove(0);

@@ -163,17 +163,23 @@ pub fn attention(dtype: DType, sizes: &[[usize; 2]], head_dims: &[usize]) -> Vec
 
 /// What touches every element once, at each number of tokens.
 pub fn elementwise(dtype: DType, tokens: &[usize]) -> Vec<Call> {
+    use Activation::{FromUnit, Gelu, QuickGelu, Relu, Silu, Tanh3, ToUnit};
     templates(dtype, |ops| {
         for (number, &t) in tokens.iter().enumerate() {
             let b = 1 + number % 3;
+            for c in [1, 4, 12, 40, 1280] {
+                let x = ops.alloc([b, t, 3, c]);
+                let out = ops.alloc(x.shape);
+                let row = laid_out(ops, number, [b, t, 3, c.next_multiple_of(8)]).columns(0, c);
+                for activation in [Silu, Gelu, QuickGelu, Relu, Tanh3, FromUnit, ToUnit] {
+                    ops.activate(Activate { out, x, activation });
+                    ops.activate(Activate { out: row, x: row, activation });
+                }
+            }
             for n in [8, 40, 1280] {
                 let out = laid_out(ops, number / 2, [b, 1, t, n]);
                 let x = laid_out(ops, number, [b, 1, t, 2 * n]);
                 ops.geglu(Geglu { out, x });
-            }
-            for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
-                let x = laid_out(ops, number, [b, t, 5, 16]);
-                ops.activate(Activate { x, activation });
             }
             for c in [8, 320] {
                 let (x, y) = (laid_out(ops, number, [b, t, 5, c]), laid_out(ops, number / 2, [b, t, 5, c]));

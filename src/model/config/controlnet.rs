@@ -134,11 +134,11 @@ impl ControlNetConfig {
             let [ours, theirs] = [ours, theirs].map(|config| width(config).to_string());
             return refuse("the width of added embeddings", ours, theirs);
         }
-        if ours.in_channels != model.vae.latent_channels {
+        if ours.in_channels != model.vae.latent_channels() {
             return refuse(
                 "in_channels",
                 ours.in_channels.to_string(),
-                model.vae.latent_channels.to_string(),
+                model.vae.latent_channels().to_string(),
             );
         }
         if self.scale_factor() != model.vae.scale_factor() {

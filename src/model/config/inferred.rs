@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{BlockKind, ClipConfig, MAX_VAE_HEAD_DIM, ModelConfig, TextTimeConfig, UNetConfig, VaeConfig};
-use super::{MAX_CHANNELS, MAX_HEAD_DIM, MAX_WIDTH};
+use super::{
+    AutoencoderConfig, BlockKind, ClipConfig, MAX_VAE_HEAD_DIM, ModelConfig, TextTimeConfig, UNetConfig,
+};
+use super::{MAX_CHANNELS, MAX_HEAD_DIM, MAX_WIDTH, VaeConfig};
 use crate::error::{Error, Result};
 use crate::location::Location;
 
@@ -53,6 +55,7 @@ impl ModelConfig {
         } else {
             Self::sd21()
         };
+        let vae = AutoencoderConfig::of_shapes(vae, &family.vae_to_infer())?;
         Some(ModelConfig {
             clip: ClipConfig::of_shapes(text_encoder, &family.clip)?,
             clip_2: match (is_xl, text_encoder_2, family.clip_2) {
@@ -60,7 +63,7 @@ impl ModelConfig {
                 (true, ..) => return None,
                 _ => None,
             },
-            vae: VaeConfig::of_shapes(vae, &family.vae)?,
+            vae,
             unet: UNetConfig { sample_size: family.unet.sample_size, ..unet },
             controlnets: Vec::new(),
         })
@@ -180,14 +183,7 @@ impl UNetConfig {
 
 impl VaeConfig {
     /// The configuration of a VAE by its shapes; the rest as `like`.
-    pub fn infer(file: &Location, shapes: &Shapes, like: &VaeConfig) -> Result<Self> {
-        Self::of_shapes(shapes, like).ok_or_else(|| {
-            let message = "not the shapes of a VAE of Stable Diffusion; try one in the layout of diffusers";
-            Error::file(file, message)
-        })
-    }
-
-    fn of_shapes(shapes: &Shapes, like: &VaeConfig) -> Option<Self> {
+    pub(super) fn of_shapes(shapes: &Shapes, like: &VaeConfig) -> Option<Self> {
         let levels = count(shapes, "encoder.down_blocks.");
         if !(1..=8).contains(&levels) {
             return None;

@@ -3,16 +3,20 @@
 //! Absent keys have the defaults of diffusers (`UNet2DConditionModel`, `AutoencoderKL`) and transformers
 //! (`CLIPTextConfig`).
 
+mod autoencoder;
 mod clip;
 mod controlnet;
 mod inferred;
+mod tiny_vae;
 mod unet;
 mod vae;
 
 use serde_json::Value;
 
+pub use self::autoencoder::{AutoencoderConfig, MIN_TILE, RGB};
 pub use self::clip::ClipConfig;
 pub use self::controlnet::ControlNetConfig;
+pub use self::tiny_vae::{TinyCoderConfig, TinyVaeConfig};
 pub use self::unet::{BlockKind, TextTimeConfig, UNetConfig};
 pub use self::vae::VaeConfig;
 use crate::error::{Error, Result};
@@ -35,7 +39,7 @@ pub struct ModelConfig {
     /// XL's second text encoder, whose pooled projection goes into the time embedding.
     pub clip_2: Option<ClipConfig>,
     pub unet: UNetConfig,
-    pub vae: VaeConfig,
+    pub vae: AutoencoderConfig,
     /// What steers the U-Net.
     pub controlnets: Vec<ControlNetConfig>,
 }
@@ -49,7 +53,7 @@ impl ModelConfig {
         let config = ModelConfig {
             clip: ClipConfig::read(&folder.join("text_encoder/config.json"))?,
             clip_2: unet.text_time.map(|_| second()).transpose()?,
-            vae: VaeConfig::read(&folder.join("vae/config.json"))?,
+            vae: AutoencoderConfig::read(&folder.join("vae/config.json"))?,
             controlnets: Vec::new(),
             unet,
         };
@@ -78,7 +82,7 @@ impl ModelConfig {
                 ));
             }
         }
-        let (i, o, latent) = (unet.in_channels, unet.out_channels, vae.latent_channels);
+        let (i, o, latent) = (unet.in_channels, unet.out_channels, vae.latent_channels());
         if ![latent, 2 * latent + 1].contains(&i) || o != latent {
             return refuse(format!(
                 "in_channels is {i} and out_channels is {o}; both must be the VAE's latent_channels, {latent}, or the \
@@ -91,7 +95,7 @@ impl ModelConfig {
 
     /// Whether the U-Net sees a mask and a masked picture beside its latents: an inpainting model.
     pub fn paints_into_pictures(&self) -> bool {
-        self.unet.in_channels != self.vae.latent_channels
+        self.unet.in_channels != self.vae.latent_channels()
     }
 
     /// The shapes of Stable Diffusion 1.5.
@@ -100,7 +104,7 @@ impl ModelConfig {
             clip: ClipConfig::vit_l(),
             clip_2: None,
             unet: UNetConfig::sd15(),
-            vae: VaeConfig::sd15(),
+            vae: VaeConfig::sd15().into(),
             controlnets: Vec::new(),
         }
     }
@@ -112,7 +116,7 @@ impl ModelConfig {
             clip,
             clip_2: None,
             unet: UNetConfig::sd21(),
-            vae: VaeConfig { sample_size: 768, ..VaeConfig::sd15() },
+            vae: VaeConfig { sample_size: 768, ..VaeConfig::sd15() }.into(),
             controlnets: Vec::new(),
         }
     }
@@ -123,7 +127,7 @@ impl ModelConfig {
             clip: ClipConfig::vit_l(),
             clip_2: Some(ClipConfig::open_clip_big_g()),
             unet: UNetConfig::sdxl(),
-            vae: VaeConfig::sdxl(),
+            vae: VaeConfig::sdxl().into(),
             controlnets: Vec::new(),
         }
     }
@@ -136,6 +140,15 @@ impl ModelConfig {
     /// Tokens that one pass of the text encoders takes.
     pub fn max_tokens(&self) -> usize {
         self.text_encoders().map(|clip| clip.max_position_embeddings).min().expect("a text encoder")
+    }
+
+    /// What the shapes of another VAE leave open is as in this: the model's own, or its family's.
+    pub fn vae_to_infer(&self) -> VaeConfig {
+        match &self.vae {
+            AutoencoderConfig::Kl(vae) => vae.clone(),
+            AutoencoderConfig::Tiny(_) if self.is_xl() => VaeConfig::sdxl(),
+            AutoencoderConfig::Tiny(_) => VaeConfig::sd15(),
+        }
     }
 
     pub fn is_xl(&self) -> bool {

@@ -46,6 +46,24 @@ pub struct TextTimeConfig {
     pub time_embed_dim: usize,
 }
 
+impl UNetConfig {
+    /// Elements of the largest map between layers, or a few more, for latents of h x w.
+    pub fn largest_map(&self, h: usize, w: usize) -> usize {
+        let channels = &self.block_out_channels;
+        let last = channels.len() - 1;
+        let level = |level: usize| {
+            let neighbours = channels[level].max(channels[(level + 1).min(last)]);
+            let concatenated = channels[level].max(channels[level.saturating_sub(1)]) + neighbours;
+            let kinds = [self.down_blocks[level], self.up_blocks[last - level]];
+            // GEGLU's projection.
+            let attention = level == last || kinds.contains(&BlockKind::CrossAttention);
+            let projected = if attention { 8 * channels[level] } else { 0 };
+            h.div_ceil(1 << level) * w.div_ceil(1 << level) * concatenated.max(projected)
+        };
+        (0..channels.len()).map(level).max().unwrap_or(0)
+    }
+}
+
 impl TextTimeConfig {
     /// Height and width of the original, top and left of the crop, height and width of the target.
     pub const NUMBERS: usize = 6;

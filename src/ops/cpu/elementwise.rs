@@ -28,7 +28,11 @@ vectorized! {
 }
 
 pub fn activate(memory: &Memory, v: &Activate) {
-    memory.rows_mut::<f32>(v.x).par_rows(|_, x| math::activate(v.activation, x));
+    if v.out != v.x {
+        let x = memory.rows::<f32>(v.x);
+        memory.rows_mut::<f32>(v.out).par_rows(|row, out| out.copy_from_slice(x.row(row)));
+    }
+    memory.rows_mut::<f32>(v.out).par_rows(|_, out| math::activate(v.activation, out));
 }
 
 pub fn accumulate(memory: &Memory, v: &Accumulate) {
@@ -103,9 +107,6 @@ pub fn scale(memory: &Memory, v: &Scale) {
 pub fn to_rgb8(memory: &Memory, v: &ToRgb8) {
     let x = memory.rows::<f32>(v.x);
     memory.rows_mut::<u8>(v.out).par_rows(|row, out| {
-        for (out, x) in out.iter_mut().zip(x.row(row)) {
-            // `as` turns a NaN into 0.
-            *out = ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
-        }
+        out.iter_mut().zip(x.row(row)).for_each(|(out, &x)| *out = ToRgb8::level(x));
     });
 }

@@ -117,6 +117,26 @@ vectorized! {
                     *x = quick_gelu(*x);
                 }
             }
+            Activation::Relu => {
+                for x in xs {
+                    *x = if *x < 0.0 { 0.0 } else { *x };
+                }
+            }
+            Activation::Tanh3 => {
+                for x in xs {
+                    *x = 3.0 * (*x / 3.0).tanh();
+                }
+            }
+            Activation::FromUnit => {
+                for x in xs {
+                    *x = *x * 2.0 - 1.0;
+                }
+            }
+            Activation::ToUnit => {
+                for x in xs {
+                    *x = *x * 0.5 + 0.5;
+                }
+            }
         }
     }
 }

@@ -170,7 +170,7 @@ impl Cuda {
             self.product(v)?;
         }
         match v.activation {
-            Some(activation) => self.activate(&Activate { x: v.out, activation }),
+            Some(activation) => self.activate(&Activate { out: v.out, x: v.out, activation }),
             None => Ok(()),
         }
     }
@@ -309,19 +309,32 @@ impl Cuda {
     }
 
     fn activate(&self, v: &Activate) -> Result<()> {
-        assert_vectors(&[v.x]);
+        let vector = vector(v.x);
+        // What is dense is one row, whose end alone may be less than a vector.
+        let (m, n) = if v.out.is_dense() && v.x.is_dense() { (1, v.x.len()) } else { (v.x.rows(), v.x.c()) };
+        for t in [v.out, v.x] {
+            let aligned = t.address.is_multiple_of(VECTOR_BYTES as u64);
+            assert!(aligned && (m == 1 || t.pitch.is_multiple_of(vector)), "the rows of {t} are not aligned");
+        }
         let args = ActivateArgs {
+            out: v.out.address,
             x: v.x.address,
-            m: int(v.x.rows()),
-            n: int(v.x.c()),
-            pitch: int(v.x.pitch),
+            m: int(m),
+            n: int(n),
+            out_pitch: int(v.out.pitch),
+            x_pitch: int(v.x.pitch),
             kind: match v.activation {
                 Activation::Silu => 0,
                 Activation::Gelu => 1,
                 Activation::QuickGelu => 2,
+                Activation::Relu => 3,
+                Activation::Tanh3 => 4,
+                Activation::FromUnit => 5,
+                Activation::ToUnit => 6,
             },
+            unused: 0,
         };
-        self.start(&self.kernels.activate, Launch::each(v.x.len() / vector(v.x)), &args)
+        self.start(&self.kernels.activate, Launch::each(m * n.div_ceil(vector)), &args)
     }
 
     fn accumulate(&self, v: &Accumulate) -> Result<()> {

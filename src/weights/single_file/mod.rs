@@ -1,10 +1,12 @@
 //! Models in one safetensors file, with the keys of the original code bases.
 
 pub mod names;
+mod tiny_vae;
 
 use std::path::Path;
 
 use self::names::{Place, Unknown};
+use self::tiny_vae::TinyKeys;
 use super::checkpoint::{COMPONENTS, Checkpoint};
 use super::component::{Component, Shard, Stored};
 use super::folder::LAYOUT;
@@ -58,7 +60,7 @@ const INSTEAD: [(&[&str], &str); 8] = [
         "one component of a model in the layout of diffusers; give the folder of the whole model",
     ),
     (
-        &["decoder.conv_in.", "decoder.conv_out.", "encoder.conv_in."],
+        &["decoder.conv_in.", "decoder.conv_out.", "encoder.conv_in.", "decoder.layers.", "taesd_decoder."],
         "a VAE alone; name the model with --model, and this file with --vae",
     ),
     (&["text_model.", "transformer.resblocks."], "a text encoder alone; give the whole model"),
@@ -151,7 +153,14 @@ pub fn open_vae(location: &Location) -> Result<Component> {
     let levels = vae_levels(&tensors, prefix);
     let mut component = Component::new("vae", location.clone(), "its other tensors".into());
     component.files.push(shard);
+    let tiny = TinyKeys::of(&tensors);
     for stored in tensors {
+        if let Some(keys) = &tiny {
+            if let Some(key) = keys.key(&stored.key) {
+                component.add(&key, stored)?;
+            }
+            continue;
+        }
         let Some(key) = stored.key.strip_prefix(prefix) else { continue };
         if key.starts_with("loss.") || key.starts_with("model_ema.") {
             continue;
@@ -159,8 +168,13 @@ pub fn open_vae(location: &Location) -> Result<Component> {
         let key = names::vae(key, levels).unwrap_or_else(|| key.to_string());
         component.add(&key, stored)?;
     }
-    if component.find("decoder.conv_in.weight").is_none() {
-        let message = "no VAE of Stable Diffusion; expected keys such as decoder.conv_in.weight";
+    if ["decoder.conv_in.weight", "decoder.layers.0.weight"].iter().all(|key| component.find(key).is_none()) {
+        let message = match tiny {
+            Some(_) => {
+                "the encoder of a tiny VAE alone; expected a decoder such as taesd_decoder.safetensors"
+            }
+            None => "no VAE of Stable Diffusion; expected keys such as decoder.conv_in.weight",
+        };
         return Err(Error::file(location, message));
     }
     Ok(component)

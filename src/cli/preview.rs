@@ -1,0 +1,85 @@
+//! Previews as files.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use sdrt::error::{Error, Result};
+use sdrt::image::{self, Format, Origin};
+use sdrt::pipeline::{Description, OnPreview, Picture, PreviewMethod, Previews, Request};
+
+#[derive(Args)]
+#[command(next_help_heading = "Output")]
+pub struct PreviewArgs {
+    /// Shows in a file what the picture will be, every N model evaluations while it is painted
+    #[arg(long, value_name = "N")]
+    preview: Option<NonZeroUsize>,
+    /// Where previews go, as PNG [default: beside the output, as sdrt-preview.png]
+    #[arg(long, value_name = "FILE", requires = "preview")]
+    preview_path: Option<PathBuf>,
+    /// proj (small, a linear map of the latents; takes no time) or vae (as large as the picture; slow but with
+    /// a tiny --vae) [default: vae with a tiny --vae, or where there is no such map, else proj]
+    #[arg(long, value_name = "NAME", requires = "preview")]
+    preview_method: Option<PreviewMethod>,
+}
+
+/// Where the previews of a request go, and how they are made.
+pub struct PreviewFiles {
+    every: usize,
+    method: PreviewMethod,
+    paths: Vec<PathBuf>,
+}
+
+impl PreviewArgs {
+    /// The files of so many previews beside those of `pictures`; `None` if nobody asks for previews. Checks that they
+    /// can be made and written, and leaves everything as it was.
+    pub fn files(
+        &self,
+        output: &Path,
+        pictures: &[PathBuf],
+        images: usize,
+        model: &Description,
+    ) -> Result<Option<PreviewFiles>> {
+        let Some(every) = self.preview else { return Ok(None) };
+        let method = self.preview_method.unwrap_or(PreviewMethod::default_of(&model.config));
+        method.check(&model.config)?;
+        let path = self.preview_path.clone().unwrap_or_else(|| beside(output));
+        if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
+            return Err(Error::invalid(format!(
+                "--preview-path {}: previews are written as PNG; try {}",
+                path.display(),
+                path.with_extension("png").display()
+            )));
+        }
+        let paths: Vec<PathBuf> = (0..images).map(|i| image::numbered(&path, i, images)).collect();
+        if let Some(taken) = paths.iter().find(|path| pictures.contains(path)) {
+            return Err(Error::invalid(format!(
+                "--preview-path {}: a picture goes to {}; name another file",
+                path.display(),
+                taken.display()
+            )));
+        }
+        paths.iter().try_for_each(|path| image::check_writable(path))?;
+        Ok(Some(PreviewFiles { every: every.get(), method, paths }))
+    }
+}
+
+/// `name-preview.png` for `name.png`.
+fn beside(output: &Path) -> PathBuf {
+    let mut name = output.file_stem().unwrap_or_default().to_os_string();
+    name.push("-preview.png");
+    output.with_file_name(name)
+}
+
+impl PreviewFiles {
+    pub fn previews<'a>(&self, on_preview: OnPreview<'a>) -> Previews<'a> {
+        Previews { every: self.every, method: self.method, on_preview }
+    }
+
+    pub fn save(&self, pictures: &[Picture], request: &Request, origin: &Origin) -> Result<()> {
+        pictures.iter().zip(&self.paths).enumerate().try_for_each(|(i, (picture, path))| {
+            let parameters = origin.parameters(request, i).to_string();
+            image::write(path, &Format::Png.encode(picture, &parameters))
+        })
+    }
+}
