@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{ArgMatches, Args, FromArgMatches};
 use sdrt::error::Error;
-use sdrt::pipeline::{Control, Model};
+use sdrt::location::Location;
+use sdrt::pipeline::Control;
 use sdrt::raster::Raster;
 
-use super::model::ModelArgs;
 use super::source::{self, ModelSource};
 use crate::progress::Progress;
 
@@ -114,16 +114,9 @@ impl ControlArgs {
         self.groups.as_deref().map_err(Error::invalid)
     }
 
-    /// A model with the ControlNets, all downloaded if they have to be.
-    pub fn steer(&self, model: &ModelArgs, progress: Progress) -> Result<Model> {
-        let groups = self.groups()?;
-        let mut model = model.model(progress)?;
-        if let Model::Files(files) = &mut model {
-            for group in groups {
-                files.controlnets.push(group.controlnet.locate(progress)?);
-            }
-        }
-        Ok(model)
+    /// Where the ControlNets are, downloaded if they have to be.
+    pub fn locate(&self, progress: Progress) -> Result<Vec<Location>> {
+        self.groups()?.iter().map(|group| group.controlnet.locate(progress)).collect()
     }
 
     /// What each ControlNet is given.

@@ -29,7 +29,7 @@ pub struct Info {
     #[command(flatten)]
     changes: ModelChanges,
     /// Known shapes instead of a model
-    #[arg(long, value_name = "SHAPES", conflicts_with = "model")]
+    #[arg(long, value_name = "SHAPES", conflicts_with_all = ["model", "vae", "prediction"])]
     random_weights: Option<KnownShapes>,
     /// Lists every tensor
     #[arg(long)]
@@ -53,7 +53,7 @@ impl Info {
     pub fn run(&self) -> Result<()> {
         let model = match self.random_weights {
             Some(shapes) => shapes.model(),
-            None => self.changes.of(&self.model, Progress { quiet: self.json })?,
+            None => Model::Files(self.changes.of(&self.model, Progress { quiet: self.json })?),
         };
         let description = model.describe()?;
         let sampler = description.scheduler.default_sampler().unwrap_or(Sampler::Ddim);

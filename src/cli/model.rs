@@ -4,7 +4,6 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use sdrt::pipeline::{self, Model, ModelFiles};
 use sdrt::sampler::prediction_type;
-use sdrt::text::Embedding;
 
 use super::emoji;
 use super::source::{self, ModelSource};
@@ -31,9 +30,6 @@ pub struct ModelChanges {
     /// What the U-Net predicts, where the files say it wrong or not at all: epsilon, v or sample
     #[arg(long, value_name = "NAME", value_parser = prediction_type)]
     prediction: Option<&'static str>,
-    /// A textual inversion; acts where a prompt has its name; may be given several times
-    #[arg(long = "embedding", value_name = "FILE[:NAME]")]
-    embeddings: Vec<Embedding>,
 }
 
 /// Shapes that are known without a checkpoint.
@@ -54,26 +50,24 @@ pub struct ModelOrShapes {
     #[command(flatten)]
     model: ModelArgs,
     /// Random weights of known shapes instead of a model
-    #[arg(long, value_name = "SHAPES", conflicts_with = "model")]
+    #[arg(long, value_name = "SHAPES", conflicts_with_all = ["model", "vae", "prediction"])]
     random_weights: Option<KnownShapes>,
 }
 
 impl ModelArgs {
-    /// The model, downloaded if it has to be.
-    pub fn model(&self, progress: Progress) -> Result<Model> {
+    /// The model's files, downloaded if they have to be.
+    pub fn files(&self, progress: Progress) -> Result<ModelFiles> {
         self.changes.of(&self.model, progress)
     }
 }
 
 impl ModelChanges {
-    pub fn of(&self, model: &ModelSource, progress: Progress) -> Result<Model> {
-        Ok(Model::Files(ModelFiles {
-            location: model.locate(progress)?,
+    pub fn of(&self, model: &ModelSource, progress: Progress) -> Result<ModelFiles> {
+        Ok(ModelFiles {
             vae: self.vae.as_ref().map(|vae| vae.locate(progress)).transpose()?,
             prediction_type: self.prediction,
-            embeddings: self.embeddings.clone(),
-            controlnets: Vec::new(),
-        }))
+            ..model.locate(progress)?.into()
+        })
     }
 }
 
@@ -81,7 +75,7 @@ impl ModelOrShapes {
     pub fn model(&self) -> Result<Model> {
         match self.random_weights {
             Some(shapes) => Ok(shapes.model()),
-            None => self.model.model(Progress { quiet: false }),
+            None => Ok(Model::Files(self.model.files(Progress { quiet: false })?)),
         }
     }
 }

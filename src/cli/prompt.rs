@@ -7,7 +7,7 @@ use clap::Args;
 use sdrt::error::{Error, Result};
 use sdrt::location::Location;
 use sdrt::pipeline::Request;
-use sdrt::text::{LongPrompt, PromptStyle};
+use sdrt::text::{Embedding, LongPrompt, PromptStyle};
 
 /// Stands for stdin.
 const STDIN: &str = "-";
@@ -37,6 +37,9 @@ pub struct PromptArgs {
     /// 2]
     #[arg(long, value_name = "N")]
     clip_skip: Option<usize>,
+    /// A textual inversion; acts where a prompt has its name; may be given several times
+    #[arg(long = "embedding", value_name = "FILE[:NAME]")]
+    pub embeddings: Vec<Embedding>,
 }
 
 /// A prompt, and where it stands.

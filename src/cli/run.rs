@@ -14,7 +14,9 @@ use indicatif::ProgressBar;
 use sdrt::columns::columns;
 use sdrt::error::Error;
 use sdrt::image::Origin;
-use sdrt::pipeline::{Description, Hires, Painting, Picture, Pipeline, Previews, Request, Times};
+use sdrt::pipeline::{
+    Description, Hires, Model, ModelFiles, Painting, Picture, Pipeline, Previews, Request, Times,
+};
 use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
@@ -85,7 +87,11 @@ impl Run {
         let of_prompt =
             |prompt: &Prompt| loras.of_prompt(&prompt.text).map_err(|error| prompt.locate_error(error));
         let tagged: Vec<Tagged> = prompts.iter().map(of_prompt).collect::<Result<_>>()?;
-        let model = self.control.steer(&self.model, progress)?;
+        let model = Model::Files(ModelFiles {
+            embeddings: self.prompts.embeddings.clone(),
+            controlnets: self.control.locate(progress)?,
+            ..self.model.files(progress)?
+        });
         let description = model.describe()?;
         let request = self.request(&description)?;
         let passes = request.check(&description)?;

@@ -76,6 +76,21 @@ fn wrong_flags_are_sentences_and_leave_nothing_behind() {
 }
 
 #[test]
+fn flags_that_would_do_nothing_are_refused() {
+    let place = Place::new();
+    for (args, sentence) in [
+        (&["info", "--embedding", "a.safetensors"][..], "unexpected argument '--embedding'"),
+        (&["bench", "--controlnet", "a"], "unexpected argument '--controlnet'"),
+        (&["info", "--random-weights", "sd15", "--vae", "a"], "cannot be used with '--vae"),
+        (&["bench", "--random-weights", "sdxl", "--prediction", "v"], "cannot be used with '--prediction"),
+    ] {
+        let output = place.sdrt(args);
+        assert_eq!(code(&output), 2, "{args:?}");
+        assert!(stderr(&output).contains(sentence), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn what_is_missing_is_asked_for() {
     let place = Place::new();
     for (args, sentence) in [
