@@ -297,6 +297,19 @@ fn files_that_are_no_controlnets_are_called_what_they_are() {
     assert_refused(describe(&[hint]), "not the shapes of a ControlNet");
 }
 
+/// The length of this header, in the first bytes, is how a pickle begins.
+#[test]
+fn a_header_whose_length_begins_like_a_pickle_is_one_nevertheless() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let start = r#"{"text_model.w":{"dtype":"F16","shape":[0],"data_offsets":[0,0]}}"#;
+    let header = format!("{start:<640}");
+    let length = (header.len() as u64).to_le_bytes();
+    assert_eq!(length[..2], [0x80, 0x02]);
+    std::fs::write(&path, [&length, header.as_bytes()].concat()).unwrap();
+    assert_refused(ModelFiles::from(Location::from(path)).describe(), "a text encoder alone");
+}
+
 #[test]
 fn other_files_are_called_what_they_are() {
     let describe = |name: &str, keys: &[&str]| {

@@ -19,10 +19,10 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::weights::pickle;
 
-/// Extensions of what torch.save writes, and how such files start: as a zip, or as a pickle itself.
-const PICKLES: [&str; 4] = ["pt", "bin", "ckpt", "pth"];
-const PICKLE_STARTS: [&[u8]; 2] = [b"PK\x03\x04", b"\x80"];
+/// What gives the tensors of an embedding's pickle in Python, for A1111's of SD 1.x and 2.x.
+const LOAD: &str = "{\"emb_params\": torch.load(FILE)[\"string_to_param\"][\"*\"]}";
 
 /// A file of a textual inversion, and what it is called if not as the file says.
 #[derive(Clone, Debug, PartialEq)]
@@ -174,19 +174,10 @@ fn joined(text: &str, at: usize) -> bool {
 
 /// The token that a file names, and the vectors for each text encoder.
 fn read_file(file: &Path, widths: &[usize]) -> Result<(Option<String>, Vec<Vec<f32>>)> {
-    let bytes = Location::from(file).read()?;
-    let extension = file.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    let location = Location::from(file);
+    let bytes = location.read()?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| {
-        let pickle = extension.is_some_and(|extension| PICKLES.contains(&&*extension))
-            || PICKLE_STARTS.iter().any(|start| bytes.starts_with(start));
-        let message = if pickle {
-            "a pickle, which may run any program when it is read, so sdrt does not; save its tensor as \
-             \"emb_params\" with safetensors.torch.save_file, or look for a .safetensors of it"
-                .to_string()
-        } else {
-            format!("not a safetensors file: {error}")
-        };
-        Error::file(file, message)
+        pickle::named(&location, LOAD, Error::file(file, format!("not a safetensors file: {error}")))
     })?;
     let find = |key: &str| tensors.tensor(key).ok().map(|tensor| (key.to_owned(), tensor));
     let (token, found) = match (find("clip_l"), find("clip_g"), find("emb_params")) {

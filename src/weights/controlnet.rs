@@ -1,7 +1,8 @@
 //! ControlNets: folders of diffusers, and files of either layout.
 
 use super::component::{Component, Shard};
-use super::single_file::{names, refuse_pickle};
+use super::pickle;
+use super::single_file::names;
 use crate::error::{Error, Result};
 use crate::location::Location;
 
@@ -17,8 +18,6 @@ pub const NAMES: [&str; 8] = [
     "controlnet_7",
 ];
 
-/// What gives the tensors of a ControlNet's pickle in Python.
-const LOAD: &str = "torch.load(FILE, weights_only=True)";
 /// A tensor that every ControlNet has.
 const SIGNATURE: &str = "controlnet_cond_embedding.conv_in.weight";
 
@@ -44,8 +43,8 @@ pub fn open(location: &Location, name: &'static str) -> Result<Component> {
     if location.is_folder() {
         return Component::in_folder(location, name, "diffusion_pytorch_model");
     }
-    refuse_pickle(location, LOAD)?;
-    let (shard, tensors) = Shard::open(location)?;
+    let opened = Shard::open(location);
+    let (shard, tensors) = opened.map_err(|error| pickle::named(location, pickle::LOAD, error))?;
     let has = |part: &str| tensors.iter().any(|stored| stored.key.contains(part));
     if let Some((_, instead)) = INSTEAD.iter().find(|(part, _)| has(part)) {
         return Err(Error::file(location, *instead));

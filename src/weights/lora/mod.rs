@@ -28,8 +28,8 @@ use self::keys::Part;
 pub use self::merge::{Changes, fill_merged};
 pub use self::names::{Names, Place, Target};
 use super::component::Shard;
+use super::pickle;
 use super::plan::Request;
-use super::single_file::refuse_pickle;
 use crate::error::{Error, Result};
 use crate::location::Location;
 
@@ -64,15 +64,12 @@ pub struct MatchedChange {
     magnitude: Option<Magnitude>,
 }
 
-/// What gives the tensors of a LoRA's pickle in Python.
-const LOAD: &str = "torch.load(FILE, weights_only=True)";
-
 impl Lora {
     /// # Errors
     /// [`Error::File`] and [`Error::Tensor`] when the file is no LoRA.
     pub fn open(location: &Location) -> Result<Self> {
-        refuse_pickle(location, LOAD)?;
-        let (file, tensors) = Shard::open(location)?;
+        let opened = Shard::open(location);
+        let (file, tensors) = opened.map_err(|error| pickle::named(location, pickle::LOAD, error))?;
         let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
         let mut unknown = Vec::new();
         for stored in tensors {

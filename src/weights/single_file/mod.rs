@@ -3,13 +3,12 @@
 pub mod names;
 mod tiny_vae;
 
-use std::path::Path;
-
 use self::names::{Place, Unknown};
 use self::tiny_vae::TinyKeys;
 use super::checkpoint::{COMPONENTS, Checkpoint};
 use super::component::{Component, Shard, Stored};
 use super::folder::LAYOUT;
+use super::pickle;
 use crate::error::{Error, Result};
 use crate::location::Location;
 
@@ -73,10 +72,12 @@ impl SingleFile {
     /// # Errors
     /// A file that is no whole model of Stable Diffusion, with what it is instead.
     pub fn open(location: &Location) -> Result<Self> {
-        refuse_pickle(location, LOAD)?;
-        let (shard, tensors) = Shard::open(location).map_err(|error| match extension(location).as_str() {
-            "safetensors" => error,
-            _ => Error::file(location, format!("not a model; a model is {LAYOUT}")),
+        let (shard, tensors) = Shard::open(location).map_err(|error| {
+            let error = match pickle::extension(location).as_str() {
+                "safetensors" => error,
+                _ => Error::file(location, format!("not a model; a model is {LAYOUT}")),
+            };
+            pickle::named(location, LOAD, error)
         })?;
         let described = "its other tensors".to_string();
         let mut components: Vec<Component> = COMPONENTS
@@ -144,8 +145,7 @@ pub fn open_vae(location: &Location) -> Result<Component> {
     if location.is_folder() {
         return Component::in_folder(&vae_folder(location), "vae", base);
     }
-    refuse_pickle(location, LOAD)?;
-    let (shard, tensors) = Shard::open(location)?;
+    let (shard, tensors) = Shard::open(location).map_err(|error| pickle::named(location, LOAD, error))?;
     let prefix = ["first_stage_model.", "vae."]
         .into_iter()
         .find(|prefix| tensors.iter().any(|stored| stored.key.starts_with(prefix)))
@@ -211,26 +211,4 @@ fn other_than_a_model(tensors: &[Stored]) -> Option<&'static str> {
         return None;
     }
     INSTEAD.iter().find(|(parts, _)| parts.iter().any(|part| has(part))).map(|&(_, instead)| instead)
-}
-
-fn extension(location: &Location) -> String {
-    let name = location.name();
-    let extension = Path::new(&name).extension().and_then(|extension| extension.to_str());
-    extension.unwrap_or_default().to_ascii_lowercase()
-}
-
-/// Pickles can run any program when they are read.
-///
-/// `load` is what gives the tensors of FILE in Python.
-pub(super) fn refuse_pickle(location: &Location, load: &str) -> Result<()> {
-    let bytes = location.read()?;
-    let is_pickle = bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 0x02]);
-    if is_pickle || ["ckpt", "pt", "pth", "bin"].contains(&extension(location).as_str()) {
-        let message = format!(
-            "a pickle, which can run any program when it is read, so sdrt does not; convert it where you trust \
-             it, with Python: safetensors.torch.save_file({load}, \"new.safetensors\")"
-        );
-        return Err(Error::file(location, message));
-    }
-    Ok(())
 }
