@@ -17,5 +17,5 @@ pub use chunks::{Chunks, LongPrompt};
 pub use inversion::{Embedding, Inversions};
 pub use lora_tag::{LoraTag, extract_loras};
 pub use prompt::{Part, Prompt, PromptStyle};
-pub use tokenizer::{Encoding, Token, Tokenizer};
+pub use tokenizer::{Token, Tokenizer};
 pub use vocabulary::Vocabulary;

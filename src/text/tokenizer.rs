@@ -35,15 +35,6 @@ pub struct Token {
     pub start: usize,
 }
 
-/// A prompt as the text encoder reads it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Encoding {
-    /// Start, tokens, end, padding: exactly as many as [`Tokenizer::max_length`].
-    pub ids: Vec<u32>,
-    /// The text that did not fit; empty when all did.
-    pub dropped: String,
-}
-
 impl Tokenizer {
     /// With CLIP's own vocabulary, which is part of the program.
     pub fn clip() -> Self {
@@ -125,7 +116,7 @@ impl Tokenizer {
         })
     }
 
-    /// Number of ids of an [`Encoding`]: 77 for CLIP.
+    /// Number of ids that the text encoder reads at once: 77 for CLIP.
     pub fn max_length(&self) -> usize {
         self.max_length
     }
@@ -155,17 +146,6 @@ impl Tokenizer {
             .map_err(|error| Error::invalid(format!("the prompt cannot be tokenized: {error}")))?;
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
         Ok(tokens.map(|(&id, &(start, _))| Token { id, start }).collect())
-    }
-
-    pub fn encode(&self, text: &str) -> Result<Encoding> {
-        let tokens = self.tokens(text)?;
-        let (kept, left) = tokens.split_at(tokens.len().min(self.max_length - 2));
-        let mut ids = vec![self.start];
-        ids.extend(kept.iter().map(|token| token.id));
-        ids.push(self.end);
-        ids.resize(self.max_length, self.padding);
-        let dropped = left.first().and_then(|token| text.get(token.start..));
-        Ok(Encoding { ids, dropped: dropped.unwrap_or_default().trim().to_owned() })
     }
 }
 
