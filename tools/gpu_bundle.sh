@@ -47,12 +47,6 @@ for file in sorted(pathlib.Path("models/emoji").rglob("*.safetensors")):
 (bundle / "sdrt.cut.json").write_text(json.dumps(cut))
 PYTHON
 
-for folder in tests/fixtures models/tiny; do
-    [ -d "$folder" ] || continue
-    mkdir -p ".gpu/bundle/$(dirname "$folder")"
-    cp -r "$folder" ".gpu/bundle/$folder"
-done
-
 # Every binary embeds the same kernels: a window that spans several binaries stores them once.
 tar --sort=name -cf - -C .gpu bundle | xz --lzma2=preset=2,dict=128MiB >.gpu/bundle.tar.xz
 rm -r .gpu/bundle

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs what `make gpu-bundle` packed, in a checkout of the same commit.
+# Runs what `make gpu-bundle` packed, in a checkout of the same commit, which has the fixtures and the models.
 #   .gpu/run.sh test [NAME..] [-- ARG..]   all test binaries, or those named; arguments for each
 #   .gpu/run.sh bench NAME [ARG..]         a bench
 #   .gpu/run.sh sanitize [ARG..]           the small kernel tests under compute-sanitizer, or those named
@@ -26,7 +26,8 @@ for file, start, sha256 in json.loads((here / "bundle/sdrt.cut.json").read_text(
     binary[start : start + len(weights)] = weights
 sdrt.write_bytes(binary)
 PYTHON
-    ln -s ../../../models/emoji "$bundle/models/emoji"
+    ln -s ../../models "$bundle/models"
+    ln -s ../../../tests/fixtures "$bundle/tests/fixtures"
     touch "$bundle"
 fi
 export SDRT_ROOT=$bundle SDRT_BIN=$bundle/sdrt
