@@ -1,8 +1,9 @@
 //! Compiles `cuda/*.cu` with nvcc and embeds the result.
 //!
 //! Each file gives two images in `OUT_DIR`: `<stem>.fatbin`, machine code for every target chip, and
-//! `<stem>.ptx.fatbin`, PTX for the chips that come later. `kernel_images.rs` lists them as
-//! `IMAGES: &[(name, machine code, PTX)]`. Without nvcc there is no `cfg(sdrt_cuda)` and no list.
+//! `<stem>.ptx.fatbin`, PTX for the chips that come later. A file `*_sm90.cu` uses what Hopper alone has: machine
+//! code for sm_90a, no PTX. `kernel_images.rs` lists them as `IMAGES: &[(name, machine code, PTX)]`, empty
+//! where there is none. Without nvcc there is no `cfg(sdrt_cuda)` and no list.
 //!
 //! | variable | meaning |
 //! | --- | --- |
@@ -61,9 +62,14 @@ fn main() {
     for source in kernel_files() {
         let stem = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let [machine, ptx] = [out.join(format!("{stem}.fatbin")), out.join(format!("{stem}.ptx.fatbin"))];
-        list += &format!("    ({stem:?}, include_bytes!({machine:?}), include_bytes!({ptx:?})),\n");
-        jobs.push(Job { source: source.clone(), targets: machine_code.clone(), image: machine });
-        jobs.push(Job { source, targets: ptx_only.clone(), image: ptx });
+        if !stem.ends_with("_sm90") {
+            list += &format!("    ({stem:?}, include_bytes!({machine:?}), include_bytes!({ptx:?})),\n");
+            jobs.push(Job { source: source.clone(), targets: machine_code.clone(), image: machine });
+            jobs.push(Job { source, targets: ptx_only.clone(), image: ptx });
+        } else if let Some(hopper) = machine_code.iter().find(|target| target.ends_with("sm_90a")) {
+            list += &format!("    ({stem:?}, include_bytes!({machine:?}), &[]),\n");
+            jobs.push(Job { source, targets: vec![hopper.clone()], image: machine });
+        }
     }
     list += "];\n";
     fs::write(out.join("kernel_images.rs"), list).expect("OUT_DIR is writable");

@@ -8,7 +8,7 @@
 struct Conv2dArgs {
     void* out;             // T [b,ho,wo,o]
     const void* x;         // T [b,h,w,i]
-    const void* weight;    // T [o,k,k,i]
+    const void* weight;    // T [o,k,k,i]; [o,5,5,i] with upsample: see cuda/conv.cuh
     const void* bias;      // T [o] or null
     const void* table;     // T [n,o] or null: row index[b] is added to every pixel of image b
     const int* index;      // [b]
@@ -16,14 +16,29 @@ struct Conv2dArgs {
     float* partial;        // f32 [splits,m,o] with splits > 1, m = b*ho*wo
     int b, h, w, i;
     int ho, wo, o;
-    int k, stride, pad, upsample;
-    int virtual_h, virtual_w;  // h, w, or the size of the enlargement with upsample
+    int k, stride, pad, upsample;  // k: of the kernel that slides over x
     int x_pitch, out_pitch, residual_pitch, table_pitch;
     int splits, k_tiles_per_split;  // split-K: split z owns k tiles z*k_tiles_per_split ..
 };
-static_assert(sizeof(Conv2dArgs) == 144, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(Conv2dArgs) == 136, "mirrored in src/gpu/kernels.rs");
 
-// Only the naive oracle and f32 models: the fast path is cuBLASLt.
+// What the copy engine of sm_90 knows of a tensor: the driver's CUtensorMap.
+struct alignas(64) TensorMap {
+    unsigned char opaque[128];
+};
+
+struct Conv2dSm90Args {
+    TensorMap x;       // T [b,h,w,i], boxes [tile_b,tile_h,tile_w,64]
+    TensorMap weight;  // T [o,taps,i], boxes [tile n,1,64]; in turns, a block's share of tile n
+    Conv2dArgs conv;
+    int tile_w, tile_h;  // a tile of m is a box of a part's pixels
+    int tile_b;
+    int groups;  // of tiles, in turns
+    int unused[10];
+};
+static_assert(sizeof(Conv2dSm90Args) == 448, "mirrored in src/gpu/kernels.rs");
+
+// The naive oracle takes it alone. What neither it nor linear_sm90 computes is cuBLASLt's.
 struct LinearArgs {
     void* out;             // T [m,n]
     const void* x;         // T [m,k]
@@ -34,6 +49,22 @@ struct LinearArgs {
     int out_pitch, x_pitch, residual_pitch;
 };
 static_assert(sizeof(LinearArgs) == 64, "mirrored in src/gpu/kernels.rs");
+
+// A weight that a later kernel reads, or no bytes: brought into L2 meanwhile.
+struct Soon {
+    const void* weight;
+    int bytes, unused;
+};
+
+struct LinearSm90Args {
+    TensorMap x;        // T [m,k], boxes [tile m,64]
+    TensorMap weight;   // T [n,k], boxes [columns of a tile of out,64]
+    LinearArgs linear;  // n: rows of weight; with geglu out has n/2 columns
+    int tiles, tiles_n;
+    Soon soon;
+    int unused[10];
+};
+static_assert(sizeof(LinearSm90Args) == 384, "mirrored in src/gpu/kernels.rs");
 
 struct ActivateArgs {
     void* out;      // T [m,n]; may be x
@@ -58,6 +89,16 @@ struct AttentionArgs {
 };
 static_assert(sizeof(AttentionArgs) == 80, "mirrored in src/gpu/kernels.rs");
 
+struct AttentionSm90Args {
+    TensorMap q;  // T [b,t,heads,d], boxes [1,64,1,64]
+    TensorMap k;  // T [b,s,heads,d], boxes [1,keys of a tile,1,64]
+    TensorMap v;  // the same
+    AttentionArgs attention;
+    Soon soon;
+    int unused[8];
+};
+static_assert(sizeof(AttentionSm90Args) == 512, "mirrored in src/gpu/kernels.rs");
+
 struct GroupNormArgs {
     void* out;           // T [b,hw,c]
     const void* x;       // T [b,hw,c]
@@ -69,8 +110,9 @@ struct GroupNormArgs {
     int splits, rows_per_split;
     int silu;
     float eps;
+    Soon soon;
 };
-static_assert(sizeof(GroupNormArgs) == 80, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(GroupNormArgs) == 96, "mirrored in src/gpu/kernels.rs");
 
 struct LayerNormArgs {
     void* out;           // T [m,c]
@@ -81,12 +123,13 @@ struct LayerNormArgs {
     int out_pitch, x_pitch;
     float eps;
     int unused;
+    Soon soon;
 };
-static_assert(sizeof(LayerNormArgs) == 56, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(LayerNormArgs) == 72, "mirrored in src/gpu/kernels.rs");
 
 struct GegluArgs {
     void* out;      // T [m,n]
-    const void* x;  // T [m,2n], value and gate interleaved
+    const void* x;  // T [m,2n], values, then gates
     int m, n;
     int out_pitch, x_pitch;
 };
@@ -108,7 +151,7 @@ struct EmbedArgs {
     const void* tokens;     // T [vocabulary,c]
     const void* positions;  // T [at least t,c], or null
     int m, t, c, vocabulary;
-    int tokens_pitch, unused;
+    int tokens_pitch, out_pitch;
 };
 static_assert(sizeof(EmbedArgs) == 56, "mirrored in src/gpu/kernels.rs");
 

@@ -26,8 +26,8 @@
 // Test: cargo test --release --test kernels attention. Bench: cargo bench --bench kernels attention.
 // Which kernel and what launch: AttentionPlan in src/gpu/attention.rs.
 #include "mma.cuh"
+#include "softmax.cuh"
 
-constexpr float LOG2_E = 1.4426950408889634f;
 
 // Tiles in shared memory are rows of STRIDE 16-byte chunks. Eight rows at one chunk column fall into eight
 // different bank groups: an odd stride sees to it alone, an even one (a multiple of 8) by swizzling.
@@ -77,16 +77,6 @@ __device__ __forceinline__ void load_q(uint32_t (&q)[STEPS][4], const T* from, i
             const T* pair = from + size_t(row) * pitch + c;
             q[k][i] = row < rows && c < columns ? *reinterpret_cast<const uint32_t*>(pair) : 0;
         }
-}
-
-// Over the four lanes that share a row of a C fragment.
-__device__ __forceinline__ float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-__device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
 // Block (x, y, z): queries x*WARPS*MT*16 .. of head y of image z. D: the widest d, a multiple of 8.
@@ -394,15 +384,17 @@ template <typename T> __device__ __forceinline__ void attention_wide(const Atten
 
 // Table of contents: attention_d<D>_q<queries a block>_<dtype>, attention_wide_<dtype>.
 // Queries, threads and shared bytes are mirrored in AttentionPlan.
-#define ATTENTION(D, QUERIES, WARPS, MT, KEYS)                                                             \
-    static_assert(QUERIES == WARPS * MT * 16, "the name says how many");                                   \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                               \
-        attention_d##D##_q##QUERIES##_f16(const __grid_constant__ AttentionArgs a) {                       \
-        attention<half, D, WARPS, MT, KEYS>(a);                                                            \
-    }                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                               \
-        attention_d##D##_q##QUERIES##_bf16(const __grid_constant__ AttentionArgs a) {                      \
-        attention<__nv_bfloat16, D, WARPS, MT, KEYS>(a);                                                   \
+#define ATTENTION(D, QUERIES, WARPS, MT, KEYS)                                        \
+    static_assert(QUERIES == WARPS * MT * 16, "the name says how many");              \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                          \
+        attention_d##D##_q##QUERIES##_f16(const __grid_constant__ AttentionArgs a) {  \
+        after_previous_kernel();                                                      \
+        attention<half, D, WARPS, MT, KEYS>(a);                                       \
+    }                                                                                 \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                          \
+        attention_d##D##_q##QUERIES##_bf16(const __grid_constant__ AttentionArgs a) { \
+        after_previous_kernel();                                                      \
+        attention<__nv_bfloat16, D, WARPS, MT, KEYS>(a);                              \
     }
 
 ATTENTION(32, 64, 4, 1, 64)
@@ -418,8 +410,10 @@ ATTENTION(160, 32, 2, 1, 32)
 ATTENTION(160, 64, 4, 1, 64)
 
 extern "C" __global__ void __launch_bounds__(256) attention_wide_f16(const __grid_constant__ AttentionArgs a) {
+    after_previous_kernel();
     attention_wide<half>(a);
 }
 extern "C" __global__ void __launch_bounds__(256) attention_wide_bf16(const __grid_constant__ AttentionArgs a) {
+    after_previous_kernel();
     attention_wide<__nv_bfloat16>(a);
 }

@@ -6,8 +6,10 @@
 // As a product [m,n,k]: m = b*ho*wo pixels, n = o channels, k = taps*i. The matrix of patches [m,k] is never
 // written: its rows are gathered from x on the way to shared memory.
 //
-//   block (tile of m x n, split of k):
-//     rows[r] = image and upper left corner of the patch of pixel m0 + r
+// With upsample the grid has parts of the output, each of them such a product with 2x2 taps of its own: cuda/conv.cuh.
+//
+//   block (tile of m x n, part, split of k):
+//     rows[r] = image and upper left corner of the patch of the part's pixel m0 + r
 //     for each k tile of 64 (STAGES - 1 of them under way):
 //       shared A[r, 64] <- x[corner of row r + tap, channels]     cp.async; zeros outside the map
 //       shared B[r, 64] <- weight[n0 + r, tap, channels]          cp.async
@@ -21,7 +23,7 @@
 //      Where 64 does not divide i, k runs as the weight lies in memory, and every thread keeps its own tap.
 //   2. Chunks of 16 bytes are stored at chunk ^ (row % 8): neither cp.async nor ldmatrix has bank conflicts.
 //   3. Fragments are loaded one step of 16 ahead, across the border of k tiles as well.
-//   4. Nearest 2x upsampling is a shift of the read coordinates; stride and padding live in the corner.
+//   4. Stride and padding live in the corner.
 //   5. The tiles of all output channels of the same pixels are neighbours in the grid: one of them brings the
 //      pixels into L2, and the weights stay there.
 //   6. Split k where the map is small (8x8, 16x16): 29 MB of weights need every SM to pull.
@@ -29,6 +31,7 @@
 // SD 1.5 at 512x512, batch 2 (m, o, k): 8192x320x2880, 2048x640x5760, 512x1280x11520, 128x1280x23040;
 // VAE decoder: 262144x128x1152, 262144x256x2304, 65536x512x4608. Which tile for which: src/gpu/conv.rs.
 // Test: cargo test --release --test kernels conv2d        Bench: cargo bench --bench kernels conv2d
+#include "conv.cuh"
 #include "mma.cuh"
 
 constexpr int BK = 64;               // elements of k in a tile
@@ -78,13 +81,15 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
     int2* rows = reinterpret_cast<int2*>(shared + STAGES * STAGE);
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int warp_m = warp / WARPS_N * WM, warp_n = warp % WARPS_N * WN;
-    const int m = a.b * a.ho * a.wo;
+    const Part part = part_of(a, blockIdx.y);
+    const int m = a.b * part.rows * part.columns;
     const int n_tiles = (a.o + BN - 1) / BN;
     const int m0 = blockIdx.x / n_tiles * BM, n0 = blockIdx.x % n_tiles * BN;
+    if (m0 >= m) return;
 
     for (int r = thread; r < BM; r += THREADS) {
-        int image = (m0 + r) / (a.ho * a.wo), pixel = (m0 + r) % (a.ho * a.wo);
-        int y = m0 + r < m ? pixel / a.wo * a.stride - a.pad : OUTSIDE, x = pixel % a.wo * a.stride - a.pad;
+        int image = (m0 + r) / (part.rows * part.columns), pixel = (m0 + r) % (part.rows * part.columns);
+        int y = m0 + r < m ? part.top(a, pixel / part.columns) : OUTSIDE, x = part.left(a, pixel % part.columns);
         rows[r] = make_int2(image * a.h * a.w, y << 16 | (x & 0xffff));
     }
     __syncthreads();
@@ -107,7 +112,8 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
     }
     using Chunk = Vector<T, VEC>;
     const Chunk* const x = static_cast<const Chunk*>(a.x);
-    const Chunk* const weight = static_cast<const Chunk*>(a.weight) + static_cast<int64_t>(n0 + first_row) * k;
+    const int weight_row = weight_taps(a) * channels;
+    const Chunk* const weight = static_cast<const Chunk*>(a.weight) + static_cast<int64_t>(n0 + first_row) * weight_row;
     uint32_t b_inside = 0;
 #pragma unroll
     for (int j = 0; j < B_COPIES; j++) b_inside |= (n0 + first_row + j * PASS < a.o ? 1u : 0u) << j;
@@ -116,18 +122,18 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
 
     uint32_t a_offset[A_COPIES], a_inside, b_offset;
     auto locate = [&] {
-        const int ky = a.k == 3 ? tap * 11 >> 5 : 0, kx = tap - 3 * ky;
+        const int ky = a.k == 3 ? tap * 11 >> 5 : tap >> 1, kx = tap - a.k * ky;
         a_inside = 0;
 #pragma unroll
         for (int j = 0; j < A_COPIES; j++) {
             int2 row = rows[first_row + j * PASS];
             int iy = (row.y >> 16) + ky, ix = static_cast<int16_t>(row.y) + kx;
-            bool inside = tap < taps && iy >= 0 && iy < a.virtual_h && ix >= 0 && ix < a.virtual_w;
-            uint32_t pixel = row.x + (iy >> a.upsample) * a.w + (ix >> a.upsample);
+            bool inside = tap < taps && iy >= 0 && iy < a.h && ix >= 0 && ix < a.w;
+            uint32_t pixel = row.x + iy * a.w + ix;
             a_offset[j] = inside ? pixel * pitch + channel : 0;
             a_inside |= (inside ? 1u : 0u) << j;
         }
-        b_offset = tap * channels + channel;
+        b_offset = (part.tap + ky * part.tap_y + kx * part.tap_x) * channels + channel;
         if (tap >= taps) b_inside = 0;
     };
     const int tap_step = taps_inside ? 1 : CHUNKS / channels, channel_step = taps_inside ? 0 : CHUNKS % channels;
@@ -152,7 +158,7 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
         for (int j = 0; j < B_COPIES; j++) {
             if ((A_COPIES + j) % parts != part) continue;
             uint32_t at = to + slot * STAGE + (BM + j * PASS) * ROW;
-            const Chunk* from = weight + b_offset + static_cast<int64_t>(j * PASS) * k;
+            const Chunk* from = weight + b_offset + static_cast<int64_t>(j * PASS) * weight_row;
             if (VEC == 8) cp_async_16(at, from, b_inside >> j & 1);
             else cp_async_8(at, from, b_inside >> j & 1);
         }
@@ -221,9 +227,14 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
         }
     }
 
+    auto out_pixel = [&](int row) {
+        if (!a.upsample) return row;
+        const int pixels = part.rows * part.columns, pixel = row % pixels;
+        return static_cast<int>(part.out(a, row / pixels, pixel / part.columns, pixel % part.columns));
+    };
     const int g = lane / 4, q = lane % 4;
     if (a.splits > 1) {
-        float* partial = a.partial + static_cast<int64_t>(blockIdx.z) * m * a.o;
+        float* partial = a.partial + static_cast<int64_t>(blockIdx.z) * a.b * a.ho * a.wo * a.o;
 #pragma unroll
         for (int mi = 0; mi < MI; mi++)
 #pragma unroll
@@ -232,7 +243,7 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
                 for (int h = 0; h < 2; h++) {
                     int row = m0 + warp_m + mi * 16 + g + h * 8, column = n0 + warp_n + ni * 8 + q * 2;
                     if (row >= m || column >= a.o) continue;
-                    float* at = partial + static_cast<int64_t>(row) * a.o + column;
+                    float* at = partial + static_cast<int64_t>(out_pixel(row)) * a.o + column;
                     if (a.o % 2 == 0) {
                         *reinterpret_cast<float2*>(at) = make_float2(sum[mi][ni][h * 2], sum[mi][ni][h * 2 + 1]);
                     } else {
@@ -263,15 +274,16 @@ __device__ __forceinline__ void conv2d(const Conv2dArgs& a) {
         int row = item / (BN / 8), column = item % (BN / 8) * 8;
         if (m0 + row >= m || n0 + column >= a.o) continue;
         const float* from = staged + row * (BN + PAD) + column;
+        const int pixel = out_pixel(m0 + row);
         if (aligned) {
             float v[8];
             *reinterpret_cast<float4*>(v) = *reinterpret_cast<const float4*>(from);
             *reinterpret_cast<float4*>(v + 4) = *reinterpret_cast<const float4*>(from + 4);
-            finish<T, 8>(a, m0 + row, n0 + column, v);
+            finish<T, 8>(a, pixel, n0 + column, v);
         } else {
             for (int e = 0; e < 8 && n0 + column + e < a.o; e++) {
                 float v[1] = {from[e]};
-                finish<T, 1>(a, m0 + row, n0 + column + e, v);
+                finish<T, 1>(a, pixel, n0 + column + e, v);
             }
         }
     }
@@ -297,16 +309,18 @@ template <typename T> __device__ __forceinline__ void conv2d_reduce(const Conv2d
     else reduce<T, 1>(a);
 }
 
-// Contents: conv2d_{f16,bf16}_{tile}. Grid (tiles of m * tiles of n, 1, splits), threads 32 * warps, shared memory
+// Contents: conv2d_{f16,bf16}_{tile}. Grid (tiles of m * tiles of n, parts, splits), threads 32 * warps, shared memory
 // stages * (tile m + tile n) * 128 + tile m * 8 bytes.
-#define CONV2D(NAME, BM, BN, WARPS_M, WARPS_N, STAGES, VEC, BLOCKS)                                                   \
-    extern "C" __global__ void __launch_bounds__(WARPS_M* WARPS_N * 32, BLOCKS)                                       \
-        conv2d_f16_##NAME(const __grid_constant__ Conv2dArgs a) {                                                     \
-        conv2d<half, BM, BN, WARPS_M, WARPS_N, STAGES, VEC>(a);                                                       \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(WARPS_M* WARPS_N * 32, BLOCKS)                                       \
-        conv2d_bf16_##NAME(const __grid_constant__ Conv2dArgs a) {                                                    \
-        conv2d<__nv_bfloat16, BM, BN, WARPS_M, WARPS_N, STAGES, VEC>(a);                                              \
+#define CONV2D(NAME, BM, BN, WARPS_M, WARPS_N, STAGES, VEC, BLOCKS)             \
+    extern "C" __global__ void __launch_bounds__(WARPS_M* WARPS_N * 32, BLOCKS) \
+        conv2d_f16_##NAME(const __grid_constant__ Conv2dArgs a) {               \
+        after_previous_kernel();                                                \
+        conv2d<half, BM, BN, WARPS_M, WARPS_N, STAGES, VEC>(a);                 \
+    }                                                                           \
+    extern "C" __global__ void __launch_bounds__(WARPS_M* WARPS_N * 32, BLOCKS) \
+        conv2d_bf16_##NAME(const __grid_constant__ Conv2dArgs a) {              \
+        after_previous_kernel();                                                \
+        conv2d<__nv_bfloat16, BM, BN, WARPS_M, WARPS_N, STAGES, VEC>(a);        \
     }
 //     name      m    n    warps stages vector blocks per SM
 CONV2D(256x128, 256, 128, 4, 2, 3, 8, 1)
@@ -319,5 +333,11 @@ CONV2D(128x32, 128, 32, 4, 1, 4, 8, 2)
 CONV2D(64x64_i4, 64, 64, 2, 2, 3, 4, 2)
 
 // Any grid; one thread per 4 channels is best.
-extern "C" __global__ void conv2d_reduce_f16(const __grid_constant__ Conv2dArgs a) { conv2d_reduce<half>(a); }
-extern "C" __global__ void conv2d_reduce_bf16(const __grid_constant__ Conv2dArgs a) { conv2d_reduce<__nv_bfloat16>(a); }
+extern "C" __global__ void conv2d_reduce_f16(const __grid_constant__ Conv2dArgs a) {
+    after_previous_kernel();
+    conv2d_reduce<half>(a);
+}
+extern "C" __global__ void conv2d_reduce_bf16(const __grid_constant__ Conv2dArgs a) {
+    after_previous_kernel();
+    conv2d_reduce<__nv_bfloat16>(a);
+}

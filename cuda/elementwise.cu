@@ -58,23 +58,19 @@ template <typename T> __device__ void accumulate(const AccumulateArgs& a) {
     *reinterpret_cast<Vector<T, V>*>(x) = sum;
 }
 
-// out[m,n] = x[m,2j] * gelu(x[m,2j+1]): two vectors in, one out.
+// out[m,n] = x[m,:n] * gelu(x[m,n:])
 template <typename T> __device__ void geglu(const GegluArgs& a) {
     constexpr int V = VEC<T>;
     const int vectors = a.n / V;
     const size_t i = thread_index();
     if (i >= size_t(a.m) * vectors) return;
     const size_t row = i / vectors, column = i % vectors * V;
-    const T* x = static_cast<const T*>(a.x) + row * a.x_pitch + 2 * column;
-    auto low = *reinterpret_cast<const Vector<T, V>*>(x);
-    auto high = *reinterpret_cast<const Vector<T, V>*>(x + V);
-    Vector<T, V> y;
+    const T* x = static_cast<const T*>(a.x) + row * a.x_pitch + column;
+    auto v = *reinterpret_cast<const Vector<T, V>*>(x);
+    const auto gate = *reinterpret_cast<const Vector<T, V>*>(x + a.n);
 #pragma unroll
-    for (int j = 0; j < V / 2; j++) {
-        y.v[j] = from_float<T>(to_float(low.v[2 * j]) * gelu(to_float(low.v[2 * j + 1])));
-        y.v[V / 2 + j] = from_float<T>(to_float(high.v[2 * j]) * gelu(to_float(high.v[2 * j + 1])));
-    }
-    *reinterpret_cast<Vector<T, V>*>(static_cast<T*>(a.out) + row * a.out_pitch + column) = y;
+    for (int j = 0; j < V; j++) v.v[j] = from_float<T>(to_float(v.v[j]) * gelu(to_float(gate.v[j])));
+    *reinterpret_cast<Vector<T, V>*>(static_cast<T*>(a.out) + row * a.out_pitch + column) = v;
 }
 
 template <typename T> __device__ void scale(const ScaleArgs& a) {
@@ -92,7 +88,7 @@ template <typename T> __device__ void embed(const EmbedArgs& a) {
     const float token = to_float(static_cast<const T*>(a.tokens)[size_t(id) * a.tokens_pitch + c]);
     const T* positions = static_cast<const T*>(a.positions);
     const float position = positions ? to_float(positions[size_t(row % a.t) * a.c + c]) : 0.f;
-    static_cast<T*>(a.out)[i] = from_float<T>(token + position);
+    static_cast<T*>(a.out)[size_t(row) * a.out_pitch + c] = from_float<T>(token + position);
 }
 
 // x[b,t] *= weight[b,t] * r[b], r the mean before over the mean after. One block an image, so that the two sums
@@ -139,19 +135,23 @@ template <typename T> __device__ void to_rgb8(const ToRgb8Args& a) {
     a.out[i] = static_cast<unsigned char>(rintf(fminf(fmaxf(x * 0.5f + 0.5f, 0.f), 1.f) * 255.f));
 }
 
-#define KERNEL(NAME, ARGS, SUFFIX, T) \
-    extern "C" __global__ void __launch_bounds__(256) NAME##_##SUFFIX(const __grid_constant__ ARGS a) { NAME<T>(a); }
-#define INSTANTIATE(SUFFIX, T)                                       \
-    extern "C" __global__ void __launch_bounds__(1024)               \
+#define KERNEL(NAME, ARGS, SUFFIX, T)                                                                   \
+    extern "C" __global__ void __launch_bounds__(256) NAME##_##SUFFIX(const __grid_constant__ ARGS a) { \
+        after_previous_kernel();                                                                        \
+        NAME<T>(a);                                                                                     \
+    }
+#define INSTANTIATE(SUFFIX, T)                                        \
+    extern "C" __global__ void __launch_bounds__(1024)                \
         emphasize_##SUFFIX(const __grid_constant__ EmphasizeArgs a) { \
-        emphasize<T>(a);                                             \
-    }                                                                \
-    KERNEL(activate, ActivateArgs, SUFFIX, T)                        \
-    KERNEL(accumulate, AccumulateArgs, SUFFIX, T)                    \
-    KERNEL(geglu, GegluArgs, SUFFIX, T)                              \
-    KERNEL(scale, ScaleArgs, SUFFIX, T)                              \
-    KERNEL(embed, EmbedArgs, SUFFIX, T)                              \
-    KERNEL(timestep_embedding, TimestepEmbeddingArgs, SUFFIX, T)     \
+        after_previous_kernel();                                      \
+        emphasize<T>(a);                                              \
+    }                                                                 \
+    KERNEL(activate, ActivateArgs, SUFFIX, T)                         \
+    KERNEL(accumulate, AccumulateArgs, SUFFIX, T)                     \
+    KERNEL(geglu, GegluArgs, SUFFIX, T)                               \
+    KERNEL(scale, ScaleArgs, SUFFIX, T)                               \
+    KERNEL(embed, EmbedArgs, SUFFIX, T)                               \
+    KERNEL(timestep_embedding, TimestepEmbeddingArgs, SUFFIX, T)      \
     KERNEL(to_rgb8, ToRgb8Args, SUFFIX, T)
 
 INSTANTIATE(f16, half)

@@ -3,6 +3,7 @@
 #include "steps.cuh"
 
 extern "C" __global__ void step_while(const __grid_constant__ StepArgs a) {
+    after_previous_kernel();
     const bool more = advance(a);
     if (threadIdx.x == 0) cudaGraphSetConditional(a.condition, more ? 1 : 0);
 }

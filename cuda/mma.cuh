@@ -1,4 +1,4 @@
-// The only inline PTX: tensor-core products of sm_80, their shared-memory loads, asynchronous copies.
+// Instructions of sm_80 that the portable kernels use: tensor-core products, their shared-memory loads, asynchronous copies.
 //
 // Fragments of mma.m16n8k16 (g = lane / 4, q = lane % 4):
 //   A [16,16] row-major: a0 (g, 2q..) a1 (g+8, 2q..) a2 (g, 2q+8..) a3 (g+8, 2q+8..), two elements a register
@@ -6,10 +6,6 @@
 //   C [16,8]  f32:       c0 c1 (g, 2q, 2q+1), c2 c3 (g+8, 2q, 2q+1)
 #pragma once
 #include "common.cuh"
-
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
 
 // c += a * b
 __device__ __forceinline__ void mma_16816(half, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -59,10 +55,3 @@ __device__ __forceinline__ void cp_async_8(uint32_t to, const void* from, bool v
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;\n"); }
 template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;\n" ::"n"(N)); }
-
-// 2^x within 2 ulp; denormal results flush to zero, 2^-inf is 0.
-__device__ __forceinline__ float exp2_approx(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-    return y;
-}

@@ -2,7 +2,8 @@
 // one warp per query), f32 sums, any dtype and any shape. The fast kernels are tested against it, and
 // convolution and attention of `--dtype f32` run on it.
 //
-//   conv2d      out[b,y,x,n] = sum x[b, y*stride-pad+ky, x*stride-pad+kx, c] * weight[n,ky,kx,c]
+//   conv2d      (upsample: see cuda/conv.cuh)
+//               out[b,y,x,n] = sum x[b, y*stride-pad+ky, x*stride-pad+kx, c] * weight[n,ky,kx,c]
 //                              + bias[n] + table[index[b],n] + residual[b,y,x,n]
 //   linear      out[m,n] = sum x[m,k] * weight[n,k] + bias[n] + residual[m,n]
 //   attention   out[t] = softmax(q[t] . k * scale) . v, for each image and head
@@ -10,6 +11,7 @@
 // The two products stage 16x16 tiles of both factors in shared memory; attention keeps a running maximum.
 // Test: cargo test --release --test kernels naive
 #include "common.cuh"
+#include "conv.cuh"
 
 constexpr int TILE = 16;  // a block is TILE x TILE threads and as many outputs, threadIdx.x along n
 
@@ -29,31 +31,34 @@ template <typename T> __device__ float tile_dot(const T* a, const T* b, int n, f
     return sum;
 }
 
-// Grid (m / TILE, n / TILE), rounded up.
+// Grid (m / TILE, n / TILE, parts), rounded up; no part has more than m pixels.
 template <typename T> __device__ void conv2d_naive(const Conv2dArgs& a) {
-    const int m = a.b * a.ho * a.wo, taps = a.k * a.k;
-    const int pixel = blockIdx.x * TILE + threadIdx.y, n0 = blockIdx.y * TILE, n = n0 + threadIdx.x;
-    const int image = pixel / (a.ho * a.wo), y = pixel / a.wo % a.ho, x = pixel % a.wo;
+    const Part part = part_of(a, blockIdx.z);
+    const int m = a.b * part.rows * part.columns;
+    if (blockIdx.x * TILE >= m) return;
+    const int row = blockIdx.x * TILE + threadIdx.y, n0 = blockIdx.y * TILE, n = n0 + threadIdx.x;
+    const int image = row / (part.rows * part.columns), y = row / part.columns % part.rows, x = row % part.columns;
     float sum = 0.f;
-    for (int tap = 0; tap < taps; tap++) {
-        int iy = y * a.stride - a.pad + tap / a.k, ix = x * a.stride - a.pad + tap % a.k;
+    for (int tap = 0; tap < a.k * a.k; tap++) {
+        const int ky = tap / a.k, kx = tap % a.k, iy = part.top(a, y) + ky, ix = part.left(a, x) + kx;
         const T *from = nullptr, *weight = nullptr;
-        if (pixel < m && iy >= 0 && iy < a.virtual_h && ix >= 0 && ix < a.virtual_w) {
-            int64_t source = (static_cast<int64_t>(image) * a.h + (iy >> a.upsample)) * a.w + (ix >> a.upsample);
-            from = static_cast<const T*>(a.x) + source * a.x_pitch;
+        if (row < m && iy >= 0 && iy < a.h && ix >= 0 && ix < a.w)
+            from = static_cast<const T*>(a.x) + ((static_cast<int64_t>(image) * a.h + iy) * a.w + ix) * a.x_pitch;
+        if (n0 + threadIdx.y < a.o) {
+            int64_t at = static_cast<int64_t>(n0 + threadIdx.y) * weight_taps(a);
+            weight = static_cast<const T*>(a.weight) + (at + part.tap + ky * part.tap_y + kx * part.tap_x) * a.i;
         }
-        if (n0 + threadIdx.y < a.o)
-            weight = static_cast<const T*>(a.weight) + (static_cast<int64_t>(n0 + threadIdx.y) * taps + tap) * a.i;
         sum = tile_dot(from, weight, a.i, sum);
     }
-    if (pixel >= m || n >= a.o) return;
+    if (row >= m || n >= a.o) return;
+    const int64_t pixel = part.out(a, image, y, x);
     auto at = [](const void* base, int64_t row, int pitch, int column) {
         return to_float(static_cast<const T*>(base)[row * pitch + column]);
     };
     if (a.bias) sum += at(a.bias, 0, 0, n);
     if (a.table) sum += at(a.table, a.index[image], a.table_pitch, n);
     if (a.residual) sum += at(a.residual, pixel, a.residual_pitch, n);
-    static_cast<T*>(a.out)[static_cast<int64_t>(pixel) * a.out_pitch + n] = from_float<T>(sum);
+    static_cast<T*>(a.out)[pixel * a.out_pitch + n] = from_float<T>(sum);
 }
 
 // Grid (m / TILE, n / TILE), rounded up.
@@ -127,18 +132,21 @@ template <typename T> __device__ void attention_naive(const AttentionArgs& a) {
 }
 
 // Contents: {conv2d,linear,attention}_naive_{f16,bf16,f32}
-#define NAIVE(SUFFIX, T)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(TILE* TILE)                                                      \
-        conv2d_naive_##SUFFIX(const __grid_constant__ Conv2dArgs a) {                                             \
-        conv2d_naive<T>(a);                                                                                       \
-    }                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(TILE* TILE)                                                      \
-        linear_naive_##SUFFIX(const __grid_constant__ LinearArgs a) {                                             \
-        linear_naive<T>(a);                                                                                       \
-    }                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(QUERIES * 32, 4)                                                  \
-        attention_naive_##SUFFIX(const __grid_constant__ AttentionArgs a) {                                       \
-        attention_naive<T>(a);                                                                                    \
+#define NAIVE(SUFFIX, T)                                                    \
+    extern "C" __global__ void __launch_bounds__(TILE* TILE)                \
+        conv2d_naive_##SUFFIX(const __grid_constant__ Conv2dArgs a) {       \
+        after_previous_kernel();                                            \
+        conv2d_naive<T>(a);                                                 \
+    }                                                                       \
+    extern "C" __global__ void __launch_bounds__(TILE* TILE)                \
+        linear_naive_##SUFFIX(const __grid_constant__ LinearArgs a) {       \
+        after_previous_kernel();                                            \
+        linear_naive<T>(a);                                                 \
+    }                                                                       \
+    extern "C" __global__ void __launch_bounds__(QUERIES * 32, 4)           \
+        attention_naive_##SUFFIX(const __grid_constant__ AttentionArgs a) { \
+        after_previous_kernel();                                            \
+        attention_naive<T>(a);                                              \
     }
 NAIVE(f16, half)
 NAIVE(bf16, __nv_bfloat16)

@@ -2,8 +2,9 @@
 //
 // group_norm: y = (x - mean) * rstd * weight + bias, statistics over the pixels and adjacent channels of
 // one group of one image; x is [b,hw,c]. Small maps take one launch, the others two:
-//   group_norm_fused:  grid (slabs of whole groups, b). A block keeps its channels of all rows in registers,
-//                      sums, folds the sums into groups, and writes the result.
+//   group_norm_fused:  grid (slabs of whole groups, b, parts of the rows). A block keeps its channels of its rows
+//                      in registers, sums, folds the sums into groups, and writes the result. Where there are
+//                      several parts (Hopper), they are a cluster, whose blocks read one another's sums.
 //   group_norm_stats:  grid (splits, b). A block walks its rows with all channels, so every load is a full
 //                      line, and writes partial[b,group,split].
 //   group_norm_apply:  grid (row chunks, b). Folds the partials in a fixed order, turns them into one scale
@@ -19,23 +20,38 @@
 //
 // cargo test --release --test kernels norm; cargo bench --bench kernels norm
 #include "common.cuh"
+#include "hopper.cuh"
 
 template <typename T> constexpr int VEC = 16 / sizeof(T);
 // 4096 channels at most, whatever the dtype.
 template <typename T> constexpr int GROUP_NORM_THREADS = 4096 / VEC<T>;
-// Vectors of x that a thread of group_norm_fused holds. 32x32 maps of 640 channels need 11; the 1024 threads of
-// f32 have registers for 4.
-template <typename T> constexpr int FUSED_VECTORS = sizeof(T) == 2 ? 11 : 4;
+// Vectors of x that a thread of group_norm_fused holds. 32x32 maps of 640 channels need 11, 14 let 64x64 maps be in 3
+// parts; the 1024 threads of f32 have registers for 4.
+template <typename T> constexpr int FUSED_VECTORS = sizeof(T) == 2 ? 14 : 4;
+
+// The groups of a thread's V adjacent channels, without a division for each.
+template <int V> struct Groups {
+    int of[V];
+
+    __device__ __forceinline__ Groups(int column, int channels) {
+        int group = column / channels, within = column - group * channels;
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            of[j] = group;
+            if (++within == channels) within = 0, group++;
+        }
+    }
+};
 
 // A thread's V adjacent channels: sums of x - shift and of its square.
 template <typename T> struct ChannelSums {
     static constexpr int V = VEC<T>;
     float sum[V] = {}, square[V] = {}, shift[V];
 
-    // `row` is the image's first row, `column` the first channel, `channels` those of a group.
-    __device__ __forceinline__ ChannelSums(const T* row, int column, int channels) {
+    // `row` is the image's first row, `channels` those of a group.
+    __device__ __forceinline__ ChannelSums(const T* row, const Groups<V>& groups, int channels) {
 #pragma unroll
-        for (int j = 0; j < V; j++) shift[j] = to_float(row[column + j - (column + j) % channels]);
+        for (int j = 0; j < V; j++) shift[j] = to_float(row[groups.of[j] * channels]);
     }
 
     __device__ __forceinline__ void add(const Vector<T, V>& x) {
@@ -57,23 +73,6 @@ template <typename T> struct ChannelSums {
         }
     }
 };
-
-// Adds up lanes of the block's [lanes, width] arrays in place, with all threads; returns how many are left.
-// A barrier must stand before and after.
-template <int THREADS>
-__device__ __forceinline__ int shrink(float* sums, float* squares, int lanes, int width) {
-    const int left = min(lanes, max(1, THREADS / width));
-    for (int at = threadIdx.x; at < left * width; at += THREADS) {
-        float sum = 0.f, square = 0.f;
-        for (int j = at; j < lanes * width; j += left * width) {
-            sum += sums[j];
-            square += squares[j];
-        }
-        sums[at] = sum;
-        squares[at] = square;
-    }
-    return left;
-}
 
 // Adds up a group's part of the block's [lanes, width] arrays; the whole warp gets the result.
 __device__ __forceinline__ float2 fold(const float* sums, const float* squares, int lanes, int width, int group,
@@ -101,10 +100,10 @@ template <typename T> struct Affine {
 
     // Statistics of the groups from `first_group` on.
     __device__ __forceinline__ Affine(const Vector<T, V>& weight, const Vector<T, V>& bias, const float2* statistics,
-                                      int column, int channels, int first_group) {
+                                      const Groups<V>& groups, int first_group) {
 #pragma unroll
         for (int j = 0; j < V; j++) {
-            float2 s = statistics[(column + j) / channels - first_group];
+            float2 s = statistics[groups.of[j] - first_group];
             scale[j] = to_float(weight.v[j]) * s.y;
             offset[j] = to_float(bias.v[j]) - s.x * scale[j];
         }
@@ -121,52 +120,98 @@ template <typename T> struct Affine {
     }
 };
 
+// Waits for the blocks along z, which are a cluster if there are several.
+__device__ __forceinline__ void sync_parts() {
+#if __CUDA_ARCH__ >= 900
+    if (gridDim.z > 1) return cluster_sync();
+#endif
+    __syncthreads();
+}
+
+// A block's shared memory must stay until the others have read it.
+__device__ __forceinline__ void wait_for_parts() {
+#if __CUDA_ARCH__ >= 900
+    if (gridDim.z > 1) cluster_wait_for_readers();
+#endif
+}
+
+// A warp adds up what the blocks along z have at `total`, in the order of their numbers.
+__device__ __forceinline__ float2 sum_of_parts(const float2* total) {
+#if __CUDA_ARCH__ >= 900
+    if (gridDim.z > 1) {
+        const int rank = threadIdx.x % 32;
+        const float2 part = rank < gridDim.z ? load_cluster(total, rank) : make_float2(0.f, 0.f);
+        return make_float2(warp_sum(part.x), warp_sum(part.y));
+    }
+#endif
+    return *total;
+}
+
 template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
-    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>;
+    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>, WARPS = THREADS / 32;
     using Chunk = Vector<T, V>;
-    __shared__ __align__(16) float sums[THREADS * V];
-    __shared__ __align__(16) float squares[THREADS * V];
-    __shared__ float2 statistics[THREADS / 32];  // a slab has V groups at most
+    // A slab has V groups at most.
+    __shared__ float2 of_warps[V][WARPS], totals[V], statistics[V];
     const int channels = a.c / a.groups, groups = a.groups / gridDim.x;
     const int width = groups * channels, vectors = width / V, lanes = THREADS / vectors;
     const int lane = threadIdx.x / vectors, slab_column = threadIdx.x % vectors * V;
     const int column = blockIdx.x * width + slab_column;
+    const int warp = threadIdx.x / 32;
     const T* x = static_cast<const T*>(a.x) + size_t(blockIdx.y) * a.hw * a.x_pitch;
     T* out = static_cast<T*>(a.out) + size_t(blockIdx.y) * a.hw * a.out_pitch;
+    const int part = (a.hw + gridDim.z - 1) / gridDim.z, first = blockIdx.z * part;
 
-    const int rows = (a.hw - lane + lanes - 1) / lanes;  // of this thread: lane, lane + lanes, ...
-    Chunk held[FUSED_VECTORS<T>], weight, bias;
+    // Rows of this thread: first + lane, first + lane + lanes, ...
+    const int rows = lane < lanes ? (min(part, a.hw - first) - lane + lanes - 1) / lanes : 0;
+    const T* from = x + size_t(first + lane) * a.x_pitch + column;
+    Chunk held[FUSED_VECTORS<T>], weight = {}, bias = {};
+#pragma unroll
+    for (int i = 0; i < FUSED_VECTORS<T>; i++)
+        if (i < rows) held[i] = *reinterpret_cast<const Chunk*>(from + size_t(i * lanes) * a.x_pitch);
     if (lane < lanes) {
-        const T* from = x + size_t(lane) * a.x_pitch + column;
-#pragma unroll
-        for (int i = 0; i < FUSED_VECTORS<T>; i++)
-            if (i < rows) held[i] = *reinterpret_cast<const Chunk*>(from + size_t(i * lanes) * a.x_pitch);
-        ChannelSums<T> mine(x, column, channels);
-#pragma unroll
-        for (int i = 0; i < FUSED_VECTORS<T>; i++)
-            if (i < rows) mine.add(held[i]);
-        mine.leave(sums, squares, lane * width + slab_column);
         weight = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.weight) + column);
         bias = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.bias) + column);
     }
-    __syncthreads();
-    // One group may be all that a slab has: without this, a single warp would add up all lanes.
-    const int left = shrink<THREADS>(sums, squares, lanes, width);
-    __syncthreads();
-    for (int g = threadIdx.x / 32; g < groups; g += THREADS / 32) {
-        float2 total = fold(sums, squares, left, width, g, channels);
-        float shift = to_float(x[blockIdx.x * width + g * channels]);
-        if (threadIdx.x % 32 == 0) statistics[g] = mean_rstd(total, float(a.hw) * channels, shift, a.eps);
-    }
-    __syncthreads();
-    if (lane >= lanes) return;
-    const Affine<T> affine(weight, bias, statistics, column, channels, blockIdx.x * groups);
-    T* to = out + size_t(lane) * a.out_pitch + column;
+    const float shift = warp < groups ? to_float(x[blockIdx.x * width + warp * channels]) : 0.f;
+    const int first_group = blockIdx.x * groups;
+    const Groups<V> group(lane < lanes ? column : 0, channels);
+    ChannelSums<T> mine(x, group, channels);
 #pragma unroll
-    for (int i = 0; i < FUSED_VECTORS<T>; i++) {
-        forget(held[i]);
-        if (i < rows) *reinterpret_cast<Chunk*>(to + size_t(i * lanes) * a.out_pitch) = affine(held[i], a.silu);
+    for (int i = 0; i < FUSED_VECTORS<T>; i++)
+        if (i < rows) mine.add(held[i]);
+    for (int g = 0; g < groups; g++) {
+        float2 total = make_float2(0.f, 0.f);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            if (group.of[j] == first_group + g) {
+                total.x += mine.sum[j];
+                total.y += mine.square[j];
+            }
+        total = make_float2(warp_sum(total.x), warp_sum(total.y));
+        if (threadIdx.x % 32 == 0) of_warps[g][warp] = total;
     }
+    __syncthreads();
+    if (warp < groups) {
+        const float2 total = threadIdx.x % 32 < WARPS ? of_warps[warp][threadIdx.x % 32] : make_float2(0.f, 0.f);
+        const float2 sum = make_float2(warp_sum(total.x), warp_sum(total.y));
+        if (threadIdx.x % 32 == 0) totals[warp] = sum;
+    }
+    sync_parts();
+    if (warp < groups) {
+        const float2 total = sum_of_parts(totals + warp);
+        if (threadIdx.x % 32 == 0) statistics[warp] = mean_rstd(total, float(a.hw) * channels, shift, a.eps);
+    }
+    __syncthreads();
+    if (lane < lanes) {
+        const Affine<T> affine(weight, bias, statistics, group, first_group);
+        T* to = out + size_t(first + lane) * a.out_pitch + column;
+#pragma unroll
+        for (int i = 0; i < FUSED_VECTORS<T>; i++) {
+            forget(held[i]);
+            if (i < rows) *reinterpret_cast<Chunk*>(to + size_t(i * lanes) * a.out_pitch) = affine(held[i], a.silu);
+        }
+    }
+    wait_for_parts();
 }
 
 template <typename T> __device__ void group_norm_stats(const GroupNormArgs& a) {
@@ -179,7 +224,7 @@ template <typename T> __device__ void group_norm_stats(const GroupNormArgs& a) {
     const T* x = static_cast<const T*>(a.x) + size_t(image) * a.hw * a.x_pitch;
 
     if (lane < lanes) {
-        ChannelSums<T> mine(x, column, channels);
+        ChannelSums<T> mine(x, Groups<V>(column, channels), channels);
         const int end = min(a.hw, (split + 1) * a.rows_per_split);
 #pragma unroll 4
         for (int row = split * a.rows_per_split + lane; row < end; row += lanes)
@@ -224,7 +269,7 @@ template <typename T> __device__ void group_norm_apply(const GroupNormArgs& a) {
     }
     __syncthreads();
     if (lane >= lanes) return;
-    const Affine<T> affine(weight, bias, statistics, column, channels, 0);
+    const Affine<T> affine(weight, bias, statistics, Groups<V>(column, channels), 0);
 #pragma unroll 4
     for (int row = first; row < end; row += lanes) {
         Chunk v = *reinterpret_cast<const Chunk*>(x + size_t(row) * a.x_pitch + column);
@@ -232,9 +277,9 @@ template <typename T> __device__ void group_norm_apply(const GroupNormArgs& a) {
     }
 }
 
-// Rows of up to 2048 channels, grid (m / 8), 8 warps.
-template <typename T> __device__ void layer_norm(const LayerNormArgs& a) {
-    constexpr int V = VEC<T>, LOADS = 2048 / (32 * V);
+// Rows of up to CHANNELS channels, grid (m / 8), 8 warps.
+template <typename T, int CHANNELS> __device__ void layer_norm(const LayerNormArgs& a) {
+    constexpr int V = VEC<T>, LOADS = CHANNELS / (32 * V);
     const int row = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= a.m) return;
     const T* x = static_cast<const T*>(a.x) + size_t(row) * a.x_pitch;
@@ -281,23 +326,40 @@ template <typename T> __device__ void layer_norm(const LayerNormArgs& a) {
     }
 }
 
-#define INSTANTIATE(NAME, T)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)                                              \
-        group_norm_fused_##NAME(const __grid_constant__ GroupNormArgs a) {                                           \
-        group_norm_fused<T>(a);                                                                                      \
-    }                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)                                                 \
-        group_norm_stats_##NAME(const __grid_constant__ GroupNormArgs a) {                                           \
-        group_norm_stats<T>(a);                                                                                      \
-    }                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)                                                 \
-        group_norm_apply_##NAME(const __grid_constant__ GroupNormArgs a) {                                           \
-        group_norm_apply<T>(a);                                                                                      \
-    }                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(256) layer_norm_##NAME(const __grid_constant__ LayerNormArgs a) {   \
-        layer_norm<T>(a);                                                                                            \
+#define INSTANTIATE(NAME, T)                                               \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)    \
+        group_norm_fused_##NAME(const __grid_constant__ GroupNormArgs a) { \
+        read_soon(a.soon);                                                 \
+        after_previous_kernel();                                           \
+        group_norm_fused<T>(a);                                            \
+    }                                                                      \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)    \
+        group_norm_stats_##NAME(const __grid_constant__ GroupNormArgs a) { \
+        read_soon(a.soon);                                                 \
+        after_previous_kernel();                                           \
+        group_norm_stats<T>(a);                                            \
+    }                                                                      \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)    \
+        group_norm_apply_##NAME(const __grid_constant__ GroupNormArgs a) { \
+        after_previous_kernel();                                           \
+        group_norm_apply<T>(a);                                            \
     }
 
 INSTANTIATE(f16, half)
 INSTANTIATE(bf16, __nv_bfloat16)
 INSTANTIATE(f32, float)
+
+// Fewer channels, fewer registers, more rows at once: faster for 8192 rows of 320 channels, not for fewer (cuda/LOG.md).
+#define LAYER_NORM(NAME, T, CHANNELS)                                             \
+    extern "C" __global__ void __launch_bounds__(256)                             \
+        layer_norm_##CHANNELS##_##NAME(const __grid_constant__ LayerNormArgs a) { \
+        read_soon(a.soon);                                                        \
+        after_previous_kernel();                                                  \
+        layer_norm<T, CHANNELS>(a);                                               \
+    }
+LAYER_NORM(f16, half, 512)
+LAYER_NORM(f16, half, 2048)
+LAYER_NORM(bf16, __nv_bfloat16, 512)
+LAYER_NORM(bf16, __nv_bfloat16, 2048)
+LAYER_NORM(f32, float, 512)
+LAYER_NORM(f32, float, 2048)

@@ -127,10 +127,12 @@ template <typename T> __device__ void sampler_step(const SamplerStepArgs& a) {
 
 #define INSTANTIATE(SUFFIX, T)                                                                                         \
     extern "C" __global__ void __launch_bounds__(256) model_input_##SUFFIX(const __grid_constant__ ModelInputArgs a) { \
+        after_previous_kernel();                                                                                       \
         model_input<T>(a);                                                                                             \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         sampler_step_##SUFFIX(const __grid_constant__ SamplerStepArgs a) {                                             \
+        after_previous_kernel();                                                                                       \
         sampler_step<T>(a);                                                                                            \
     }
 

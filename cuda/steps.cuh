@@ -1,6 +1,7 @@
 // The end of a step, one block: every image moves to its next table row, the host hears of it.
 #pragma once
 #include "args.cuh"
+#include "launch.cuh"
 
 // True while steps remain and nobody has cancelled; meaningful in thread 0.
 __device__ __forceinline__ bool advance(const StepArgs& a) {

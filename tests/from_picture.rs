@@ -3,12 +3,10 @@
 
 mod common;
 
-use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use common::pictures::{equals_diffusers, paint, raster};
-use common::{Values, fixture, load_pipeline, root};
+use common::{Values, copy_folder, fixture, load_pipeline, root};
 use sdrt::Error;
 use sdrt::ops::cpu::Cpu;
 use sdrt::pipeline::{Hires, Init, Pipeline, Request};
@@ -32,26 +30,13 @@ fn pictures_of_xl_equal_those_of_diffusers() {
 #[test]
 fn pictures_of_an_inpainting_model_equal_those_of_diffusers() {
     let folder = tempfile::tempdir().unwrap();
-    copy(&root().join("tests/fixtures/families/sd2"), folder.path());
-    copy(&root().join("tests/fixtures/from_picture/inpaint"), folder.path());
+    copy_folder(&root().join("tests/fixtures/families/sd2"), folder.path());
+    copy_folder(&root().join("tests/fixtures/from_picture/inpaint"), folder.path());
     equals_diffusers(
         &mut load_pipeline(folder.path().to_str().unwrap(), Cpu::new()),
         "from_picture",
         "inpaint",
     );
-}
-
-/// Copies the files of a folder over those of another.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (entry, to) = (entry.as_ref().unwrap().path(), to.join(entry.as_ref().unwrap().file_name()));
-        if entry.is_dir() {
-            copy(&entry, &to);
-        } else {
-            fs::copy(&entry, &to).unwrap();
-        }
-    }
 }
 
 /// A small request from a picture.

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::pictures::{equals_diffusers_with, paint, request_of};
-use common::{fixture, load_pipeline, root};
+use common::{copy_folder, decode, encode, fixture, load_pipeline, root};
 use flate2::read::GzDecoder;
-use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
+use safetensors::{Dtype, SafeTensors};
 use sdrt::location::Location;
 use sdrt::model::config::ModelConfig;
 use sdrt::ops::DType;
@@ -75,6 +75,43 @@ fn a_set_is_undone_bit_for_bit_and_nothing_is_recorded_anew() {
     assert_eq!(picture(&reversed), with_both, "the order does not count");
     assert_eq!(picture(&[one]), with_one);
     assert_eq!(picture(&[LoraUse::new(kohya, 0.0)]), (plain, recorded));
+}
+
+#[test]
+fn changed_weights_are_packed_as_those_of_a_checkpoint() {
+    let modules =
+        ["up_blocks.0.upsamplers.0.conv", "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj"];
+    let folder = TempDir::new().unwrap();
+    copy_folder(&root().join("tests/fixtures/families/sd2"), folder.path());
+    let file = folder.path().join("unet/diffusion_pytorch_model.safetensors");
+    let stored = fs::read(&file).unwrap();
+    let tensors = SafeTensors::deserialize(&stored).unwrap();
+    let weights = modules.map(|module| tensors.tensor(&format!("{module}.weight")).unwrap());
+
+    // Adding a weight to itself doubles it, exactly.
+    let keys = modules.map(|module| format!("lora_unet_{}.diff", module.replace('.', "_")));
+    let path = folder.path().join("twice.safetensors");
+    fs::write(&path, serialize(keys.iter().zip(&weights), None).unwrap()).unwrap();
+    let twice = |view: &TensorView| {
+        let doubled: Vec<f32> = decode(view.data(), DType::F16).iter().map(|x| 2.0 * x).collect();
+        encode(&doubled, DType::F16)
+    };
+    let mut doubled = stored.clone();
+    for weight in &weights {
+        let start = weight.data().as_ptr().addr() - stored.as_ptr().addr();
+        doubled[start..start + weight.data().len()].copy_from_slice(&twice(weight));
+    }
+    fs::write(&file, doubled).unwrap();
+
+    let request = request_of(&fixture("lora", "sd2")[0]);
+    let picture = |mut pipeline: Pipeline, loras: &[LoraUse]| {
+        pipeline.set_loras(loras).unwrap();
+        paint(&mut pipeline, &request).pictures.remove(0).rgb
+    };
+    let lora = Arc::new(Lora::open(&Location::from(path)).unwrap());
+    let with_lora = picture(pipeline("sd2"), &[LoraUse::new(lora, 1.0)]);
+    assert_ne!(with_lora, picture(pipeline("sd2"), &[]));
+    assert_eq!(with_lora, picture(load_pipeline(folder.path().to_str().unwrap(), Cpu::new()), &[]));
 }
 
 /// The tensors that a full-size model wants, and the original keys of its tensors: by component and key.

@@ -13,8 +13,8 @@ use sdrt::model::time::TimeInputs;
 use sdrt::model::unet::UNet;
 use sdrt::model::vae::Vae;
 use sdrt::ops::cpu::Cpu;
-use sdrt::ops::{Backend, DType, Ops, Region, TableRow, Tensor};
-use sdrt::pipeline::Models;
+use sdrt::ops::{Backend, Call, DType, Ops, Region, TableRow, Tensor};
+use sdrt::pipeline::{Models, Shape, count};
 use sdrt::weights::{Checkpoint, ModelFolder, Plan, Source};
 
 /// Relative L2 error of f32 sums in another order than torch's, through tens of layers.
@@ -106,6 +106,37 @@ impl Run<'_> {
             unet.context(ops, context, states);
             unet.forward(ops, out, x, TableRow { table, index }, context, &[]);
         });
+    }
+
+    /// The case's first image for two contexts, on its own and as two images.
+    fn unet_for_two_contexts(&mut self, config: &ModelConfig) {
+        let unet = self.load(|plan| plan.component("unet", |plan| UNet::new(&config.unet, plan)));
+        let (x, timesteps) = (self.case.tensor("x"), self.input_as("timesteps", DType::F32));
+        let [_, h, w, c] = x.shape4();
+        let dtype = self.backend.dtype();
+        let twice = upload(self.backend, &x.to_f32()[..h * w * c].repeat(2), [2, h, w, c], dtype);
+        let states = self.case.tensor("states");
+        let [_, _, tokens, width] = states.shape4();
+        let mut states = states.to_f32()[..tokens * width].to_vec();
+        states.extend_from_within(..);
+        states[tokens * width..].reverse();
+        let states = upload(self.backend, &states, [2, 1, tokens, width], dtype);
+        let index = upload(self.backend, &[1.0; 2], [1, 1, 1, 2], DType::I32);
+        let table = self.alloc([1, 1, timesteps.len(), unet.time_columns()]);
+        let context = self.alloc([2, 1, tokens, unet.context_columns()]);
+        let outs = [0; 2].map(|_| self.alloc([2, h, w, config.unet.out_channels]));
+        self.backend
+            .run(&mut |ops| {
+                unet.time_table(ops, table, TimeInputs { timesteps, guidance: None, added: None });
+                unet.context(ops, context, states);
+                for (out, x) in outs.into_iter().zip([twice, twice.images(0, 1)]) {
+                    unet.forward(ops, out, x, TableRow { table, index }, context, &[]);
+                }
+            })
+            .expect("run");
+        let [apart, shared] = outs.map(|out| download(self.backend, out));
+        assert_ne!(apart[..h * w * c], apart[h * w * c..], "the contexts are alike");
+        check(&self.case.name, &shared, &apart, MODEL);
     }
 
     fn vae(&mut self, config: &ModelConfig, carried: Carried) -> Vae {
@@ -215,6 +246,24 @@ fn clip() {
 #[test]
 fn unet() {
     agrees_with_torch("unet", |run, config| run.unet(config));
+}
+
+#[test]
+fn what_comes_before_the_context_is_computed_once() {
+    agrees_with_torch("unet", |run, config| run.unet_for_two_contexts(config));
+}
+
+/// XL's prompt is in its time embedding too.
+#[test]
+fn rows_of_guidance_share_one_input_where_the_times_know_no_prompt() {
+    for (config, images) in [(ModelConfig::sd15(), 3), (ModelConfig::sd21(), 3), (ModelConfig::sdxl(), 6)] {
+        let counted = count(&config, &Shape::new(3, true, 256, 256, 1), DType::F16);
+        let input = counted.denoise.calls.iter().find_map(|counted| match counted.call {
+            Call::ModelInput(v) => Some(v.out),
+            _ => None,
+        });
+        assert_eq!(input.expect("an input").b(), images);
+    }
 }
 
 #[test]

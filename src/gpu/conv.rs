@@ -1,5 +1,4 @@
-//! Which convolution kernel a shape gets: the tile, and how often k is split. Called once per recorded
-//! verb by the CUDA backend; knows nothing of CUDA itself.
+//! Which tile of the portable convolution a shape gets, and how often k is split.
 //!
 //! `cuda/conv.cu` computes an [m,k] x [k,n] product tile by tile, one block per tile. A large tile reads
 //! less from L2 per operation, but a map of SD's lower levels has fewer large tiles than a GPU has
@@ -8,7 +7,7 @@
 //! shapes on equal devices get equal plans.
 
 /// Elements of k that a block works on at a time.
-const K_TILE: usize = 64;
+pub const K_TILE: usize = 64;
 
 /// Bytes that the f32 partial sums of the splits may take.
 pub const PARTIAL_BYTES: usize = 64 << 20;
@@ -60,12 +59,15 @@ pub static TILES: [Tile; 8] = [
     Tile { name: "64x64_i4", m: 64, n: 64, threads: 128, stages: 3, vector: 4, k_tile_ns: 400.0 },
 ];
 
-/// A convolution as a matrix product: m = b·ho·wo, n = o, k = kh·kw·i.
+/// A convolution as matrix products: m pixels, n = o, k = kh·kw·i.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
+    /// No part has more pixels (cuda/conv.cuh).
     pub m: usize,
     pub n: usize,
     pub k: usize,
+    /// Parts of about that size: 1, or 4 where the map is enlarged. The others are edges.
+    pub parts: usize,
     /// 8 where i, the pitch of x (in elements) and its address (in 2-byte elements) are multiples of 8, else 4.
     pub vector: usize,
 }
@@ -108,7 +110,7 @@ impl Tile {
     /// Estimated nanoseconds: the blocks of the busiest multiprocessor one after the other, then the
     /// reduction of the splits.
     fn cost(&self, p: Product, splits: usize, k_tiles: usize, device: Device) -> f64 {
-        let waves = (self.tiles(p) * splits).div_ceil(device.sms) as f64;
+        let waves = (self.tiles(p) * p.parts * splits).div_ceil(device.sms) as f64;
         let blocks = waves * (k_tiles as f64 * self.k_tile_ns + BLOCK_NS);
         if splits == 1 {
             return blocks;
@@ -118,7 +120,7 @@ impl Tile {
 }
 
 fn partial_bytes(p: Product, splits: usize) -> usize {
-    splits * p.m * p.n * 4
+    splits * p.parts * p.m * p.n * 4
 }
 
 impl Conv2dPlan {
@@ -149,13 +151,13 @@ impl Conv2dPlan {
         let splits = k_tiles.div_ceil(k_tiles_per_split);
         Conv2dPlan {
             tile: index,
-            grid: (tile.tiles(p) as u32, 1, splits as u32),
+            grid: (tile.tiles(p) as u32, p.parts as u32, splits as u32),
             threads: tile.threads as u32,
             shared_bytes: tile.shared_bytes(),
             splits,
             k_tiles_per_split,
             partial_bytes: if splits > 1 { partial_bytes(p, splits) } else { 0 },
-            reduce_blocks: (p.m * p.n).div_ceil(4 * Self::REDUCE_THREADS as usize) as u32,
+            reduce_blocks: (p.parts * p.m * p.n).div_ceil(4 * Self::REDUCE_THREADS as usize) as u32,
         }
     }
 }
@@ -168,7 +170,7 @@ mod tests {
     const RTX_4090: Device = Device { sms: 128, shared_bytes: 99 << 10 };
 
     fn plan(m: usize, n: usize, k: usize, device: Device) -> Conv2dPlan {
-        Conv2dPlan::choose(Product { m, n, k, vector: 8 }, device)
+        Conv2dPlan::choose(Product { m, n, k, parts: 1, vector: 8 }, device)
     }
 
     /// Every 3x3 and 1x1 convolution of SD 1.5 at 512x512, batch 2 and 8: (m, n, k) per image.
@@ -217,8 +219,16 @@ mod tests {
 
     #[test]
     fn inputs_of_four_channels() {
-        let plan = Conv2dPlan::choose(Product { m: 8192, n: 320, k: 36, vector: 4 }, H100);
+        let plan = Conv2dPlan::choose(Product { m: 8192, n: 320, k: 36, parts: 1, vector: 4 }, H100);
         assert_eq!((TILES[plan.tile].name, plan.splits, plan.k_tiles_per_split), ("64x64_i4", 1, 1));
+    }
+
+    #[test]
+    fn the_parts_of_an_enlarged_map_share_the_gpu() {
+        let plan = Conv2dPlan::choose(Product { m: 128, n: 1280, k: 5120, parts: 4, vector: 8 }, H100);
+        let blocks = plan.grid.0 * plan.grid.1 * plan.grid.2;
+        assert!((100..=3 * 132).contains(&blocks), "{plan:?}");
+        assert!(plan.partial_bytes == plan.splits * 4 * 128 * 1280 * 4 || plan.splits == 1, "{plan:?}");
     }
 
     #[test]
@@ -245,9 +255,10 @@ mod tests {
         for m in [1, 3, 63, 64, 65, 1000] {
             for n in [1, 3, 40, 330] {
                 for k in [4, 36, 64, 72, 2880] {
-                    for vector in [4, 8] {
-                        let plan = Conv2dPlan::choose(Product { m, n, k, vector }, RTX_4090);
+                    for (vector, parts) in [(4, 1), (8, 1), (8, 4)] {
+                        let plan = Conv2dPlan::choose(Product { m, n, k, parts, vector }, RTX_4090);
                         assert!(TILES[plan.tile].vector <= vector && plan.grid.0 >= 1, "{plan:?}");
+                        assert_eq!(plan.grid.1 as usize, parts);
                     }
                 }
             }

@@ -7,6 +7,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute};
 use cudarc::driver::{CudaContext, CudaStream};
 
 use super::During;
+use super::kernels::have_hopper;
 use crate::error::{Error, Result};
 
 /// A GPU that has been opened.
@@ -96,6 +97,12 @@ impl Gpu {
     /// Whether the driver knows conditional graph nodes.
     pub fn has_conditional_graphs(&self) -> bool {
         self.driver >= 12040
+    }
+
+    /// Whether the kernels run as Hopper's machine code: with clusters, and with blocks that come in before
+    /// those of the kernel before are done. Portable PTX knows neither.
+    pub fn is_hopper(&self) -> bool {
+        self.arch == 90 && !self.portable && have_hopper()
     }
 
     pub fn synchronize(&self, operation: &str) -> Result<()> {

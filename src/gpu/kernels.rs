@@ -6,12 +6,14 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUfunction_attribute_enum;
-use cudarc::driver::{CudaFunction, CudaModule, result, sys};
+use cudarc::driver::{CudaFunction, CudaModule, sys};
 use cudarc::nvrtc::Ptx;
 
 use super::During;
+use super::clusters::Clusters;
 use super::device::Gpu;
-use super::{attention, conv};
+use super::tensor_map::TensorMap;
+use super::{attention, attention_short_sm90, attention_sm90, conv, conv_sm90, linear_sm90};
 use crate::dtype::DType;
 use crate::error::Result;
 
@@ -35,16 +37,33 @@ macro_rules! args {
 /// A struct that a kernel takes by value as its only argument.
 pub trait KernelArgs: Copy {}
 
-args!(Conv2dArgs, 144 {
+/// A weight that a later kernel reads, or no bytes: brought into L2 meanwhile.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Soon {
+    pub weight: u64,
+    pub bytes: i32,
+    pub unused: i32,
+}
+
+args!(Conv2dArgs, 136 {
     out: u64, x: u64, weight: u64, bias: u64, table: u64, index: u64, residual: u64, partial: u64,
     b: i32, h: i32, w: i32, i: i32, ho: i32, wo: i32, o: i32,
-    k: i32, stride: i32, pad: i32, upsample: i32, virtual_h: i32, virtual_w: i32,
+    k: i32, stride: i32, pad: i32, upsample: i32,
     x_pitch: i32, out_pitch: i32, residual_pitch: i32, table_pitch: i32,
     splits: i32, k_tiles_per_split: i32,
+});
+args!(Conv2dSm90Args, 448 {
+    x: TensorMap, weight: TensorMap, conv: Conv2dArgs,
+    tile_w: i32, tile_h: i32, tile_b: i32, groups: i32, unused: [i32; 10],
 });
 args!(LinearArgs, 64 {
     out: u64, x: u64, weight: u64, bias: u64, residual: u64,
     m: i32, n: i32, k: i32, out_pitch: i32, x_pitch: i32, residual_pitch: i32,
+});
+args!(LinearSm90Args, 384 {
+    x: TensorMap, weight: TensorMap, linear: LinearArgs,
+    tiles: i32, tiles_n: i32, soon: Soon, unused: [i32; 10],
 });
 args!(ActivateArgs, 40 {
     out: u64, x: u64, m: i32, n: i32, out_pitch: i32, x_pitch: i32, kind: i32, unused: i32,
@@ -57,19 +76,22 @@ args!(AttentionArgs, 80 {
     b: i32, heads: i32, t: i32, s: i32, d: i32,
     out_pitch: i32, q_pitch: i32, k_pitch: i32, v_pitch: i32, causal: i32, scale: f32, unused: i32,
 });
-args!(GroupNormArgs, 80 {
+args!(AttentionSm90Args, 512 {
+    q: TensorMap, k: TensorMap, v: TensorMap, attention: AttentionArgs, soon: Soon, unused: [i32; 8],
+});
+args!(GroupNormArgs, 96 {
     out: u64, x: u64, weight: u64, bias: u64, partial: u64,
     b: i32, hw: i32, c: i32, groups: i32, out_pitch: i32, x_pitch: i32,
-    splits: i32, rows_per_split: i32, silu: i32, eps: f32,
+    splits: i32, rows_per_split: i32, silu: i32, eps: f32, soon: Soon,
 });
-args!(LayerNormArgs, 56 {
+args!(LayerNormArgs, 72 {
     out: u64, x: u64, weight: u64, bias: u64,
-    m: i32, c: i32, out_pitch: i32, x_pitch: i32, eps: f32, unused: i32,
+    m: i32, c: i32, out_pitch: i32, x_pitch: i32, eps: f32, unused: i32, soon: Soon,
 });
 args!(GegluArgs, 32 { out: u64, x: u64, m: i32, n: i32, out_pitch: i32, x_pitch: i32 });
 args!(EmbedArgs, 56 {
     out: u64, ids: u64, tokens: u64, positions: u64,
-    m: i32, t: i32, c: i32, vocabulary: i32, tokens_pitch: i32, unused: i32,
+    m: i32, t: i32, c: i32, vocabulary: i32, tokens_pitch: i32, out_pitch: i32,
 });
 args!(EmphasizeArgs, 32 { x: u64, weight: u64, t: i32, c: i32, pitch: i32, restore_mean: i32 });
 args!(TimestepEmbeddingArgs, 32 {
@@ -96,12 +118,14 @@ pub struct Launch {
     pub grid: (u32, u32, u32),
     pub block: (u32, u32, u32),
     pub shared_bytes: usize,
+    /// Blocks along z that run at the same time and reach one another's shared memory; 1: none do.
+    pub cluster: u32,
 }
 
 impl Launch {
     /// One thread for each of `n` items, in blocks of 256.
     pub fn each(n: usize) -> Self {
-        Launch { grid: (n.div_ceil(256) as u32, 1, 1), block: (256, 1, 1), shared_bytes: 0 }
+        Launch { grid: (n.div_ceil(256) as u32, 1, 1), block: (256, 1, 1), shared_bytes: 0, cluster: 1 }
     }
 }
 
@@ -113,8 +137,19 @@ macro_rules! kernels {
             /// One for each of [`conv::TILES`]; empty in f32, where `conv2d_naive` does the work.
             pub conv2d: Vec<CudaFunction>,
             pub conv2d_reduce: Option<CudaFunction>,
+            /// One for each of [`conv_sm90::TILES`]; empty in f32 and on other chips than Hopper.
+            pub conv2d_sm90: Vec<CudaFunction>,
+            pub clusters: Clusters,
             /// One for each of [`attention::TILES`]; empty in f32.
             pub attention: Vec<CudaFunction>,
+            /// One for each of [`attention_sm90::TILES`]; empty in f32 and on other chips than Hopper.
+            pub attention_sm90: Vec<CudaFunction>,
+            /// One for each of [`attention_short_sm90::TILES`]; empty in f32 and on other chips than Hopper.
+            pub attention_short_sm90: Vec<CudaFunction>,
+            /// One for each of [`linear_sm90::LINEAR`]; empty in f32 and on other chips than Hopper.
+            pub linear_sm90: Vec<CudaFunction>,
+            /// One for each of [`linear_sm90::GEGLU`], likewise.
+            pub geglu_sm90: Vec<CudaFunction>,
             pub step_advance: CudaFunction,
             /// `None` when the driver has no conditional graphs.
             pub step_while: Option<CudaFunction>,
@@ -142,6 +177,44 @@ macro_rules! kernels {
                         attention.push(module.function(&symbol, tile.shared_bytes())?);
                     }
                 }
+                // One kernel for each tile of a file for Hopper; none where they cannot run.
+                let hopper = |file: &str, tiles: &[(String, usize)]| -> Result<Vec<CudaFunction>> {
+                    if dtype == DType::F32 || !gpu.is_hopper() {
+                        return Ok(Vec::new());
+                    }
+                    let module = Module::load(gpu, file)?;
+                    tiles.iter().map(|(symbol, shared_bytes)| module.function(symbol, *shared_bytes)).collect()
+                };
+                let mut conv2d_sm90 = Vec::new();
+                for tiles in conv_sm90::TILES.chunk_by(|a, b| a.file() == b.file()) {
+                    let kernels: Vec<_> =
+                        tiles.iter().map(|tile| (tile.symbol(&suffix), tile.shared_bytes())).collect();
+                    conv2d_sm90.extend(hopper(tiles[0].file(), &kernels)?);
+                }
+                let clusters = match conv2d_sm90.is_empty() {
+                    true => Clusters::of_single_blocks(gpu.multiprocessors),
+                    false => Clusters::of_hopper(gpu.multiprocessors),
+                };
+                let attention_sm90 = hopper(
+                    "attention_sm90",
+                    &attention_sm90::TILES.each_ref().map(|tile| {
+                        (format!("attention_sm90_{suffix}_{}", tile.name), tile.shared_bytes())
+                    }),
+                )?;
+                let attention_short_sm90 = hopper(
+                    "attention_short_sm90",
+                    &attention_short_sm90::TILES.each_ref().map(|tile| {
+                        (format!("attention_short_sm90_{suffix}_d{}", tile.d), tile.most_shared_bytes())
+                    }),
+                )?;
+                let linear_sm90 = hopper(
+                    "linear_sm90",
+                    &linear_sm90::LINEAR.each_ref().map(|tile| (tile.symbol(&suffix), tile.shared_bytes())),
+                )?;
+                let geglu_sm90 = hopper(
+                    "linear_sm90",
+                    &linear_sm90::GEGLU.each_ref().map(|tile| (tile.symbol(&suffix), tile.shared_bytes())),
+                )?;
                 let step_while = match gpu.has_conditional_graphs() {
                     true => Some(Module::load(gpu, "loop")?.function("step_while", 0)?),
                     false => None,
@@ -149,7 +222,8 @@ macro_rules! kernels {
                 let step_advance = Module::load(gpu, "steps")?.function("step_advance", 0)?;
                 Ok(Kernels {
                     $($($kernel,)*)*
-                    conv2d, conv2d_reduce, attention, step_advance, step_while,
+                    conv2d, conv2d_reduce, conv2d_sm90, clusters, attention, attention_sm90,
+                    attention_short_sm90, linear_sm90, geglu_sm90, step_advance, step_while,
                 })
             }
         }
@@ -159,12 +233,18 @@ macro_rules! kernels {
 kernels! {
     elementwise: [activate, accumulate, geglu, scale, embed, emphasize, timestep_embedding, to_rgb8],
     naive: [conv2d_naive, linear_naive, attention_naive],
-    norm: [group_norm_fused, group_norm_stats, group_norm_apply, layer_norm],
+    norm: [group_norm_fused, group_norm_stats, group_norm_apply, layer_norm_512, layer_norm_2048],
     sampler: [model_input, sampler_step],
 }
 
 /// Dynamic shared memory that a kernel gets without asking.
 const DEFAULT_SHARED_BYTES: usize = 48 << 10;
+
+/// Whether this build has machine code for Hopper: the files that nothing else runs, and the others for
+/// sm_90a.
+pub fn have_hopper() -> bool {
+    IMAGES.iter().any(|(name, ..)| name.ends_with("_sm90"))
+}
 
 struct Module(Arc<CudaModule>);
 
@@ -213,17 +293,45 @@ impl Gpu {
         args: &A,
     ) -> Result<()> {
         let mut params = [(&raw const *args).cast_mut().cast::<c_void>()];
+        let mut attributes = Vec::new();
+        if launch.cluster > 1 {
+            let cluster = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: 1, y: 1, z: launch.cluster };
+            attributes.push(sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { clusterDim: cluster },
+            });
+        }
+        // Every kernel calls after_previous_kernel (cuda/launch.cuh).
+        if self.is_hopper() {
+            attributes.push(sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            });
+        }
+        let config = sys::CUlaunchConfig {
+            gridDimX: launch.grid.0,
+            gridDimY: launch.grid.1,
+            gridDimZ: launch.grid.2,
+            blockDimX: launch.block.0,
+            blockDimY: launch.block.1,
+            blockDimZ: launch.block.2,
+            sharedMemBytes: launch.shared_bytes as u32,
+            hStream: self.stream.cu_stream(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        };
         // SAFETY: one argument, as the caller vouches; the driver copies it before returning.
         unsafe {
-            result::launch_kernel(
+            sys::cuLaunchKernelEx(
+                &raw const config,
                 kernel.cu_function(),
-                launch.grid,
-                launch.block,
-                launch.shared_bytes as u32,
-                self.stream.cu_stream(),
-                &mut params,
+                params.as_mut_ptr(),
+                std::ptr::null_mut(),
             )
         }
+        .result()
         .during("launching a kernel")
     }
 }

@@ -1,15 +1,22 @@
 //! The CUDA driver, kernels and cuBLASLt behind safe types. Knows nothing of models, tensors or verbs.
 
 pub mod attention;
+pub mod attention_short_sm90;
+pub mod attention_sm90;
+pub mod clusters;
 pub mod conv;
+pub mod conv_sm90;
 pub mod cublaslt;
 pub mod device;
 pub mod graph;
 pub mod kernels;
+pub mod linear_sm90;
 pub mod memory;
 pub mod nvtx;
 pub mod staging;
+pub mod tensor_map;
 pub mod timer;
+pub mod warpgroups;
 
 use crate::error::Error;
 use cudarc::driver::DriverError;

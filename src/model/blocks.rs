@@ -36,10 +36,16 @@ impl Carried {
         plan.scaled(self.0, layer)
     }
 
-    /// Plans a conv from the stream to the stream.
-    pub fn along_stream(self, plan: &mut Plan, name: &str, o: usize, i: usize, k: usize) -> Conv {
+    /// Plans a conv of `o` outputs from the stream to the stream.
+    fn along_stream(
+        self,
+        plan: &mut Plan,
+        name: &str,
+        o: usize,
+        weight: impl FnOnce(&mut Plan) -> Tensor,
+    ) -> Conv {
         plan.scope(name, |plan| Conv {
-            weight: plan.conv("weight", o, i, k),
+            weight: weight(plan),
             bias: plan.scaled(self.0, |plan| plan.vector("bias", o)),
         })
     }
@@ -48,7 +54,7 @@ impl Carried {
 /// A conv layer's weights.
 #[derive(Clone, Copy)]
 pub struct Conv {
-    pub weight: Tensor, // [o,k,k,i]
+    pub weight: Tensor, // [o,k,k,i], [o,5,5,i] of an upsampler
     pub bias: Tensor,   // [o]
 }
 
@@ -57,9 +63,24 @@ impl Conv {
         plan.scope(name, |plan| Conv { weight: plan.conv("weight", o, i, k), bias: plan.vector("bias", o) })
     }
 
+    /// The conv that halves a map of `c` channels.
+    pub fn downsampler(plan: &mut Plan, c: usize, carried: Carried) -> Self {
+        carried.along_stream(plan, "downsamplers.0.conv", c, |plan| plan.conv("weight", c, c, 3))
+    }
+
+    /// The conv of an enlarged map of `c` channels, for [`Conv::upsample`] alone.
+    pub fn upsampler(plan: &mut Plan, c: usize, carried: Carried) -> Self {
+        carried.along_stream(plan, "upsamplers.0.conv", c, |plan| plan.upsampling_conv("weight", c, c))
+    }
+
     /// The verb that applies it; keeps the map's size unless its fields are changed.
     pub fn to(&self, out: Tensor, x: Tensor) -> Conv2d {
         Conv2d::new(out, x, self.weight, self.bias)
+    }
+
+    /// The verb that applies it to the nearest 2x enlargement of `x`.
+    pub fn upsample(&self, out: Tensor, x: Tensor) -> Conv2d {
+        Conv2d::upsampling(out, x, self.weight, self.bias)
     }
 }
 
@@ -140,7 +161,8 @@ impl Resnet {
             conv1: carried.into_stream(plan, |plan| Conv::new(plan, "conv1", o, i, 3)),
             norm2: Norm::new(plan, "norm2", o),
             conv2: carried.into_stream(plan, |plan| Conv::new(plan, "conv2", o, o, 3)),
-            conv_shortcut: (i != o).then(|| carried.along_stream(plan, "conv_shortcut", o, i, 1)),
+            conv_shortcut: (i != o)
+                .then(|| carried.along_stream(plan, "conv_shortcut", o, |plan| plan.conv("weight", o, i, 1))),
             time_column: 0,
             groups,
             eps: carried.eps(eps),
@@ -164,10 +186,12 @@ impl Resnet {
 
             let norm =
                 |norm: &Norm, out, x| GroupNorm { silu: true, ..norm.group(out, x, self.groups, self.eps) };
+            ops.read_soon(self.conv1.weight);
             ops.group_norm(norm(&self.norm1, normed1, x));
             let row = time
                 .map(|time| TableRow { table: time.table.columns(self.time_column, o), index: time.index });
             ops.conv2d(Conv2d { row, ..self.conv1.to(hidden, normed1) });
+            ops.read_soon(self.conv2.weight);
             ops.group_norm(norm(&self.norm2, normed2, hidden));
             let residual = match &self.conv_shortcut {
                 Some(conv) => {
@@ -211,43 +235,58 @@ impl TransformerBlock {
             attn2_out: Dense::new(plan, "attn2.to_out.0", c, c),
             norm3: Norm::new(plan, "norm3", c),
             ff_in: Dense {
-                weight: plan.interleaved_matrix("ff.net.0.proj.weight", 8 * c, c),
-                bias: Some(plan.interleaved_vector("ff.net.0.proj.bias", 8 * c)),
+                weight: plan.matrix("ff.net.0.proj.weight", 8 * c, c),
+                bias: Some(plan.vector("ff.net.0.proj.bias", 8 * c)),
             },
             ff_out: Dense::new(plan, "ff.net.2", c, 4 * c),
             context_column,
         }
     }
 
-    /// Updates `x` in place. `context` is the U-Net's whole context table, [b,1,s,..].
-    fn forward(&self, ops: &mut dyn Ops, x: Tensor, heads: usize, context: Tensor) {
+    /// Updates `x` in place up to the cross-attention, whose result and what follows are in `out`. That may be
+    /// `x` too, or a multiple of its images: one of each for each context. `context` is the U-Net's whole
+    /// context table, [b of out,1,s,..].
+    fn forward(&self, ops: &mut dyn Ops, out: Tensor, x: Tensor, heads: usize, context: Tensor) {
         let [b, _, t, c] = x.shape;
-        let normed = ops.alloc([b, 1, t, c]);
-        let attended = ops.alloc([b, 1, t, c]);
+        let rows = out.b();
+        let normed = ops.alloc([rows, 1, t, c]);
+        let attended = ops.alloc([rows, 1, t, c]);
+        let [normed_x, attended_x] = [normed, attended].map(|tensor| tensor.images(0, b));
         ops.scope("attn1", |ops| {
             let qkv = ops.alloc([b, 1, t, 3 * c]);
-            ops.layer_norm(self.norm1.layer(normed, x, LAYER_NORM_EPS));
-            ops.linear(self.attn1_qkv.to(qkv, normed));
+            ops.read_soon(self.attn1_qkv.weight);
+            ops.layer_norm(self.norm1.layer(normed_x, x, LAYER_NORM_EPS));
+            ops.linear(self.attn1_qkv.to(qkv, normed_x));
             let [q, k, v] = [0, c, 2 * c].map(|column| qkv.columns(column, c));
-            ops.attention(Attention { out: attended, q, k, v, heads, causal: false });
-            ops.linear(Linear { residual: Some(x), ..self.attn1_out.to(x, attended) });
+            ops.read_soon(self.attn1_out.weight);
+            ops.attention(Attention { out: attended_x, q, k, v, heads, causal: false });
+            ops.linear(Linear { residual: Some(x), ..self.attn1_out.to(x, attended_x) });
         });
         ops.scope("attn2", |ops| {
             let q = ops.alloc([b, 1, t, c]);
-            ops.layer_norm(self.norm2.layer(normed, x, LAYER_NORM_EPS));
-            ops.linear(self.attn2_q.to(q, normed));
+            ops.read_soon(self.attn2_q.weight);
+            ops.layer_norm(self.norm2.layer(normed_x, x, LAYER_NORM_EPS));
+            ops.linear(self.attn2_q.to(q, normed_x));
             let k = context.columns(self.context_column, c);
             let v = context.columns(self.context_column + c, c);
-            ops.attention(Attention { out: attended, q, k, v, heads, causal: false });
-            ops.linear(Linear { residual: Some(x), ..self.attn2_out.to(x, attended) });
+            let copies = out.split_images(b).zip(attended.split_images(b));
+            let contexts = k.split_images(b).zip(v.split_images(b));
+            for ((out, attended), (k, v)) in copies.zip(contexts) {
+                ops.read_soon(self.attn2_out.weight);
+                ops.attention(Attention { out: attended, q, k, v, heads, causal: false });
+                ops.linear(Linear { residual: Some(x), ..self.attn2_out.to(out, attended) });
+            }
         });
         ops.scope("ff", |ops| {
-            let hidden = ops.alloc([b, 1, t, 8 * c]);
-            let gated = ops.alloc([b, 1, t, 4 * c]);
-            ops.layer_norm(self.norm3.layer(normed, x, LAYER_NORM_EPS));
-            ops.linear(self.ff_in.to(hidden, normed));
-            ops.geglu(Geglu { out: gated, x: hidden });
-            ops.linear(Linear { residual: Some(x), ..self.ff_out.to(x, gated) });
+            let hidden = ops.alloc([rows, 1, t, 8 * c]);
+            let gated = ops.alloc([rows, 1, t, 4 * c]);
+            ops.read_soon(self.ff_in.weight);
+            ops.layer_norm(self.norm3.layer(normed, out, LAYER_NORM_EPS));
+            let Dense { weight, bias } = self.ff_in;
+            let bias = bias.expect("ff.net.0.proj has a bias");
+            ops.read_soon(self.ff_out.weight);
+            ops.geglu(Geglu { out: gated, x: normed, weight, bias, hidden });
+            ops.linear(Linear { residual: Some(out), ..self.ff_out.to(out, gated) });
         });
     }
 }
@@ -300,19 +339,27 @@ impl Transformer {
         }
     }
 
+    /// `out` and `context` may have a multiple of the images of `x`: one of each for each context. What comes
+    /// before the first cross-attention is then computed once.
     pub fn forward(&self, ops: &mut dyn Ops, name: &str, out: Tensor, x: Tensor, context: Tensor) {
         ops.scope(name, |ops| {
             let normed = ops.alloc(x.shape);
-            let hidden = ops.alloc(x.as_tokens().shape);
+            let [b, _, t, c] = x.as_tokens().shape;
+            let hidden = ops.alloc([out.b(), 1, t, c]);
+            let first = if out.b() == b { hidden } else { ops.alloc([b, 1, t, c]) };
+            ops.read_soon(self.proj_in.weight);
             ops.group_norm(self.norm.group(normed, x, self.groups, 1e-6));
-            ops.linear(self.proj_in.to(hidden, normed.as_tokens()));
+            ops.linear(self.proj_in.to(first, normed.as_tokens()));
             for (i, block) in self.transformer_blocks.iter().enumerate() {
                 ops.scope(&format!("transformer_blocks.{i}"), |ops| {
-                    block.forward(ops, hidden, self.heads, context);
+                    let input = if i == 0 { first } else { hidden };
+                    block.forward(ops, hidden, input, self.heads, context);
                 });
             }
             let residual = Some(x.as_tokens());
-            ops.linear(Linear { residual, ..self.proj_out.to(out.as_tokens(), hidden) });
+            for (out, hidden) in out.as_tokens().split_images(b).zip(hidden.split_images(b)) {
+                ops.linear(Linear { residual, ..self.proj_out.to(out, hidden) });
+            }
         });
     }
 }

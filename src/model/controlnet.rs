@@ -33,7 +33,7 @@ struct CondEmbedding {
 #[derive(Clone, Copy)]
 pub struct ControlInputs {
     /// Of [`ControlNet::embed`].
-    pub embedding: Tensor, // [b,h,w,c]
+    pub embedding: Tensor, // [b,h,w,c], as many images as the latents
     /// Of [`ControlNet::time_table`].
     pub time: TableRow,
     /// Of [`ControlNet::context`].
@@ -134,8 +134,8 @@ impl ControlNet {
         let ControlInputs { embedding, time, context, gain } = *inputs;
         let x = x.columns(0, self.config.encoder.in_channels);
         ops.scope("controlnet", |ops| {
-            let own: Vec<Tensor> =
-                self.encoder.skip_shapes(x).into_iter().map(|shape| ops.alloc(shape)).collect();
+            let shapes = self.encoder.skip_shapes([mid.b(), x.h(), x.w()]);
+            let own: Vec<Tensor> = shapes.into_iter().map(|shape| ops.alloc(shape)).collect();
             self.encoder.down(ops, &own, x, Some(embedding), time, context);
             let own_mid = ops.alloc(mid.shape);
             self.encoder.mid(ops, own_mid, own[own.len() - 1], time, context);

@@ -1,6 +1,6 @@
 //! The way down of a U-Net and its middle, which a ControlNet is a copy of; and the blocks of both ways.
 
-use super::blocks::{Conv, Resnet, Transformer};
+use super::blocks::{Carried, Conv, Resnet, Transformer};
 use super::config::{BlockKind, UNetConfig};
 use super::time::TimeEmbedding;
 use crate::ops::*;
@@ -63,6 +63,7 @@ impl<'a> Builder<'a> {
 }
 
 impl Layer {
+    /// With a transformer, `x` may have fewer images than `out`: see [`Transformer::forward`].
     pub fn forward(
         &self,
         ops: &mut dyn Ops,
@@ -76,7 +77,8 @@ impl Layer {
             None => self.resnet.forward(ops, &format!("resnets.{j}"), out, x, Some(time)),
             Some(attention) => {
                 let mark = ops.arena().mark();
-                let hidden = ops.alloc(out.shape);
+                let [_, h, w, c] = out.shape;
+                let hidden = ops.alloc([x.b(), h, w, c]);
                 self.resnet.forward(ops, &format!("resnets.{j}"), hidden, x, Some(time));
                 attention.forward(ops, &format!("attentions.{j}"), out, hidden, context);
                 ops.arena().release(mark);
@@ -112,7 +114,7 @@ impl Encoder {
                     layers.push(builder.layer(plan, config.down_blocks[level], level, j, hidden));
                     hidden = c;
                 }
-                let resample = (level < last).then(|| Conv::new(plan, "downsamplers.0.conv", c, c, 3));
+                let resample = (level < last).then(|| Conv::downsampler(plan, c, Carried::WHOLE));
                 Block { layers, resample, c }
             }));
         }
@@ -148,22 +150,22 @@ impl Encoder {
         channels
     }
 
-    /// The shape of each skip connection for latents `x`.
-    pub fn skip_shapes(&self, x: Tensor) -> Vec<[usize; 4]> {
-        let (mut h, mut w) = (x.h(), x.w());
-        let mut shapes = vec![[x.b(), h, w, self.conv_in.weight.b()]];
+    /// The shape of each skip connection for latents [b,h,w].
+    pub fn skip_shapes(&self, [b, mut h, mut w]: [usize; 3]) -> Vec<[usize; 4]> {
+        let mut shapes = vec![[b, h, w, self.conv_in.weight.b()]];
         for block in &self.down_blocks {
-            shapes.extend(block.layers.iter().map(|_| [x.b(), h, w, block.c]));
+            shapes.extend(block.layers.iter().map(|_| [b, h, w, block.c]));
             if block.resample.is_some() {
                 (h, w) = (h.div_ceil(2), w.div_ceil(2));
-                shapes.push([x.b(), h, w, block.c]);
+                shapes.push([b, h, w, block.c]);
             }
         }
         shapes
     }
 
-    /// Writes all skip connections, of which the last is the deepest hidden state. `added` is added to the
-    /// first.
+    /// Writes all skip connections, of which the last is the deepest hidden state. `added`, of as many images
+    /// as `x`, is added to the first. There may be fewer images of `x` than of the skip connections: see
+    /// [`UNet::forward`](super::unet::UNet::forward).
     pub fn down(
         &self,
         ops: &mut dyn Ops,
@@ -176,12 +178,17 @@ impl Encoder {
         let mut skips = skips.iter().copied();
         let mut skip = || skips.next().expect("as many skips as down layers");
         let mut hidden = skip();
-        ops.conv2d(Conv2d { residual: added, ..self.conv_in.to(hidden, x) });
+        for copy in hidden.split_images(x.b()) {
+            ops.conv2d(Conv2d { residual: added, ..self.conv_in.to(copy, x) });
+        }
         for (i, block) in self.down_blocks.iter().enumerate() {
             ops.scope(&format!("down_blocks.{i}"), |ops| {
                 for (j, layer) in block.layers.iter().enumerate() {
                     let next = skip();
-                    layer.forward(ops, j, next, hidden, time, context);
+                    let is_first = i == 0 && j == 0;
+                    let shared = is_first && layer.attention.is_some();
+                    let input = if shared { hidden.images(0, x.b()) } else { hidden };
+                    layer.forward(ops, j, next, input, time, context);
                     hidden = next;
                 }
                 if let Some(conv) = &block.resample {

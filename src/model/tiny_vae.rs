@@ -11,7 +11,7 @@ use crate::weights::plan::Plan;
 /// A 3x3 convolution; those between levels have no bias.
 #[derive(Clone, Copy)]
 struct Conv {
-    weight: Tensor, // [o,3,3,i]
+    weight: Tensor, // [o,3,3,i], [o,5,5,i] of an enlarged map
     bias: Option<Tensor>,
 }
 
@@ -43,14 +43,14 @@ impl TinyVae {
         let encoder = |coder: &TinyCoderConfig| {
             plan.scope("encoder.layers", |plan| {
                 let conv_in = Conv::new(plan, 0, coder.channels, RGB, true);
-                Coder { conv_in, levels: Coder::levels(plan, coder, latent, 1, 0) }
+                Coder { conv_in, levels: Coder::levels(plan, coder, latent, 1, false) }
             })
         };
         let encoder = config.encoder.as_ref().map(encoder);
         let decoder = plan.scope("decoder.layers", |plan| {
             let conv_in = Conv::new(plan, 0, config.decoder.channels, latent, true);
-            // Layer 1 is an activation; an enlargement stands in front of each convolution between levels.
-            Coder { conv_in, levels: Coder::levels(plan, &config.decoder, RGB, 2, 1) }
+            // Layer 1 is an activation.
+            Coder { conv_in, levels: Coder::levels(plan, &config.decoder, RGB, 2, true) }
         });
         TinyVae { config: config.clone(), encoder, decoder }
     }
@@ -117,6 +117,11 @@ impl Conv {
         })
     }
 
+    /// The convolution of an enlarged map of `c` channels.
+    fn upsampler(plan: &mut Plan, name: impl ToString, c: usize) -> Self {
+        plan.scope(name, |plan| Conv { weight: plan.upsampling_conv("weight", c, c), bias: None })
+    }
+
     fn to(&self, out: Tensor, x: Tensor) -> Conv2d {
         Conv2d {
             out,
@@ -133,13 +138,14 @@ impl Conv {
 }
 
 impl Coder {
-    /// The levels from `layer` on; `between` layers without weights stand in front of a convolution to the next.
+    /// The levels from `layer` on. With `enlarges`, an enlargement without weights stands in front of each
+    /// convolution to the next.
     fn levels(
         plan: &mut Plan,
         config: &TinyCoderConfig,
         out_channels: usize,
         mut layer: usize,
-        between: usize,
+        enlarges: bool,
     ) -> Vec<Level> {
         let c = config.channels;
         let mut next = || {
@@ -157,10 +163,10 @@ impl Coder {
                 .collect(),
             conv: if i == last {
                 Conv::new(plan, next(), out_channels, c, true)
+            } else if enlarges {
+                next();
+                Conv::upsampler(plan, next(), c)
             } else {
-                (0..between).for_each(|_| {
-                    next();
-                });
                 Conv::new(plan, next(), c, c, false)
             },
         };

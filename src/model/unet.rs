@@ -11,7 +11,7 @@
 //! rounding up, and enlarged back to the size that the skip has; ControlNets add to the skip connections
 //! only when the middle has read the last of them.
 
-use super::blocks::{Conv, Norm};
+use super::blocks::{Carried, Conv, Norm};
 use super::config::UNetConfig;
 use super::controlnet::{ControlInputs, ControlNet};
 use super::encoder::{Block, Builder, Encoder};
@@ -48,7 +48,7 @@ impl UNet {
                     layers.push(builder.layer(plan, config.up_blocks[up], level, j, hidden + skip));
                     hidden = c;
                 }
-                let resample = (level > 0).then(|| Conv::new(plan, "upsamplers.0.conv", c, c, 3));
+                let resample = (level > 0).then(|| Conv::upsampler(plan, c, Carried::WHOLE));
                 Block { layers, resample, c }
             }));
         }
@@ -78,6 +78,14 @@ impl UNet {
         self.context_columns
     }
 
+    /// Whether the prompt comes in with the first cross-attention and not before, so that the rows of
+    /// guidance are alike up to there: they have the same latents, mask and masked picture, and the same
+    /// times. XL's time embedding takes in the pooled prompt. What ControlNets add differs between the rows,
+    /// but is added behind the middle, to the rows' own skip connections.
+    pub fn begins_without_context(&self) -> bool {
+        self.config.text_time.is_none()
+    }
+
     /// What every resnet adds at each timestep: `out` [rows,1,n,time_columns], where `rows` is 1 unless
     /// the embedding takes in what differs between the rows of a batch.
     pub fn time_table(&self, ops: &mut dyn Ops, out: Tensor, inputs: TimeInputs) {
@@ -96,6 +104,10 @@ impl UNet {
 
     /// The prediction `out` [b,h,w,out_channels] for latents `x` [b,h,w,input_channels], with the time
     /// table's row of each image and the context table [b,1,s,context_columns].
+    ///
+    /// `x` may have fewer images, `b / n`, where [`UNet::begins_without_context`]: image i of `out` is then
+    /// for image i mod `b / n` of `x` and of the time rows, as in guidance, where each picture has two
+    /// contexts. Up to the first cross-attention they are computed once.
     pub fn forward(
         &self,
         ops: &mut dyn Ops,
@@ -105,8 +117,9 @@ impl UNet {
         context: Tensor,
         controls: &[(&ControlNet, ControlInputs)],
     ) {
+        assert!(x.b() == out.b() || self.begins_without_context(), "{x} for {out}");
         ops.scope("unet", |ops| {
-            let Concatenations { skips, inputs } = self.concatenations(ops, x);
+            let Concatenations { skips, inputs } = self.concatenations(ops, [out.b(), x.h(), x.w()]);
             self.encoder.down(ops, &skips, x, None, time, context);
 
             let last = inputs[inputs.len() - 1];
@@ -131,7 +144,7 @@ impl UNet {
                             Some(conv) if j + 1 == block.layers.len() => {
                                 let small = ops.alloc([input.b(), input.h(), input.w(), block.c]);
                                 layer.forward(ops, j, small, input, time, context);
-                                ops.conv2d(Conv2d { upsample: true, ..conv.to(next, small) });
+                                ops.conv2d(conv.upsample(next, small));
                             }
                             _ => layer.forward(ops, j, next, input, time, context),
                         }
@@ -147,9 +160,10 @@ impl UNet {
         });
     }
 
-    /// Takes the inputs of all up resnets, and finds in them the place of each skip connection.
-    fn concatenations(&self, ops: &mut dyn Ops, x: Tensor) -> Concatenations {
-        let shapes = self.encoder.skip_shapes(x);
+    /// Takes the inputs of all up resnets for latents [b,h,w], and finds in them the place of each skip
+    /// connection.
+    fn concatenations(&self, ops: &mut dyn Ops, map: [usize; 3]) -> Concatenations {
+        let shapes = self.encoder.skip_shapes(map);
         let mut hidden = shapes[shapes.len() - 1][3];
         let mut skips = Vec::new();
         let mut inputs = Vec::new();

@@ -31,6 +31,9 @@ struct Mid {
     last: Resnet,
 }
 
+/// Makes the conv of a number of channels that ends a block.
+type Resample = fn(&mut Plan, usize, Carried) -> Conv;
+
 struct Block {
     resnets: Vec<Resnet>,
     /// The conv of `downsamplers.0` or `upsamplers.0`.
@@ -80,16 +83,20 @@ impl Vae {
                 last: resnet(plan, "resnets.1", deepest, deepest),
             })
         };
-        let block =
-            |plan: &mut Plan, name: String, i: usize, c: usize, resnets: usize, resample: Option<&str>| {
-                plan.scope(name, |plan| Block {
-                    resnets: (0..resnets)
-                        .map(|j| resnet(plan, &format!("resnets.{j}"), if j == 0 { i } else { c }, c))
-                        .collect(),
-                    resample: resample.map(|name| carried.along_stream(plan, name, c, c, 3)),
-                    c,
-                })
-            };
+        let block = |plan: &mut Plan,
+                     name: String,
+                     i: usize,
+                     c: usize,
+                     resnets: usize,
+                     resample: Option<Resample>| {
+            plan.scope(name, |plan| Block {
+                resnets: (0..resnets)
+                    .map(|j| resnet(plan, &format!("resnets.{j}"), if j == 0 { i } else { c }, c))
+                    .collect(),
+                resample: resample.map(|conv| conv(plan, c, carried)),
+                c,
+            })
+        };
 
         let encoder = plan.scope("encoder", |plan| Coder {
             conv_in: carried
@@ -97,7 +104,7 @@ impl Vae {
             blocks: (0..levels)
                 .map(|level| {
                     let i = channels[level.saturating_sub(1)];
-                    let resample = (level + 1 < levels).then_some("downsamplers.0.conv");
+                    let resample = (level + 1 < levels).then_some(Conv::downsampler as Resample);
                     let name = format!("down_blocks.{level}");
                     block(plan, name, i, channels[level], config.layers_per_block, resample)
                 })
@@ -114,7 +121,7 @@ impl Vae {
                 .map(|up| {
                     let level = levels - 1 - up;
                     let i = channels[(level + 1).min(levels - 1)];
-                    let resample = (level > 0).then_some("upsamplers.0.conv");
+                    let resample = (level > 0).then_some(Conv::upsampler as Resample);
                     block(
                         plan,
                         format!("up_blocks.{up}"),
@@ -177,7 +184,7 @@ impl Vae {
                         hidden = block.forward(ops, &mut maps, hidden);
                         if let Some(conv) = &block.resample {
                             let next = maps.next([b, 2 * hidden.h(), 2 * hidden.w(), block.c]);
-                            ops.conv2d(Conv2d { upsample: true, ..conv.to(next, hidden) });
+                            ops.conv2d(conv.upsample(next, hidden));
                             hidden = next;
                         }
                     });

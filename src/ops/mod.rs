@@ -5,6 +5,7 @@
 //! kernels, [`cpu::Cpu`] computes in f32, [`count::Count`] only writes down what was asked.
 //! [`Backend`] adds what a pipeline needs around a model: memory, transfers, recorded graphs.
 
+pub mod call;
 pub mod count;
 pub mod cpu;
 #[cfg(sdrt_cuda)]
@@ -15,6 +16,7 @@ pub mod verbs;
 use std::any::Any;
 use std::ops::{ControlFlow, Range};
 
+pub use call::Call;
 pub use tensor::{Arena, Tensor};
 pub use verbs::*;
 
@@ -33,6 +35,9 @@ pub trait Ops {
     fn arena(&mut self) -> &mut Arena;
     /// Executes, records or counts one verb, which has been checked.
     fn issue(&mut self, call: Call);
+    /// Says that one of the verbs after the next one reads this weight: a backend may bring it nearer while the next one
+    /// runs.
+    fn read_soon(&mut self, _weight: Tensor) {}
     /// Opens a named range, named after the checkpoint's path (`down_blocks.0.resnets.1`).
     fn enter(&mut self, _name: &str) {}
     fn leave(&mut self) {}

@@ -90,6 +90,12 @@ impl Tensor {
             ..self
         }
     }
+
+    /// The first axis in parts of `count` entries, without a remainder.
+    pub fn split_images(self, count: usize) -> impl Iterator<Item = Self> {
+        assert!(self.b().is_multiple_of(count), "{self} in parts of {count} images");
+        (0..self.b()).step_by(count).map(move |start| self.images(start, count))
+    }
 }
 
 impl fmt::Display for Tensor {

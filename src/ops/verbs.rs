@@ -2,7 +2,10 @@
 //!
 //! Every verb is a plain struct of tensors and scalars, output first. Accumulation, norm statistics
 //! and softmax are f32 whatever the activations are; a result is rounded to the output's dtype once.
-//! Outputs never overlap inputs, except where a field says so.
+//! Outputs never overlap inputs, except where a field says so. No verb writes what another takes as its weight: a backend may
+//! read weights ahead.
+
+use std::ops::Range;
 
 use super::tensor::Tensor;
 use crate::dtype::DType;
@@ -33,18 +36,28 @@ pub enum Activation {
     ToUnit,
 }
 
+/// Where a 3x3 kernel slides over the nearest 2x enlargement of a map, neighbouring rows of its taps fall on
+/// the same row of the map, and so do columns. These are the sets that occur:
+/// - 0 and 1 at an even row 2y of the output, on rows y-1 and y of the map;
+/// - 2 and 3 at an odd row 2y+1, on rows y and y+1;
+/// - 0 and 4 at the last of an odd number of rows, below which the enlargement is cut, on rows y-1 and y.
+pub const TAP_SUMS: [Range<usize>; 5] = [0..1, 1..3, 0..2, 2..3, 1..2];
+
 /// `out = conv(x, weight) + bias + row.table[row.index[b]] + residual`, cross-correlation as in torch.
 ///
 /// The kernel is 1x1 or 3x3. Output pixel (i, j) reads input rows `i·stride - pad + (0..kh)` and
-/// columns likewise; what lies outside is zero. With `upsample`, `x` is read as its nearest 2x
-/// enlargement, cut to the output's size (so that odd sizes come back from a halving). `pad` is the
-/// padding above and to the left; below and to the right it follows from the output's size, which
-/// is how the VAE encoder's asymmetric (0,1,0,1) padding is written: stride 2, pad 0.
+/// columns likewise; what lies outside is zero. `pad` is the padding above and to the left; below and
+/// to the right it follows from the output's size, which is how the VAE encoder's asymmetric (0,1,0,1)
+/// padding is written: stride 2, pad 0.
+///
+/// With `upsample`, a 3x3 kernel slides over the nearest 2x enlargement of `x`, cut to the output's size
+/// (so that odd sizes come back from a halving). Nobody enlarges: an output pixel sees 2x2 pixels of `x`,
+/// through a 2x2 kernel out of `weight`, which holds all sums of taps along both axes ([`TAP_SUMS`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Conv2d {
     pub out: Tensor,              // [b,ho,wo,o]
     pub x: Tensor,                // [b,h,w,i], i a multiple of 4
-    pub weight: Tensor,           // [o,kh,kw,i]
+    pub weight: Tensor,           // [o,kh,kw,i]; [o,5,5,i] with `upsample`
     pub bias: Option<Tensor>,     // [1,1,1,o]
     pub row: Option<TableRow>,    // rows of o, added to every pixel of an image
     pub residual: Option<Tensor>, // [b,ho,wo,o], may be `out` itself
@@ -107,12 +120,15 @@ pub struct Activate {
     pub activation: Activation,
 }
 
-/// `out[.., j] = x[.., 2j] · gelu(x[.., 2j+1])`: the two halves of the GEGLU projection are
-/// interleaved at load (value, gate, value, gate, ...), so that one tile of a product holds both.
+/// `out[.., j] = p[.., j] · gelu(p[.., n+j])` with the projection `p = x · weightᵀ + bias`: values, then
+/// gates, as checkpoints have them.
 #[derive(Clone, Copy, Debug)]
 pub struct Geglu {
-    pub out: Tensor, // [b,1,t,n]
-    pub x: Tensor,   // [b,1,t,2n]
+    pub out: Tensor,    // [b,1,t,n]
+    pub x: Tensor,      // [b,1,t,k]
+    pub weight: Tensor, // [1,1,2n,k]
+    pub bias: Tensor,   // [1,1,1,2n]
+    pub hidden: Tensor, // [b,1,t,2n], room for the projection; what is left in it is not specified
 }
 
 /// `x[b] = x[b] + gain.table[gain.index[b]] · y[b]`. Where the gain is zero, `x` stays as it is whatever `y` holds.
@@ -236,27 +252,6 @@ impl ToRgb8 {
     }
 }
 
-/// One verb with its arguments: what a backend executes, records, counts or times.
-#[expect(clippy::large_enum_variant, reason = "a stage has a few hundred calls, and they are to be Copy")]
-#[derive(Clone, Copy, Debug)]
-pub enum Call {
-    Conv2d(Conv2d),
-    Linear(Linear),
-    GroupNorm(GroupNorm),
-    LayerNorm(LayerNorm),
-    Attention(Attention),
-    Activate(Activate),
-    Geglu(Geglu),
-    Accumulate(Accumulate),
-    Embed(Embed),
-    Emphasize(Emphasize),
-    TimestepEmbedding(TimestepEmbedding),
-    Scale(Scale),
-    ModelInput(ModelInput),
-    SamplerStep(SamplerStep),
-    ToRgb8(ToRgb8),
-}
-
 impl Conv2d {
     /// A 3x3 or 1x1 convolution that keeps the map's size.
     pub fn new(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Self {
@@ -274,24 +269,51 @@ impl Conv2d {
         }
     }
 
-    /// Height and width of the map that the kernel slides over: that of `x`, or its enlargement.
-    pub fn virtual_size(&self) -> (usize, usize) {
-        if self.upsample { (self.out.h(), self.out.w()) } else { (self.x.h(), self.x.w()) }
+    /// A 3x3 convolution of the nearest 2x enlargement of `x`.
+    pub fn upsampling(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Self {
+        Conv2d { pad: 1, upsample: true, ..Conv2d::new(out, x, weight, bias) }
     }
 
-    fn check(&self) {
+    /// The same as a linear layer on pixels, if it is one whose rows are made of 16-byte vectors in halves.
+    pub fn as_linear(&self) -> Option<Linear> {
+        let (i, o) = (self.x.c(), self.out.c());
+        let is_linear = self.weight.tokens() == 1 && self.stride == 1 && self.row.is_none() && !self.upsample;
+        let vectors = [i, o, self.x.pitch, self.out.pitch].iter().all(|n| n.is_multiple_of(8));
+        (is_linear && vectors).then(|| Linear {
+            out: self.out.as_tokens(),
+            x: self.x.as_tokens(),
+            weight: Tensor { shape: [1, 1, o, i], ..self.weight },
+            bias: self.bias,
+            activation: None,
+            residual: self.residual.map(Tensor::as_tokens),
+        })
+    }
+
+    /// Side of the kernel that an output pixel sees `x` through.
+    pub fn kernel(&self) -> usize {
+        if self.upsample { 2 } else { self.weight.h() }
+    }
+
+    /// How many kinds of rows and of columns the output has, by the taps that they see.
+    pub fn kinds(&self) -> [usize; 2] {
+        let kinds = |n: usize| if self.upsample { 2 + n % 2 } else { 1 };
+        [kinds(self.out.h()), kinds(self.out.w())]
+    }
+
+    pub(super) fn check(&self) {
         let Conv2d { out, x, weight, .. } = self;
         let [o, kh, kw, i] = weight.shape;
-        assert!(kh == kw && (kh == 1 || kh == 3), "{self:?}");
         assert!(x.c() == i && out.c() == o && x.b() == out.b() && i.is_multiple_of(4), "{self:?}");
-        let (h, w) = self.virtual_size();
         if self.upsample {
-            assert!(x.h() == h.div_ceil(2) && x.w() == w.div_ceil(2) && self.stride == 1, "{self:?}");
-        }
-        // The last output pixel may reach at most one row of padding below and to the right.
-        for (n, n_out) in [(h, out.h()), (w, out.w())] {
-            let end = (n_out - 1) * self.stride + kh;
-            assert!(self.pad < kh && end <= n + self.pad + 1 && end + self.stride > n + self.pad, "{self:?}");
+            assert!(kh == TAP_SUMS.len() && kw == kh && self.stride == 1 && self.pad == 1, "{self:?}");
+            assert!(x.h() == out.h().div_ceil(2) && x.w() == out.w().div_ceil(2), "{self:?}");
+        } else {
+            assert!(kh == kw && (kh == 1 || kh == 3), "{self:?}");
+            // The last output pixel may reach at most one row of padding below and to the right.
+            for (n, n_out) in [(x.h(), out.h()), (x.w(), out.w())] {
+                let (end, padded) = ((n_out - 1) * self.stride + kh, n + self.pad);
+                assert!(self.pad < kh && end <= padded + 1 && end + self.stride > padded, "{self:?}");
+            }
         }
         check_epilogue(out, self.bias, self.residual);
         if let Some(TableRow { table, index }) = self.row {
@@ -305,11 +327,18 @@ impl Linear {
         Linear { out, x, weight, bias, activation: None, residual: None }
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let Linear { out, x, weight, .. } = self;
         assert!(out.rows() == x.rows() && weight.shape == [1, 1, out.c(), x.c()], "{self:?}");
         assert!(self.activation.is_none() || self.residual.is_none(), "{self:?}");
         check_epilogue(out, self.bias, self.residual);
+    }
+}
+
+impl Geglu {
+    /// The product alone.
+    pub fn projection(&self) -> Linear {
+        Linear::new(self.hidden, self.x, self.weight, Some(self.bias))
     }
 }
 
@@ -319,190 +348,5 @@ fn check_epilogue(out: &Tensor, bias: Option<Tensor>, residual: Option<Tensor>) 
     }
     if let Some(residual) = residual {
         assert_eq!((residual.shape, residual.dtype), (out.shape, out.dtype), "residual of {out}");
-    }
-}
-
-impl Call {
-    /// The verb's name, the same word in kernels, tests, benches and the log.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Call::Conv2d(_) => "conv2d",
-            Call::Linear(_) => "linear",
-            Call::GroupNorm(_) => "group_norm",
-            Call::LayerNorm(_) => "layer_norm",
-            Call::Attention(_) => "attention",
-            Call::Activate(_) => "activate",
-            Call::Geglu(_) => "geglu",
-            Call::Accumulate(_) => "accumulate",
-            Call::Embed(_) => "embed",
-            Call::Emphasize(_) => "emphasize",
-            Call::TimestepEmbedding(_) => "timestep_embedding",
-            Call::Scale(_) => "scale",
-            Call::ModelInput(_) => "model_input",
-            Call::SamplerStep(_) => "sampler_step",
-            Call::ToRgb8(_) => "to_rgb8",
-        }
-    }
-
-    /// What the verb writes.
-    pub fn out(&self) -> Tensor {
-        match self {
-            Call::Conv2d(v) => v.out,
-            Call::Linear(v) => v.out,
-            Call::GroupNorm(v) => v.out,
-            Call::LayerNorm(v) => v.out,
-            Call::Attention(v) => v.out,
-            Call::Activate(v) => v.out,
-            Call::Geglu(v) => v.out,
-            Call::Accumulate(v) => v.x,
-            Call::Embed(v) => v.out,
-            Call::Emphasize(v) => v.x,
-            Call::TimestepEmbedding(v) => v.out,
-            Call::Scale(v) => v.out,
-            Call::ModelInput(v) => v.out,
-            Call::SamplerStep(v) => v.x,
-            Call::ToRgb8(v) => v.out,
-        }
-    }
-
-    /// Asserts that shapes and dtypes fit; every backend may rely on it.
-    ///
-    /// # Panics
-    /// With the whole call in the message: a wrong shape is a bug of the model's code.
-    pub fn check(&self) {
-        match self {
-            Call::Conv2d(v) => v.check(),
-            Call::Linear(v) => v.check(),
-            Call::GroupNorm(v) => {
-                assert!(v.out.shape == v.x.shape && v.x.c().is_multiple_of(v.groups), "{v:?}");
-                assert!(v.weight.c() == v.x.c() && v.bias.c() == v.x.c(), "{v:?}");
-            }
-            Call::LayerNorm(v) => {
-                assert!(
-                    v.out.shape == v.x.shape && v.weight.c() == v.x.c() && v.bias.c() == v.x.c(),
-                    "{v:?}"
-                );
-            }
-            Call::Attention(v) => {
-                assert!(v.out.shape == v.q.shape && v.k.shape == v.v.shape, "{v:?}");
-                assert!(v.q.b() == v.k.b() && v.q.c() == v.k.c() && v.q.c().is_multiple_of(v.heads), "{v:?}");
-                assert!(!v.causal || v.q.tokens() == v.k.tokens(), "{v:?}");
-            }
-            Call::Activate(v) => {
-                assert!(v.out.shape == v.x.shape && v.out.dtype == v.x.dtype, "{v:?}");
-            }
-            Call::Geglu(v) => assert!(v.out.rows() == v.x.rows() && v.x.c() == 2 * v.out.c(), "{v:?}"),
-            Call::Accumulate(v) => {
-                let TableRow { table, index } = v.gain;
-                assert!(v.x.shape == v.y.shape && table.c() == 1 && table.dtype == DType::F32, "{v:?}");
-                assert!(index.dtype == DType::I32 && index.c() >= v.x.b(), "{v:?}");
-            }
-            Call::Embed(v) => {
-                assert!(v.ids.dtype == DType::I32 && v.ids.len() == v.out.rows(), "{v:?}");
-                assert!(v.tokens.c() == v.out.c(), "{v:?}");
-                let fits =
-                    |positions: Tensor| positions.c() == v.out.c() && positions.rows() >= v.out.tokens();
-                assert!(v.positions.is_none_or(fits), "{v:?}");
-            }
-            Call::Emphasize(v) => {
-                let [b, h, t, _] = v.x.shape;
-                assert!(h == 1 && v.weight.shape == [b, 1, 1, t], "{v:?}");
-                assert!(v.weight.dtype == DType::F32 && v.weight.is_dense(), "{v:?}");
-            }
-            Call::TimestepEmbedding(v) => {
-                assert!(v.timesteps.len() == v.out.rows() && v.out.c().is_multiple_of(2), "{v:?}");
-                assert_eq!(v.timesteps.dtype, DType::F32);
-            }
-            Call::Scale(v) => assert!(v.out.shape == v.x.shape && v.x.dtype == DType::F32, "{v:?}"),
-            Call::ModelInput(v) => {
-                assert!(v.out.shape[1..] == v.x.shape[1..] && v.out.b().is_multiple_of(v.x.b()), "{v:?}");
-                assert!(v.x.dtype == DType::F32 && v.index.c() >= v.x.b(), "{v:?}");
-            }
-            Call::SamplerStep(v) => {
-                assert!(v.x.shape == v.saved.shape && v.output.shape[1..] == v.x.shape[1..], "{v:?}");
-                assert!(v.output.b() == v.x.b() || v.output.b() == 2 * v.x.b(), "{v:?}");
-                assert!(v.history.b() == 4 * v.x.b() && v.noise.b() == v.table.rows() * v.x.b(), "{v:?}");
-                if let Some(known) = v.known {
-                    let [b, h, w, _] = v.x.shape;
-                    assert!(known.latents.shape == v.x.shape && known.noise.shape == v.x.shape, "{v:?}");
-                    assert!(known.mask.shape == [b, h, w, 1], "{v:?}");
-                }
-            }
-            Call::ToRgb8(v) => assert!(v.out.shape == v.x.shape && v.out.dtype == DType::U8, "{v:?}"),
-        }
-    }
-
-    /// Floating-point operations of the matrix products (a multiply and an add count two); zero for
-    /// the verbs that only move data.
-    pub fn flops(&self) -> u64 {
-        let n = match self {
-            Call::Conv2d(v) => 2 * v.out.len() * v.weight.len() / v.weight.b(),
-            Call::Linear(v) => 2 * v.out.len() * v.x.c(),
-            Call::Attention(v) => {
-                let pairs = v.q.b() * v.q.tokens() * v.k.tokens();
-                4 * pairs * v.q.c() / if v.causal { 2 } else { 1 }
-            }
-            _ => 0,
-        };
-        n as u64
-    }
-
-    /// Bytes that must move: every input read once, every output written once.
-    pub fn bytes(&self) -> u64 {
-        let optional = |t: Option<Tensor>| t.map_or(0, |t| t.bytes());
-        let n = match self {
-            Call::Conv2d(v) => {
-                let row = v.row.map_or(0, |row| v.out.b() * row.table.c() * row.table.dtype.size());
-                v.out.bytes() + v.x.bytes() + v.weight.bytes() + optional(v.bias) + optional(v.residual) + row
-            }
-            Call::Linear(v) => {
-                v.out.bytes() + v.x.bytes() + v.weight.bytes() + optional(v.bias) + optional(v.residual)
-            }
-            Call::GroupNorm(v) => v.out.bytes() + v.x.bytes() + v.weight.bytes() + v.bias.bytes(),
-            Call::LayerNorm(v) => v.out.bytes() + v.x.bytes() + v.weight.bytes() + v.bias.bytes(),
-            Call::Attention(v) => v.out.bytes() + v.q.bytes() + v.k.bytes() + v.v.bytes(),
-            Call::Activate(v) => v.out.bytes() + v.x.bytes(),
-            Call::Geglu(v) => v.out.bytes() + v.x.bytes(),
-            Call::Accumulate(v) => 2 * v.x.bytes() + v.y.bytes(),
-            Call::Embed(v) => {
-                let rows = if v.positions.is_some() { 3 } else { 2 };
-                rows * v.out.bytes() + v.ids.bytes()
-            }
-            Call::Emphasize(v) => 2 * v.x.bytes() + v.weight.bytes(),
-            Call::TimestepEmbedding(v) => v.out.bytes() + v.timesteps.bytes(),
-            Call::Scale(v) => v.out.bytes() + v.x.bytes(),
-            Call::ModelInput(v) => v.out.bytes() + v.x.bytes(),
-            // x and saved are read and written; history and noise only where the row asks for them, and the
-            // output a second time only where guidance is rescaled.
-            Call::SamplerStep(v) => {
-                let known = v.known.map_or(0, |known| known.mask.bytes() + 2 * known.latents.bytes());
-                4 * v.x.bytes() + v.output.bytes() + known
-            }
-            Call::ToRgb8(v) => v.out.bytes() + v.x.bytes(),
-        };
-        n as u64
-    }
-
-    /// The shape in one phrase, for benches and profiles.
-    pub fn shape(&self) -> String {
-        match self {
-            Call::Conv2d(v) => {
-                let [b, h, w, i] = v.x.shape;
-                let (o, k) = (v.weight.b(), v.weight.h());
-                let up = if v.upsample { " up2" } else { "" };
-                let stride = if v.stride == 1 { String::new() } else { format!(" /{}", v.stride) };
-                format!("{b}x{h}x{w}x{i} -> {o} {k}x{k}{stride}{up}")
-            }
-            Call::Linear(v) => format!("m={} k={} n={}", v.x.rows(), v.x.c(), v.out.c()),
-            Call::Attention(v) => {
-                let causal = if v.causal { " causal" } else { "" };
-                let (b, heads, t, s) = (v.q.b(), v.heads, v.q.tokens(), v.k.tokens());
-                format!("b={b} heads={heads} t={t} s={s} d={}{causal}", v.q.c() / heads)
-            }
-            other => {
-                let [b, h, w, c] = other.out().shape;
-                format!("{b}x{h}x{w}x{c}")
-            }
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! The recorded stages of one shape.
 
-use super::stages::{Canvas, Counted, Models, Shape, Tensors};
+use super::stages::{Counted, Models};
+use super::tensors::{Canvas, Shape, Tensors};
 use crate::error::Result;
 use crate::ops::*;
 

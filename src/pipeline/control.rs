@@ -1,7 +1,7 @@
 //! ControlNets of a request: what steers a picture, and what is written of it in front of a run.
 
 use super::request::{Pass, Request};
-use super::stages::{Shape, Tensors};
+use super::tensors::{Shape, Tensors};
 use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::model::config::{ControlNetConfig, ModelConfig};
@@ -90,28 +90,28 @@ pub(super) fn check(request: &Request, config: &ModelConfig) -> Result<()> {
 /// What one ControlNet reads and keeps from one replay to the next.
 pub(super) struct ControlTensors {
     pub hint: Tensor,       // [1,height,width,4], the fourth channel empty
-    pub embedding: Tensor,  // [rows,h,w,c]
+    pub embedding: Tensor,  // [inputs,h,w,c]
     pub time_table: Tensor, // [rows or 1,1,evaluations,time columns]
     pub context: Tensor,    // [rows,1,tokens,context columns]
     pub gains: Tensor,      // f32 [rows or 1,1,evaluations,1]
 }
 
 impl ControlTensors {
-    /// Beside the U-Net's tables, for latents of height, width and channels.
+    /// Beside the U-Net's tables and its input, of images, height and width.
     pub fn new(
         ops: &mut dyn Ops,
         net: &ControlNet,
         shape: &Shape,
         time_table: Tensor,
         context: Tensor,
-        [h, w, _]: [usize; 3],
+        [inputs, h, w]: [usize; 3],
     ) -> Self {
         let [time_rows, _, n, _] = time_table.shape;
         let [rows, _, tokens, _] = context.shape;
         let c = net.config.encoder.block_out_channels[0];
         ControlTensors {
             hint: ops.alloc([1, shape.height, shape.width, 4]),
-            embedding: ops.alloc([rows, h, w, c]),
+            embedding: ops.alloc([inputs, h, w, c]),
             time_table: ops.alloc([time_rows, 1, n, net.time_columns()]),
             context: ops.alloc([rows, 1, tokens, net.context_columns()]),
             gains: ops.arena().alloc([time_rows, 1, n, 1], DType::F32),

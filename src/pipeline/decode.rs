@@ -7,7 +7,8 @@ use half::slice::HalfBitsSliceExt;
 use half::{bf16, f16};
 
 use super::bucket::Bucket;
-use super::stages::{Canvas, Models, Shape, Tensors};
+use super::stages::Models;
+use super::tensors::{Canvas, Shape, Tensors};
 use crate::error::Result;
 use crate::model::config::RGB;
 use crate::ops::*;

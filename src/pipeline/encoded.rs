@@ -3,7 +3,7 @@
 use super::bucket::Bucket;
 use super::init::Init;
 use super::request::Pass;
-use super::stages::PictureTensors;
+use super::tensors::PictureTensors;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::ops::{Backend, DType};

@@ -1,7 +1,7 @@
 //! What is written in front of a replay, but for prompts and latents.
 
 use super::request::Request;
-use super::stages::Tensors;
+use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::Backend;
 use crate::sampler::Table;

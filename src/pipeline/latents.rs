@@ -2,7 +2,7 @@
 
 use super::encoded::{Encoded, Masked};
 use super::request::Request;
-use super::stages::Tensors;
+use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::Backend;
 use crate::rng::NoiseSource;
@@ -78,7 +78,7 @@ fn write_input(backend: &mut dyn Backend, t: &Tensors, masked: &Masked, latents:
     let c = t.latents.c();
     let mut columns = vec![0f32; input.len()];
     let masks = masked.mask.iter().cycle();
-    // With guidance the pictures come twice.
+    // The pictures come twice where both rows of guidance have an input.
     let pixels = latents.chunks_exact(c).cycle();
     for (row, (mask, pixel)) in columns.chunks_exact_mut(input.c()).zip(masks.zip(pixels)) {
         row[c] = *mask;

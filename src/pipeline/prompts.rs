@@ -2,7 +2,7 @@
 
 use super::model::Description;
 use super::request::{Pass, Request};
-use super::stages::{Tensors, XlTensors};
+use super::tensors::{Tensors, XlTensors};
 use crate::error::Result;
 use crate::ops::{Backend, Tensor};
 use crate::text::{Chunks, Inversions, LongPrompt, Prompt, PromptStyle, Tokenizer};

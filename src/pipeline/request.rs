@@ -6,7 +6,7 @@ use super::control::{self, Control};
 use super::family::Distillation;
 use super::init::{Hires, Init, skipped_steps};
 use super::model::Description;
-use super::stages::Shape;
+use super::tensors::Shape;
 use super::tiling::{Tiled, Tiling};
 use crate::error::{Error, Result};
 use crate::model::config::{AutoencoderConfig, ModelConfig, RGB};

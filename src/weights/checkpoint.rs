@@ -88,8 +88,8 @@ impl Source for Checkpoint {
 
     fn fill(&self, request: &Request, rows: Range<usize>, out: &mut [u8]) {
         let component = self.of_request(request);
-        pack::pack(request, rows, out, &|key, elements, out| {
-            component.read(&request.keys[key], elements, request.factor, request.tensor.dtype, out);
+        pack::pack(request, rows, out, &|key, elements, dtype, out| {
+            component.read(&request.keys[key], elements, request.factor, dtype, out);
         });
     }
 }

@@ -6,37 +6,20 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::plan::{Packing, Request};
-use crate::ops::DType;
+use crate::ops::{DType, TAP_SUMS};
 
-/// Reads elements of one of a request's keys, in the checkpoint's order, as the dtype of the request's
-/// tensor. Arguments: which key, which elements, where to.
-pub type ReadElements<'a> = &'a dyn Fn(usize, Range<usize>, &mut [u8]);
+/// Reads elements of one of a request's keys, in the checkpoint's order. Arguments: which key, which
+/// elements, as which dtype, where to.
+pub type ReadElements<'a> = &'a dyn Fn(usize, Range<usize>, DType, &mut [u8]);
 
 /// Writes `rows` of the packed tensor of `request` to `out`.
 pub fn pack(request: &Request, rows: Range<usize>, out: &mut [u8], read: ReadElements) {
-    let size = request.tensor.dtype.size();
+    let dtype = request.tensor.dtype;
+    let size = dtype.size();
     let row_bytes = request.tensor.c() * size;
     assert!(rows.end <= request.tensor.rows() && out.len() == rows.len() * row_bytes, "{request:?} {rows:?}");
     match request.packing {
         Packing::Rows => stack(request, rows, out, read),
-        Packing::Interleaved if request.shape.len() == 1 => {
-            let n = request.shape[0];
-            let mut stored = vec![0u32; n];
-            let stored = &mut bytemuck::cast_slice_mut(&mut stored)[..n * size];
-            read(0, 0..n, stored);
-            let (values, gates) = stored.split_at(n / 2 * size);
-            for (j, pair) in out.chunks_exact_mut(2 * size).enumerate() {
-                pair[..size].copy_from_slice(&values[j * size..][..size]);
-                pair[size..].copy_from_slice(&gates[j * size..][..size]);
-            }
-        }
-        Packing::Interleaved => {
-            let (n, k) = (request.shape[0], request.shape[1]);
-            for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {
-                let stored = row / 2 + row % 2 * (n / 2);
-                read(0, stored * k..(stored + 1) * k, out);
-            }
-        }
         Packing::Ohwi => {
             let [_, i, kh, kw] = request.shape[..] else { panic!("not a conv weight: {request:?}") };
             if kh * kw == 1 && i == request.tensor.c() {
@@ -47,6 +30,7 @@ pub fn pack(request: &Request, rows: Range<usize>, out: &mut [u8], read: ReadEle
                 conv::<u16>(request, rows, bytemuck::cast_slice_mut(out), read);
             }
         }
+        Packing::TapSums => tap_sums(request, rows, out, read),
     }
 }
 
@@ -60,7 +44,7 @@ fn stack(request: &Request, rows: Range<usize>, mut out: &mut [u8], read: ReadEl
         let (key, start) = (element / key_len, element % key_len);
         let count = (key_len - start).min(rows.end * c - element);
         let (part, rest) = out.split_at_mut(count * size);
-        read(key, start..start + count, part);
+        read(key, start..start + count, request.tensor.dtype, part);
         out = rest;
         element += count;
     }
@@ -75,7 +59,8 @@ fn conv<E: bytemuck::Pod>(request: &Request, rows: Range<usize>, out: &mut [E], 
     let mut row = rows.start;
     for out in chunks_to_boundaries(out, c * taps, row % taps * c) {
         let (o, first_tap) = (row / taps, row % taps);
-        read(0, o * i * taps..(o + 1) * i * taps, bytemuck::cast_slice_mut(&mut stored));
+        let elements = o * i * taps..(o + 1) * i * taps;
+        read(0, elements, request.tensor.dtype, bytemuck::cast_slice_mut(&mut stored));
         if taps == 9 && out.len() == 9 * c {
             transpose::<E, 9>(&stored, out, c);
         } else {
@@ -86,6 +71,31 @@ fn conv<E: bytemuck::Pod>(request: &Request, rows: Range<usize>, out: &mut [E], 
             }
         }
         row += out.len() / c;
+    }
+}
+
+/// OIHW with a 3x3 kernel to sums of its taps, [o,5,5,i]: by [`TAP_SUMS`] along both axes. Summed in f32, and
+/// rounded once.
+fn tap_sums(request: &Request, rows: Range<usize>, out: &mut [u8], read: ReadElements) {
+    const SUMS: usize = TAP_SUMS.len() * TAP_SUMS.len();
+    let [_, i, 3, 3] = request.shape[..] else { panic!("not a 3x3 conv weight: {request:?}") };
+    let (c, dtype) = (request.tensor.c(), request.tensor.dtype);
+    let mut stored = vec![0f32; 9 * i];
+    let mut taps = vec![0f32; 9 * c];
+    let mut sum = vec![0f32; c];
+    let mut channel = None;
+    for (row, out) in rows.zip(out.chunks_exact_mut(c * dtype.size())) {
+        let (o, place) = (row / SUMS, row % SUMS);
+        if channel.replace(o) != Some(o) {
+            read(0, 9 * o * i..9 * (o + 1) * i, DType::F32, bytemuck::cast_slice_mut(&mut stored));
+            transpose::<f32, 9>(&stored, &mut taps, c);
+        }
+        let [ys, xs] = [place / TAP_SUMS.len(), place % TAP_SUMS.len()].map(|at| TAP_SUMS[at].clone());
+        sum.fill(0.0);
+        for tap in ys.flat_map(|y| xs.clone().map(move |x| 3 * y + x)) {
+            sum.iter_mut().zip(&taps[tap * c..]).for_each(|(sum, tap)| *sum += tap);
+        }
+        from_f32(&sum, dtype, out);
     }
 }
 

@@ -4,7 +4,7 @@
 //! one slab and remembers a [`Request`] for each. Walked over [`Plan::measure`], it only tells the
 //! slab's size.
 
-use crate::ops::{Arena, DType, Tensor};
+use crate::ops::{Arena, DType, TAP_SUMS, Tensor};
 
 /// How the numbers of a checkpoint are arranged for the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +13,9 @@ pub enum Packing {
     Rows,
     /// A conv weight, OIHW to OHWI, with i padded by zeros to a multiple of 4.
     Ohwi,
-    /// The two halves of the first axis interleaved: row 2j is row j, row 2j+1 is row n/2+j (GEGLU).
-    Interleaved,
+    /// A 3x3 conv weight, OIHW to the sums of its taps, [o,5,5,i], that a convolution of an enlarged map is
+    /// computed with ([`TAP_SUMS`]), i padded as above.
+    TapSums,
 }
 
 /// One tensor that a model wants.
@@ -115,17 +116,15 @@ impl Plan {
     pub fn stacked_matrices(&mut self, names: &[&str], n: usize, k: usize) -> Tensor {
         self.request(names, vec![n, k], Packing::Rows, [1, 1, names.len() * n, k])
     }
-    /// `[n]`, its halves interleaved.
-    pub fn interleaved_vector(&mut self, name: &str, n: usize) -> Tensor {
-        self.request(&[name], vec![n], Packing::Interleaved, [1, 1, 1, n])
-    }
-    /// `[n, k]`, the two halves of the rows interleaved.
-    pub fn interleaved_matrix(&mut self, name: &str, n: usize, k: usize) -> Tensor {
-        self.request(&[name], vec![n, k], Packing::Interleaved, [1, 1, n, k])
-    }
     /// `[o, i, k, k]`: a conv weight, which becomes `[o, k, k, i]`.
     pub fn conv(&mut self, name: &str, o: usize, i: usize, k: usize) -> Tensor {
         self.request(&[name], vec![o, i, k, k], Packing::Ohwi, [o, k, k, i.next_multiple_of(4)])
+    }
+
+    /// `[o, i, 3, 3]`: the weight of a conv of a map's nearest 2x enlargement, which becomes `[o, 5, 5, i]`.
+    pub fn upsampling_conv(&mut self, name: &str, o: usize, i: usize) -> Tensor {
+        let sums = TAP_SUMS.len();
+        self.request(&[name], vec![o, i, 3, 3], Packing::TapSums, [o, sums, sums, i.next_multiple_of(4)])
     }
 
     fn request(&mut self, names: &[&str], shape: Vec<usize>, packing: Packing, packed: [usize; 4]) -> Tensor {

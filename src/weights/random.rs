@@ -19,8 +19,7 @@ impl Source for RandomWeights {
     }
 
     fn fill(&self, request: &Request, rows: Range<usize>, out: &mut [u8]) {
-        let dtype = request.tensor.dtype;
-        pack::pack(request, rows, out, &|key, elements, out| {
+        pack::pack(request, rows, out, &|key, elements, dtype, out| {
             let key = &request.keys[key];
             let mut hasher = DefaultHasher::new();
             (request.component, names::canonical(request.component, key)).hash(&mut hasher);

@@ -7,7 +7,8 @@ pub mod placed;
 pub mod verbs;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use sdrt::location::Location;
@@ -87,8 +88,8 @@ pub fn root() -> PathBuf {
 /// metadata's `about` under `cases`.
 pub fn fixture(area: &str, name: &str) -> Vec<Case> {
     let path = root().join(format!("tests/fixtures/{area}/{name}.safetensors"));
-    let bytes = std::fs::read(&path)
-        .unwrap_or_else(|e| panic!("{}: {e}; run tools/make_fixtures.py", path.display()));
+    let bytes =
+        fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; run tools/make_fixtures.py", path.display()));
     let (_, header) = SafeTensors::read_metadata(&bytes).expect("a safetensors file");
     let about = header.metadata().as_ref().and_then(|all| all.get("about")).expect("metadata `about`");
     let about: Value = serde_json::from_str(about).expect("`about` in JSON");
@@ -118,6 +119,19 @@ pub fn reserve_arena(backend: &mut dyn Backend, bytes: usize) -> Region {
     let region = backend.reserve(bytes, "tests").expect("memory for tests");
     backend.use_arena(Arena::new(region.base, region.bytes));
     region
+}
+
+/// Copies the files of a folder over those of another.
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (entry, to) = (entry.as_ref().unwrap().path(), to.join(entry.as_ref().unwrap().file_name()));
+        if entry.is_dir() {
+            copy_folder(&entry, &to);
+        } else {
+            fs::copy(&entry, &to).unwrap();
+        }
+    }
 }
 
 /// One of models/.

@@ -98,12 +98,18 @@ fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
             list.extend([("out", &mut v.out), ("q", &mut v.q), ("k", &mut v.k), ("v", &mut v.v)]);
         }
         Call::Activate(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
-        Call::Geglu(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
         Call::Accumulate(v) => list.extend([
             ("x", &mut v.x),
             ("y", &mut v.y),
             ("gains", &mut v.gain.table),
             ("index", &mut v.gain.index),
+        ]),
+        Call::Geglu(v) => list.extend([
+            ("out", &mut v.out),
+            ("x", &mut v.x),
+            ("weight", &mut v.weight),
+            ("bias", &mut v.bias),
+            ("hidden", &mut v.hidden),
         ]),
         Call::Embed(v) => {
             list.extend([("out", &mut v.out), ("ids", &mut v.ids), ("tokens", &mut v.tokens)]);
@@ -161,7 +167,7 @@ fn contents(call: &Call, field: &str, tensor: &Tensor, seed: u64) -> Vec<f32> {
     let numbers = random(seed, tensor.len().min(CONTENTS));
     let map = |f: &dyn Fn(f32) -> f32| numbers.iter().map(|&x| f(x)).collect();
     match (call, field) {
-        (Call::Conv2d(_) | Call::Linear(_), "weight") => {
+        (Call::Conv2d(_) | Call::Linear(_) | Call::Geglu(_), "weight") => {
             let terms = if tensor.b() == 1 { tensor.c() } else { tensor.len() / tensor.b() };
             map(&|x| x * (3.0 / terms as f32).sqrt())
         }
@@ -169,7 +175,8 @@ fn contents(call: &Call, field: &str, tensor: &Tensor, seed: u64) -> Vec<f32> {
         (Call::GroupNorm(_) | Call::LayerNorm(_), "x") => map(&|x| 1.0 + 2.0 * x),
         // Some keys stand out.
         (Call::Attention(_), "q") => map(&|x| 4.0 * x),
-        (Call::Geglu(_) | Call::Activate(_), "x") => map(&|x| 3.0 * x),
+        (Call::Activate(_), "x") => map(&|x| 3.0 * x),
+        (Call::Geglu(_), "x") => map(&|x| 2.0 * x),
         (Call::ToRgb8(_), "x") => map(&|x| 1.5 * x),
         (_, "timesteps") => map(&|x| 500.0 * (x + 1.0)),
         (_, "index") => (0..tensor.len()).map(|image| ((5 * image + 2) % table_rows(call)) as f32).collect(),

@@ -1,7 +1,11 @@
 //! The verbs' fixtures, run on any backend.
 
+use std::ops::Range;
+
 use sdrt::ops::*;
 use sdrt::sampler::ROW_WIDTH;
+use sdrt::weights::Plan;
+use sdrt::weights::pack::pack;
 
 use super::{Case, Values, check, decode, download, encode, fixture, reserve_arena, upload};
 
@@ -56,6 +60,25 @@ impl Bench<'_> {
         self.dense(field, dtype)
     }
 
+    /// The weight of a convolution of an enlarged map, from a checkpoint's.
+    fn tap_sums(&mut self, field: &str) -> Tensor {
+        let dtype = self.backend.dtype();
+        let stored = self.case.tensor(field);
+        let [o, i, ..] = stored.shape4();
+        let mut plan = Plan::measure(dtype);
+        plan.upsampling_conv(field, o, i);
+        let request = &plan.requests[0];
+        let tensor = self.backend.arena().alloc(request.tensor.shape, dtype);
+        let fill = |rows: Range<usize>, out: &mut [u8]| {
+            pack(request, rows, out, &|_, elements, dtype, out| {
+                out.copy_from_slice(&encode(&stored.f32()[elements], dtype));
+            });
+        };
+        self.backend.fill(tensor, &fill).expect("fill");
+        self.backend.finish_fill().expect("fill");
+        tensor
+    }
+
     fn optional_weight(&mut self, field: &str) -> Option<Tensor> {
         self.case.has(field).then(|| self.weight(field))
     }
@@ -104,7 +127,7 @@ impl Bench<'_> {
             "conv2d" => Call::Conv2d(Conv2d {
                 out,
                 x: self.input("x"),
-                weight: self.weight("weight"),
+                weight: if case.flag("upsample") { self.tap_sums("weight") } else { self.weight("weight") },
                 bias: self.optional_weight("bias"),
                 row: case.has("table").then(|| TableRow {
                     table: self.weight("table"),
@@ -152,7 +175,6 @@ impl Bench<'_> {
                 x: self.input("x"),
                 activation: activation(case.scalars["activation"].as_str().expect("activation")),
             }),
-            "geglu" => Call::Geglu(Geglu { out, x: self.input("x") }),
             "accumulate" => Call::Accumulate(Accumulate {
                 x: self.input("x"),
                 y: self.input("y"),
@@ -161,6 +183,16 @@ impl Bench<'_> {
                     index: self.dense("index", DType::I32),
                 },
             }),
+            "geglu" => {
+                let [b, h, w, n] = out.shape;
+                Call::Geglu(Geglu {
+                    out,
+                    x: self.input("x"),
+                    weight: self.weight("weight"),
+                    bias: self.weight("bias"),
+                    hidden: self.place(&vec![f32::NAN; b * h * w * 2 * n], [b, h, w, 2 * n]),
+                })
+            }
             "embed" => Call::Embed(Embed {
                 out,
                 ids: self.dense("ids", DType::I32),

@@ -66,8 +66,8 @@ pub fn conv2d_resizing(dtype: DType, maps: &[[usize; 3]], channels: &[[usize; 2]
                     ops.conv2d(Conv2d { stride: 2, pad, ..call });
                     number += 1;
                 }
-                let call = conv(ops, number, [b, h.div_ceil(2), w.div_ceil(2), i], [h, w, o], 3);
-                ops.conv2d(Conv2d { upsample: true, ..call });
+                let call = conv(ops, number, [b, h.div_ceil(2), w.div_ceil(2), i], [h, w, o], TAP_SUMS.len());
+                ops.conv2d(Conv2d { pad: 1, upsample: true, ..call });
                 number += 1;
             }
         }
@@ -178,8 +178,11 @@ pub fn elementwise(dtype: DType, tokens: &[usize]) -> Vec<Call> {
             }
             for n in [8, 40, 1280] {
                 let out = laid_out(ops, number / 2, [b, 1, t, n]);
-                let x = laid_out(ops, number, [b, 1, t, 2 * n]);
-                ops.geglu(Geglu { out, x });
+                let k = [8, 72, 320][number % 3];
+                let x = laid_out(ops, number, [b, 1, t, k]);
+                let (weight, bias) = (ops.alloc([1, 1, 2 * n, k]), ops.alloc([1, 1, 1, 2 * n]));
+                let hidden = ops.alloc([b, 1, t, 2 * n]);
+                ops.geglu(Geglu { out, x, weight, bias, hidden });
             }
             for c in [8, 320] {
                 let (x, y) = (laid_out(ops, number, [b, t, 5, c]), laid_out(ops, number / 2, [b, t, 5, c]));

@@ -50,6 +50,8 @@ fn conv2d_split() {
         let calls =
             cases::conv2d(dtype, &[[1, 8, 8], [2, 3, 5]], &[[64, 1280, 3], [320, 64, 3], [1280, 40, 1]]);
         against_cpu(cuda, Kind::Fast, &calls, tolerance(dtype));
+        let calls = cases::conv2d_resizing(dtype, &[[1, 16, 16], [2, 9, 5]], &[[640, 64], [320, 40]]);
+        against_cpu(cuda, Kind::Fast, &calls, tolerance(dtype));
     });
 }
 

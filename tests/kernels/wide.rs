@@ -4,7 +4,7 @@ use sdrt::ops::Ops;
 use sdrt::ops::cuda::Kind;
 
 use super::cases;
-use super::gpu::{ALL, HALVES, against_cpu, on_gpu, tolerance};
+use super::gpu::{ALL, HALVES, against_cpu, against_naive, on_gpu, tolerance};
 
 const MAPS: [[usize; 3]; 4] = [[3, 1, 1], [2, 9, 7], [1, 8, 64], [1, 16, 16]];
 
@@ -19,6 +19,20 @@ fn conv2d() {
     });
 }
 
+/// More tiles than an H100 has multiprocessors, some of 8 images each. Maps, parts and channels do not fill
+/// the last of them.
+#[test]
+fn conv2d_of_many_pixels() {
+    on_gpu(&HALVES, |cuda| {
+        let dtype = cuda.dtype();
+        let channels = [[64, 320, 3], [72, 648, 3], [128, 320, 3], [64, 640, 1], [320, 328, 3]];
+        let calls = cases::conv2d(dtype, &[[3, 67, 70], [601, 4, 4]], &channels);
+        against_naive(cuda, &calls, tolerance(dtype));
+        let calls = cases::conv2d_resizing(dtype, &[[3, 129, 133], [2, 160, 128]], &[[64, 320], [136, 648]]);
+        against_naive(cuda, &calls, tolerance(dtype));
+    });
+}
+
 #[test]
 fn linear() {
     on_gpu(&ALL, |cuda| {
@@ -26,6 +40,17 @@ fn linear() {
         let sizes = [[320, 320], [768, 640], [320, 2560], [1280, 320], [2048, 1280]];
         let calls = cases::linear(dtype, &[1, 64, 77, 200], &sizes);
         against_cpu(cuda, Kind::Fast, &calls, tolerance(dtype));
+    });
+}
+
+/// Enough rows for Hopper's own kernel, and tiles and boxes that n and k do not fill.
+#[test]
+fn linear_of_many_rows() {
+    on_gpu(&HALVES, |cuda| {
+        let dtype = cuda.dtype();
+        let sizes = [[320, 72], [40, 200], [72, 328], [320, 968], [200, 640]];
+        let calls = cases::linear(dtype, &[2050, 2049, 4099], &sizes);
+        against_naive(cuda, &calls, tolerance(dtype));
     });
 }
 
@@ -51,12 +76,23 @@ fn attention() {
     });
 }
 
+/// Enough keys for Hopper's kernel: one tile, several, and a last one that is not full.
+#[test]
+fn attention_over_many_keys() {
+    on_gpu(&HALVES, |cuda| {
+        let dtype = cuda.dtype();
+        let calls =
+            cases::attention(dtype, &[[256, 256], [130, 300], [64, 641], [700, 1500]], &[40, 64, 80, 160]);
+        against_cpu(cuda, Kind::Fast, &calls, tolerance(dtype));
+    });
+}
+
 /// Enough queries and images for the larger of two tiles.
 #[test]
 fn attention_of_many_queries() {
     on_gpu(&HALVES, |cuda| {
         let dtype = cuda.dtype();
-        let calls = cases::attention(dtype, &[[4100, 70], [4096, 77]], &[32, 40, 64, 80, 160]);
+        let calls = cases::attention(dtype, &[[4100, 70], [4096, 77], [8200, 200]], &[32, 40, 64, 80, 160]);
         against_cpu(cuda, Kind::Fast, &calls, tolerance(dtype));
     });
 }

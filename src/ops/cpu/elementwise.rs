@@ -4,25 +4,17 @@ use super::math::{self, gelu, vectorized};
 use super::memory::Memory;
 use crate::ops::{Accumulate, Activate, Embed, Emphasize, Geglu, Scale, TimestepEmbedding, ToRgb8};
 
+/// Of a projection that has been computed.
 pub fn geglu(memory: &Memory, v: &Geglu) {
-    let x = memory.rows::<f32>(v.x);
+    let x = memory.rows::<f32>(v.hidden);
     memory.rows_mut::<f32>(v.out).par_rows(|row, out| geglu_row(out, x.row(row)));
 }
 
 vectorized! {
     fn geglu_row(out: &mut [f32], x: &[f32]) {
-        // Values and gates apart first: only adjacent numbers become vectors.
-        for (out, x) in out.chunks_mut(64).zip(x.chunks(128)) {
-            let (mut values, mut gates) = ([0.0; 64], [0.0; 64]);
-            for ((value, gate), pair) in values.iter_mut().zip(&mut gates).zip(x.as_chunks().0) {
-                [*value, *gate] = *pair;
-            }
-            for gate in &mut gates {
-                *gate = gelu(*gate);
-            }
-            for ((out, value), gate) in out.iter_mut().zip(values).zip(gates) {
-                *out = value * gate;
-            }
+        let (values, gates) = x.split_at(out.len());
+        for ((out, &value), &gate) in out.iter_mut().zip(values).zip(gates) {
+            *out = value * gelu(gate);
         }
     }
 }

@@ -57,9 +57,12 @@ impl Cpu {
             Call::GroupNorm(v) => norm::group_norm(memory, v),
             Call::LayerNorm(v) => norm::layer_norm(memory, v),
             Call::Attention(v) => attention::attention(memory, v),
-            Call::Geglu(v) => elementwise::geglu(memory, v),
             Call::Activate(v) => elementwise::activate(memory, v),
             Call::Accumulate(v) => elementwise::accumulate(memory, v),
+            Call::Geglu(v) => {
+                product::linear(memory, &mut self.transposed, &v.projection());
+                elementwise::geglu(memory, v);
+            }
             Call::Embed(v) => elementwise::embed(memory, v),
             Call::Emphasize(v) => elementwise::emphasize(memory, v),
             Call::TimestepEmbedding(v) => elementwise::timestep_embedding(memory, v),

@@ -156,33 +156,71 @@ pub struct Product<'a> {
     pub activation: Option<Activation>,
 }
 
+/// Which row of the output a row of the product is.
+pub type Place<'a> = &'a (dyn Fn(usize) -> usize + Sync);
+
 impl Product<'_> {
     /// `blocks` finds or makes the rows of x that it is asked for, and calls back with blocks that
     /// together have all columns.
     pub fn run(&self, weight: &Weight, blocks: impl Fn(Range<usize>, &mut dyn FnMut(Block)) + Sync) {
+        self.run_rows(weight, self.out.count, None, blocks);
+    }
+
+    /// The same for a product of `count` rows, which are not all of the output's if they have a `place`:
+    /// a different one for each of them.
+    pub fn run_rows(
+        &self,
+        weight: &Weight,
+        count: usize,
+        place: Option<Place>,
+        blocks: impl Fn(Range<usize>, &mut dyn FnMut(Block)) + Sync,
+    ) {
         let Product { out, start, .. } = self;
-        let (tile_rows, tile_columns) = weight.tile(out.count);
+        let (tile_rows, tile_columns) = weight.tile(count);
         let across = weight.n.div_ceil(tile_columns);
-        (0..out.count.div_ceil(tile_rows) * across).into_par_iter().for_each(|tile| {
+        (0..count.div_ceil(tile_rows) * across).into_par_iter().for_each(|tile| {
             let (r, c) = (tile / across * tile_rows, tile % across * tile_columns);
-            let rows = r..out.count.min(r + tile_rows);
+            let rows = r..count.min(r + tile_rows);
             let columns = c..weight.n.min(c + tile_columns);
+            let out_row = |row: usize| place.map_or(row, |place| place(row));
             // SAFETY: the rows are visited one after another, and the tile is this task's alone.
-            let row_mut = |row: usize| unsafe { out.columns_mut(row, columns.clone()) };
-            rows.clone().for_each(|row| start.write(row, columns.clone(), row_mut(row)));
+            let row_mut = |row: usize| unsafe { out.columns_mut(out_row(row), columns.clone()) };
+            rows.clone().for_each(|row| start.write(out_row(row), columns.clone(), row_mut(row)));
             if weight.transposed {
-                let to = out.pointer(rows.start).wrapping_add(columns.start);
-                blocks(rows.clone(), &mut |block| {
-                    block.cut(|Block { x, pitch, depth }| {
-                        let shape = [columns.len(), rows.len(), depth.len()];
-                        let at = weight.data[depth.start * weight.pitch + columns.start..].as_ptr();
-                        // SAFETY: the tile lies in `out` and is this task's alone, the block of the
-                        // weight in `data`; `blocks` vouches for x.
-                        unsafe {
-                            gemm(shape, (to, 1, out.pitch), true, (at, 1, weight.pitch), (x, 1, pitch), 1.0)
-                        };
+                let multiply = |to: *mut f32, to_pitch: usize| {
+                    blocks(rows.clone(), &mut |block| {
+                        block.cut(|Block { x, pitch, depth }| {
+                            let shape = [columns.len(), rows.len(), depth.len()];
+                            let at = weight.data[depth.start * weight.pitch + columns.start..].as_ptr();
+                            // SAFETY: `to` is this task's tile of `out` or its scratch, the block of the
+                            // weight lies in `data`; `blocks` vouches for x.
+                            unsafe {
+                                gemm(
+                                    shape,
+                                    (to, 1, to_pitch),
+                                    true,
+                                    (at, 1, weight.pitch),
+                                    (x, 1, pitch),
+                                    1.0,
+                                )
+                            };
+                        });
+                    })
+                };
+                if place.is_none() {
+                    multiply(out.pointer(rows.start).wrapping_add(columns.start), out.pitch);
+                } else {
+                    with_scratch(rows.len() * columns.len(), |sums| {
+                        let sums_of = |row: usize| (row - rows.start) * columns.len();
+                        for row in rows.clone() {
+                            sums[sums_of(row)..][..columns.len()].copy_from_slice(row_mut(row));
+                        }
+                        multiply(sums.as_mut_ptr(), columns.len());
+                        for row in rows.clone() {
+                            row_mut(row).copy_from_slice(&sums[sums_of(row)..][..columns.len()]);
+                        }
                     });
-                });
+                }
             } else {
                 let height = rows.len();
                 with_scratch(columns.len() * height, |sums| {

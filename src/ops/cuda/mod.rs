@@ -63,6 +63,8 @@ pub struct Cuda {
     capturing: bool,
     /// The first failure since the last time anybody asked.
     failure: Option<Error>,
+    /// A weight that the next verb's kernel may bring into L2.
+    read_soon: Option<Tensor>,
 }
 
 /// A graph and whether it is the body of a loop.
@@ -84,6 +86,7 @@ impl Cuda {
             driver = gpu.driver,
             portable = gpu.portable,
             nvtx = nvtx.is_some(),
+            clusters = ?kernels.clusters,
             "opened the GPU"
         );
         let loop_kind = if gpu.has_conditional_graphs() { LoopKind::While } else { LoopKind::Stepwise };
@@ -102,6 +105,7 @@ impl Cuda {
             recorded: 0,
             capturing: false,
             failure: None,
+            read_soon: None,
             gpu,
         })
     }
@@ -174,6 +178,10 @@ impl Ops for Cuda {
                 other => other,
             });
         }
+    }
+
+    fn read_soon(&mut self, weight: Tensor) {
+        self.read_soon = Some(weight);
     }
 
     fn enter(&mut self, name: &str) {

@@ -65,7 +65,7 @@ impl StepControl {
     }
 }
 
-const STEP_END: Launch = Launch { grid: (1, 1, 1), block: (32, 1, 1), shared_bytes: 0 };
+const STEP_END: Launch = Launch { grid: (1, 1, 1), block: (32, 1, 1), shared_bytes: 0, cluster: 1 };
 
 impl Cuda {
     /// Launches the end of a step that the host repeats.

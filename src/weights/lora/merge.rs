@@ -71,10 +71,10 @@ pub fn fill_merged(
         merge(source, request, key, &changes, weight);
     }
     backend.fill(request.tensor, &|rows, out| {
-        pack::pack(request, rows, out, &|key, elements, out| {
+        pack::pack(request, rows, out, &|key, elements, dtype, out| {
             let elements = key * len + elements.start..key * len + elements.end;
             let stored = bytemuck::cast_slice(&merged[elements]);
-            pack::convert(DType::F32, stored, request.factor, request.tensor.dtype, out);
+            pack::convert(DType::F32, stored, request.factor, dtype, out);
         });
     })
 }

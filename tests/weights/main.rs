@@ -1,5 +1,7 @@
 //! Checkpoints on disk: what loads, how it is arranged, and what is said about what does not load.
 
+mod packed;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -123,115 +125,6 @@ fn assert_refused<T>(result: sdrt::Result<T>, path: &Path, parts: &[&str]) {
     for part in parts {
         assert!(sentence.contains(part), "{sentence:?} does not say {part:?}");
     }
-}
-
-#[test]
-fn packings_and_dtypes_are_exact() {
-    // Per request: keys of `count` elements, and for each packed element which stored one it is.
-    let ohwi = |o: usize, i: usize, k: usize| -> Vec<Option<usize>> {
-        let c = i.next_multiple_of(4);
-        (0..o * k * k * c)
-            .map(|at| (at % c, at / c % (k * k), at / c / (k * k)))
-            .map(|(column, tap, o)| (column < i).then(|| (o * i + column) * k * k + tap))
-            .collect()
-    };
-    let halves = |n: usize, k: usize| -> Vec<Option<usize>> {
-        (0..n * k).map(|at| (at / k, at % k)).map(|(r, x)| Some((r / 2 + r % 2 * n / 2) * k + x)).collect()
-    };
-    let order = |count: usize| -> Vec<Option<usize>> { (0..count).map(Some).collect() };
-    let cases: [(&[usize], Vec<Option<usize>>); 9] = [
-        (&[24], order(24)),
-        (&[10, 8], order(80)),
-        (&[8, 12, 1, 1], order(96)),
-        (&[7, 9, 3, 3], ohwi(7, 9, 3)),
-        (&[5, 3, 1, 1], ohwi(5, 3, 1)),
-        (&[3, 1500, 3, 3], ohwi(3, 1500, 3)),
-        (&[1], order(1)),
-        (&[16], halves(16, 1)),
-        (&[12, 8], halves(12, 8)),
-    ];
-    for from in [DType::F32, DType::F16, DType::BF16] {
-        let model = Model::new();
-        let name = from.to_string().to_uppercase();
-        let count = |shape: &[usize]| shape.iter().product::<usize>();
-        let data: Vec<_> = cases.iter().map(|case| bytes_of(from, (0..count(case.0)).map(value))).collect();
-        let keys: Vec<_> = (0..cases.len()).map(|i| format!("k{i}")).collect();
-        let mut entries: Vec<Entry> = keys
-            .iter()
-            .zip(&cases)
-            .zip(&data)
-            .map(|((key, case), data)| (&key[..], &name[..], case.0, &data[..]))
-            .collect();
-        // Either what comes before this or what comes after it lies at odd addresses.
-        entries.insert(4, ("odd", "U8", &[1], &[0]));
-        model.write(UNET, &safetensors(&entries));
-        let checkpoint = model.open().unwrap();
-        for to in [DType::F32, DType::F16, DType::BF16] {
-            let requests = requests(to, |plan| {
-                plan.component("unet", |plan| {
-                    plan.vector("k0", 24);
-                    plan.matrix("k1", 10, 8);
-                    plan.conv("k2", 8, 12, 1);
-                    plan.conv("k3", 7, 9, 3);
-                    plan.conv("k4", 5, 3, 1);
-                    plan.conv("k5", 3, 1500, 3);
-                    plan.vector("k6", 1);
-                    plan.interleaved_vector("k7", 16);
-                    plan.interleaved_matrix("k8", 12, 8);
-                })
-            });
-            for (request, (_, order)) in requests.iter().zip(&cases) {
-                let expected = bytes_of(to, order.iter().map(|at| at.map_or(0.0, value)));
-                for chunk in [1, 2, 5, 9, 13, 1000] {
-                    assert_eq!(fill(&checkpoint, request, chunk), expected, "{from} {request:?} by {chunk}");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn stacked_keys_follow_one_another() {
-    let model = Model::new();
-    let (a, b, c) =
-        (f32s(6), bytes_of(DType::F32, (6..12).map(value)), bytes_of(DType::F32, (12..18).map(value)));
-    let shape: &[usize] = &[2, 3];
-    model.write(
-        UNET,
-        &safetensors(&[("q", "F32", shape, &a), ("v", "F32", shape, &c), ("k", "F32", shape, &b)]),
-    );
-    let matrices = requests(DType::F32, |plan| {
-        plan.component("unet", |plan| plan.stacked_matrices(&["q", "k", "v"], 2, 3));
-    });
-    let checkpoint = model.open().unwrap();
-    checkpoint.check(&matrices).unwrap();
-    for chunk in [1, 2, 3, 4, 6] {
-        assert_eq!(fill(&checkpoint, &matrices[0], chunk), f32s(18), "by {chunk}");
-    }
-    for file in ["q", "k", "v"] {
-        assert!(
-            checkpoint.tensors().iter().any(|(component, stored)| *component == "unet" && stored.key == file)
-        );
-    }
-    model.write(UNET, &safetensors(&[("q", "F32", &[6], &a), ("k", "F32", &[6], &b)]));
-    let vectors = requests(DType::F32, |plan| {
-        plan.component("unet", |plan| plan.stacked_vectors(&["q", "k"], 6));
-    });
-    assert_eq!(fill(&model.open().unwrap(), &vectors[0], 1), f32s(12));
-}
-
-#[test]
-fn rounding_is_to_nearest_even_and_keeps_infinity() {
-    let model = Model::new();
-    let values = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 65519.0, 65520.0, 6e-8, f32::NEG_INFINITY];
-    model.write(UNET, &safetensors(&[("w", "F32", &[6], &bytes_of(DType::F32, values.into_iter()))]));
-    let requests = requests(DType::F16, |plan| {
-        plan.component("unet", |plan| plan.vector("w", 6));
-    });
-    let filled = fill(&model.open().unwrap(), &requests[0], 1);
-    let filled: Vec<f32> = filled.chunks(2).map(|x| f16::from_le_bytes([x[0], x[1]]).to_f32()).collect();
-    let tiny = 2f32.powi(-24);
-    assert_eq!(filled, [1.0, 1.0 + 2.0 / 1024.0, 65504.0, f32::INFINITY, tiny, f32::NEG_INFINITY]);
 }
 
 #[test]

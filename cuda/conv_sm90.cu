@@ -1,0 +1,286 @@
+// Convolution on Hopper: the product of conv.cu with tiles brought by the copy engine and multiplied by warpgroups.
+//
+//   out[b,y,x,n] = sum over ky,kx,c of  x[b, y*stride-pad+ky, x*stride-pad+kx, c] * weight[n,ky,kx,c]
+//                + bias[n] + table[index[b],n] + residual[b,y,x,n]           (NHWC, f32 sum, rounded once)
+//
+// A tile of m is a box of pixels, tile_b images, tile_h rows, tile_w columns: cuda/conv_tile.cuh.
+//
+// With upsample the grid has parts of the output, each with 2x2 taps of its own: cuda/conv.cuh.
+//
+//   block (tile of m x n, part, split of k), 3 warpgroups:
+//     producer, one thread:  for each k tile (64 channels of one tap), STAGES ahead:
+//       wait until the slot is empty;  A [m,64] <- box of x;  B [n,64] <- box of weight
+//     the producer's other warps:  offsets = bias + table row -> shared
+//     two consumers, each half of the rows:  residual -> registers;
+//       for each k tile:  wait until the slot is full;  sum += A B^T  (wgmma);  the slot is empty
+//   one split:   sums -> shared -> + offset + residual -> out
+//   many splits: the blocks of a cluster are the splits of one tile. Each puts its sums into shared memory, and each
+//                finishes its share of the rows from the sums of all, its own first and then round: no two read from the
+//                same block at a time, and equal inputs give equal bytes.
+//
+// Which tile for which shape: src/gpu/conv_sm90.rs.
+// Test: cargo test --release --test kernels conv2d        Bench: cargo bench --bench kernels conv2d
+#include "conv_tile.cuh"
+
+constexpr int CONSUMERS = 2;     // warpgroups
+constexpr int WARPGROUP = 128;
+// Staged sums: of each 8 columns of a row, the first 4 lie in the row's first half, the others in its second, so that lanes
+// with adjacent columns read adjacent 16 bytes. Floats between halves and rows, against bank conflicts:
+constexpr int HALF_PAD = 4, PAD = 8;
+// Named barriers.
+constexpr int CONSUMERS_MET = 1, OFFSETS_READY = 2;
+
+__device__ __forceinline__ void consumers_sync() { named_sync(CONSUMERS_MET, CONSUMERS * WARPGROUP); }
+
+// Whether rows of out and of the residual can be accessed 8 channels at a time.
+template <typename T> __device__ __forceinline__ bool is_aligned(const Conv2dArgs& a) {
+    uint64_t pointers = reinterpret_cast<uint64_t>(a.out) | reinterpret_cast<uint64_t>(a.residual);
+    int counts = a.o | a.out_pitch | (a.residual ? a.residual_pitch : 0);
+    return pointers % (8 * sizeof(T)) == 0 && counts % 8 == 0;
+}
+
+template <typename T, int BM, int BN, int STAGES>
+__device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
+    constexpr int ROWS = BM / CONSUMERS;  // of a consumer
+    constexpr int MI = ROWS / 64;         // products of a consumer
+    constexpr int A_BYTES = BM * BK * 2, B_BYTES = BN * BK * 2, STAGE = A_BYTES + B_BYTES;
+    constexpr int STAGED = BN + PAD, SECOND_HALF = BN / 2 + HALF_PAD;
+    static_assert(B_BYTES % 1024 == 0, "tiles start at multiples of the swizzle's 1024 bytes");
+    static_assert(BM * STAGED * 4 <= STAGES * STAGE, "sums are staged in the pipeline's memory");
+
+    extern __shared__ __align__(1024) unsigned char shared[];
+    uint64_t* full = reinterpret_cast<uint64_t*>(shared + STAGES * STAGE);
+    uint64_t* empty = full + STAGES;
+    float* offsets = reinterpret_cast<float*>(empty + STAGES);  // [images of the tile: 8 at most, BN]
+    const Conv2dArgs& a = p.conv;
+    const int warpgroup = threadIdx.x / WARPGROUP;
+
+    // This block's tile and its share of k.
+    const int n_tiles = (a.o + BN - 1) / BN;
+    const Part part = part_of(a, blockIdx.y);
+    if (blockIdx.x / n_tiles >= ConvTile::boxes(p, part)) return;
+    const ConvTile tile(p, part, blockIdx.x / n_tiles, blockIdx.x % n_tiles * BN);
+    const int n0 = tile.n0;
+    // Called where it is needed, as a register is not to spare for it.
+    auto first_k_tile = [&] { return static_cast<int>(blockIdx.z) * a.k_tiles_per_split; };
+    auto count_k_tiles = [&] { return min(a.k_tiles_per_split, conv_k_tiles(a) - first_k_tile()); };
+
+    if (threadIdx.x == 0) {
+#pragma unroll
+        for (int s = 0; s < STAGES; s++) {
+            barrier_init(&full[s], 1);
+            barrier_init(&empty[s], CONSUMERS);
+        }
+        barrier_init_fence();
+    }
+    __syncthreads();
+
+    if (warpgroup == CONSUMERS) {
+        give_registers<40>();
+        if (threadIdx.x >= CONSUMERS * WARPGROUP + 32) {
+            after_previous_kernel();
+            for (int i = threadIdx.x - CONSUMERS * WARPGROUP - 32; i < p.tile_b * BN; i += WARPGROUP - 32) {
+                const int image = min(tile.b0 + i / BN, a.b - 1), column = n0 + i % BN;
+                float offset = 0.f;
+                if (a.bias && column < a.o) offset = to_float(static_cast<const T*>(a.bias)[column]);
+                if (a.table && column < a.o) {
+                    const int64_t row = static_cast<int64_t>(a.index[image]) * a.table_pitch;
+                    offset += to_float(static_cast<const T*>(a.table)[row + column]);
+                }
+                offsets[i] = offset;
+            }
+            named_arrive(OFFSETS_READY, (CONSUMERS + 1) * WARPGROUP - 32);
+            return;
+        }
+        if (threadIdx.x != CONSUMERS * WARPGROUP) return;
+        prefetch_map(&p.x);
+        prefetch_map(&p.weight);
+        auto copy_weight = [&](int slot, const KTile& k) {
+            barrier_expect(&full[slot], STAGE);
+            copy_box_3d(shared + slot * STAGE + A_BYTES, &p.weight, &full[slot], k.channel, tile.weight_tap(k), n0);
+        };
+        // Weights are there already; x is what the kernel before writes.
+        const int k_tiles = count_k_tiles();
+        KTile k(a, first_k_tile());
+        for (int n = 0; n < min(STAGES, k_tiles); n++, k.next(a)) copy_weight(n, k);
+        after_previous_kernel();
+        k = KTile(a, first_k_tile());
+        for (int n = 0; n < k_tiles; n++, k.next(a)) {
+            const int slot = n % STAGES;
+            if (n >= STAGES) {
+                barrier_wait(&empty[slot], (n / STAGES - 1) & 1);
+                copy_weight(slot, k);
+            }
+            tile.copy_x(p, k, shared + slot * STAGE, &full[slot]);
+        }
+        return;
+    }
+
+    take_registers<232>();
+    after_previous_kernel();
+
+    // What this thread finishes: 8 channels of pixels that lie STRIDE items apart, of this block's share of the tile.
+    constexpr int CHUNKS = BN / 8, STRIDE = CONSUMERS * WARPGROUP, ITEMS = BM * CHUNKS / STRIDE;
+    const int splits = a.splits, rank = splits > 1 ? cluster_rank() : 0;
+    const int first_item = BM * rank / splits * CHUNKS + threadIdx.x, last_item = BM * (rank + 1) / splits * CHUNKS;
+    const bool aligned = is_aligned<T>(a);
+    // Long before it is needed.
+    Vector<T, 8> residual[ITEMS] = {};
+    if (aligned && a.residual) {
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++) {
+            const int item = first_item + i * STRIDE, column = n0 + item % CHUNKS * 8;
+            const int row = item < last_item && column < a.o ? tile.out_row(p, item / CHUNKS) : -1;
+            if (row >= 0)
+                residual[i] = *reinterpret_cast<const Vector<T, 8>*>(static_cast<const T*>(a.residual) +
+                                                                     int64_t(row) * a.residual_pitch + column);
+        }
+    }
+
+    const int k_tiles = count_k_tiles();
+    float sum[MI][BN / 2];
+#pragma unroll
+    for (int mi = 0; mi < MI; mi++)
+#pragma unroll
+        for (int i = 0; i < BN / 2; i++) sum[mi][i] = 0.f;
+    for (int n = 0; n < k_tiles; n++) {
+        const int slot = n % STAGES;
+        barrier_wait(&full[slot], n / STAGES & 1);
+        const uint64_t at = tile_descriptor(shared + slot * STAGE + warpgroup * ROWS * BK * 2);
+        const uint64_t bt = tile_descriptor(shared + slot * STAGE + A_BYTES);
+#pragma unroll
+        for (int mi = 0; mi < MI; mi++) keep(sum[mi]);
+        wgmma_begin();
+#pragma unroll
+        for (int step = 0; step < BK / 16; step++)
+#pragma unroll
+            for (int mi = 0; mi < MI; mi++)
+                // 16 halves of k are 32 bytes, 64 rows are 8192: in units of 16.
+                Wgmma<BN>::run(T(), sum[mi], at + step * 2 + mi * 512, bt + step * 2, 1);
+        wgmma_commit();
+#pragma unroll
+        for (int mi = 0; mi < MI; mi++) keep(sum[mi]);
+        // The products of the k tile before this one are done: its slot is free.
+        wgmma_wait<1>();
+        if (n > 0 && threadIdx.x % WARPGROUP == 0) barrier_arrive(&empty[(n - 1) % STAGES]);
+    }
+    wgmma_wait<0>();
+#pragma unroll
+    for (int mi = 0; mi < MI; mi++) keep(sum[mi]);
+
+    // Everything that was copied has been read, by both consumers: the pipeline's memory takes the sums.
+    consumers_sync();
+    float* staged = reinterpret_cast<float*>(shared);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x % WARPGROUP / 32;
+#pragma unroll
+    for (int mi = 0; mi < MI; mi++)
+#pragma unroll
+        for (int j = 0; j < BN / 8; j++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int row = warpgroup * ROWS + mi * 64 + warp * 16 + lane / 4 + h * 8;
+                const int half = lane % 4 / 2 * SECOND_HALF + lane % 2 * 2;
+                *reinterpret_cast<float2*>(staged + row * STAGED + j * 4 + half) =
+                    make_float2(sum[mi][j * 4 + h * 2], sum[mi][j * 4 + h * 2 + 1]);
+            }
+    if (splits > 1) {
+        cluster_sync();
+    } else {
+        consumers_sync();
+    }
+    named_sync(OFFSETS_READY, (CONSUMERS + 1) * WARPGROUP - 32);
+
+    // Known anew: what was worked out of it for the residual would take registers from the products.
+    int first = first_item;
+    asm volatile("" : "+r"(first));
+    // Sums of an item in this block, or in that of a split.
+    auto place = [&](int item) { return staged + item / CHUNKS * STAGED + item % CHUNKS * 4; };
+    auto here = [](const float* from, int) { return *reinterpret_cast<const float4*>(from); };
+    auto there = [](const float* from, int split) { return load_cluster(from, split); };
+    auto add_offset = [&](float(&v)[8], int item) {
+        const float* offset = offsets + (tile.image(item / CHUNKS) - tile.b0) * BN + item % CHUNKS * 8;
+#pragma unroll
+        for (int e = 0; e < 8; e++) v[e] += offset[e];
+    };
+    auto finish = [&](auto load) {
+        // A few items at once, so that many loads are under way.
+        constexpr int AT_ONCE = ITEMS % 4 == 0 ? 4 : ITEMS % 5 == 0 ? 5 : 1;
+#pragma unroll
+        for (int i0 = 0; i0 < ITEMS; i0 += AT_ONCE) {
+            if (first + i0 * STRIDE >= last_item) break;
+            float v[AT_ONCE][8] = {};
+            for (int n = 0; n < splits; n++) {
+                const int split = n < splits - rank ? rank + n : rank + n - splits;
+                float4 low[AT_ONCE], high[AT_ONCE];
+#pragma unroll
+                for (int i = 0; i < AT_ONCE; i++) {
+                    const float* from = place(min(first + (i0 + i) * STRIDE, last_item - 1));
+                    low[i] = load(from, split), high[i] = load(from + SECOND_HALF, split);
+                }
+#pragma unroll
+                for (int i = 0; i < AT_ONCE; i++) {
+                    v[i][0] += low[i].x, v[i][1] += low[i].y, v[i][2] += low[i].z, v[i][3] += low[i].w;
+                    v[i][4] += high[i].x, v[i][5] += high[i].y, v[i][6] += high[i].z, v[i][7] += high[i].w;
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                const int item = first + (i0 + i) * STRIDE, column = n0 + item % CHUNKS * 8;
+                const int row = item < last_item && column < a.o ? tile.out_row(p, item / CHUNKS) : -1;
+                if (row < 0) continue;
+                add_offset(v[i], item);
+                forget(residual[i0 + i]);
+                Vector<T, 8> u;
+#pragma unroll
+                for (int e = 0; e < 8; e++) u.v[e] = from_float<T>(v[i][e] + to_float(residual[i0 + i].v[e]));
+                *reinterpret_cast<Vector<T, 8>*>(static_cast<T*>(a.out) + int64_t(row) * a.out_pitch + column) = u;
+            }
+        }
+    };
+    if (aligned && splits > 1) {
+        finish(there);
+    } else if (aligned) {
+        finish(here);
+    } else {
+#pragma unroll 1
+        for (int item = first; item < last_item; item += STRIDE) {
+            const int column = n0 + item % CHUNKS * 8, row = column < a.o ? tile.out_row(p, item / CHUNKS) : -1;
+            if (row < 0) continue;
+            float v[8] = {};
+            for (int split = 0; split < splits; split++) {
+                const float4 low = splits > 1 ? there(place(item), split) : here(place(item), 0);
+                const float4 high = splits > 1 ? there(place(item) + SECOND_HALF, split) : here(place(item) + SECOND_HALF, 0);
+                v[0] += low.x, v[1] += low.y, v[2] += low.z, v[3] += low.w;
+                v[4] += high.x, v[5] += high.y, v[6] += high.z, v[7] += high.w;
+            }
+            add_offset(v, item);
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                if (column + e >= a.o) break;
+                if (a.residual) v[e] += to_float(static_cast<const T*>(a.residual)[int64_t(row) * a.residual_pitch + column + e]);
+                static_cast<T*>(a.out)[int64_t(row) * a.out_pitch + column + e] = from_float<T>(v[e]);
+            }
+        }
+    }
+    if (splits > 1) cluster_wait_for_readers();
+}
+
+// Contents: conv2d_sm90_{f16,bf16}_{tile}. Grid (tiles of m * tiles of n, parts, splits), clusters of (1, 1, splits), 384
+// threads, shared memory stages * ((tile m + tile n) * 128 + 16) + 8 * tile n * 4 bytes.
+#define CONV2D(NAME, BM, BN, STAGES)                                                                                   \
+    extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)                                       \
+        conv2d_sm90_f16_##NAME(const __grid_constant__ Conv2dSm90Args p) {                                             \
+        conv2d<half, BM, BN, STAGES>(p);                                                                               \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)                                       \
+        conv2d_sm90_bf16_##NAME(const __grid_constant__ Conv2dSm90Args p) {                                            \
+        conv2d<__nv_bfloat16, BM, BN, STAGES>(p);                                                                      \
+    }
+//     name      m    n    stages
+CONV2D(256x128, 256, 128, 4)
+CONV2D(128x256, 128, 256, 4)
+CONV2D(128x160, 128, 160, 6)
+CONV2D(128x128, 128, 128, 6)
+CONV2D(128x80, 128, 80, 8)
+CONV2D(128x64, 128, 64, 8)
+CONV2D(128x16, 128, 16, 8)

@@ -1,0 +1,149 @@
+//! Linear layers and GEGLU: cuBLASLt's products, Hopper's kernels, or the naive one.
+
+use cudarc::driver::CudaFunction;
+
+use super::{address, assert_vectors, has_aligned_rows, int, naive_tiles, pitch, soon_of, vector};
+use crate::error::Result;
+use crate::gpu::cublaslt::{Operands, Product};
+use crate::gpu::kernels::{GegluArgs, Launch, LinearArgs, LinearSm90Args};
+use crate::gpu::linear_sm90::{self, Plan, Tile};
+use crate::gpu::tensor_map::{BOX_CHANNELS, Dim, TensorMap};
+use crate::gpu::warpgroups::THREADS;
+use crate::ops::cuda::{Cuda, Kind};
+use crate::ops::{Activate, Geglu, Linear, Tensor};
+
+impl Cuda {
+    pub(super) fn linear(&mut self, v: &Linear) -> Result<()> {
+        if v.activation.is_none()
+            && linear_sm90::is_faster(v.x.rows(), v.out.c(), v.x.c())
+            && self.linear_sm90_runs(v, v.out)
+        {
+            return self.linear_sm90(v, v.out, &linear_sm90::LINEAR, &self.kernels.linear_sm90, None);
+        }
+        let (m, n, k) = (v.x.rows(), v.out.c(), v.x.c());
+        if self.kind == Kind::Naive {
+            let args = LinearArgs {
+                out: v.out.address,
+                x: v.x.address,
+                weight: v.weight.address,
+                bias: address(v.bias),
+                residual: address(v.residual),
+                m: int(m),
+                n: int(n),
+                k: int(k),
+                out_pitch: int(v.out.pitch),
+                x_pitch: int(v.x.pitch),
+                residual_pitch: pitch(v.residual),
+            };
+            self.start(&self.kernels.linear_naive, naive_tiles(m, n), &args)?;
+        } else {
+            self.product(v)?;
+        }
+        match v.activation {
+            Some(activation) => self.activate(&Activate { out: v.out, x: v.out, activation }),
+            None => Ok(()),
+        }
+    }
+
+    fn product(&mut self, v: &Linear) -> Result<()> {
+        let addresses =
+            v.out.address | v.x.address | v.weight.address | address(v.bias) | address(v.residual);
+        let product = Product {
+            m: v.x.rows(),
+            n: v.out.c(),
+            k: v.x.c(),
+            y_pitch: v.out.pitch,
+            x_pitch: v.x.pitch,
+            residual_pitch: v.residual.map(|r| r.pitch),
+            bias: v.bias.is_some(),
+            dtype: v.out.dtype,
+            alignment: 1 << addresses.trailing_zeros().min(8),
+        };
+        let operands = Operands {
+            y: v.out.address,
+            x: v.x.address,
+            w: v.weight.address,
+            bias: address(v.bias),
+            residual: address(v.residual),
+        };
+        // SAFETY: as in `start`.
+        unsafe { self.cublaslt.multiply(&self.gpu, product, operands) }
+    }
+
+    pub(super) fn geglu(&mut self, v: &Geglu, soon: Option<Tensor>) -> Result<()> {
+        if self.linear_sm90_runs(&v.projection(), v.out) {
+            let kernels = &self.kernels.geglu_sm90;
+            return self.linear_sm90(&v.projection(), v.out, &linear_sm90::GEGLU, kernels, soon);
+        }
+        self.linear(&v.projection())?;
+        assert_vectors(&[v.out, v.hidden]);
+        let (m, n) = (v.out.rows(), v.out.c());
+        let args = GegluArgs {
+            out: v.out.address,
+            x: v.hidden.address,
+            m: int(m),
+            n: int(n),
+            out_pitch: int(v.out.pitch),
+            x_pitch: int(v.hidden.pitch),
+        };
+        self.start(&self.kernels.geglu, Launch::each(m * n / vector(v.out)), &args)
+    }
+
+    /// Whether Hopper's kernel can compute a layer whose result, perhaps of fewer columns, goes to `out`.
+    fn linear_sm90_runs(&self, v: &Linear, out: Tensor) -> bool {
+        let epilogue = [Some(out), v.bias, v.residual].into_iter().flatten().all(has_aligned_rows);
+        let operands =
+            [v.x, v.weight].into_iter().all(|t| TensorMap::can_read(t.address, &[t.pitch], self.dtype));
+        !self.kernels.linear_sm90.is_empty()
+            && self.kind == Kind::Fast
+            && epilogue
+            && operands
+            && out.c().is_multiple_of(8)
+    }
+
+    /// `kernels` are those of `tiles`; the result goes to `out`, not to that of `v`.
+    fn linear_sm90(
+        &self,
+        v: &Linear,
+        out: Tensor,
+        tiles: &[Tile],
+        kernels: &[CudaFunction],
+        soon: Option<Tensor>,
+    ) -> Result<()> {
+        let (m, n, k) = (v.x.rows(), v.weight.w(), v.x.c());
+        let plan = Plan::choose(tiles, m, out.c(), k, self.gpu.multiprocessors);
+        let tile = &tiles[plan.tile];
+        let map = |t: Tensor, rows: usize, taken: usize| {
+            let dims = [Dim::new(k, 1, BOX_CHANNELS), Dim::new(rows, t.pitch, taken)];
+            TensorMap::new(t.address, self.dtype, dims)
+        };
+        let args = LinearSm90Args {
+            x: map(v.x, m, tile.m)?,
+            weight: map(v.weight, n, tile.columns)?,
+            linear: LinearArgs {
+                out: out.address,
+                x: v.x.address,
+                weight: v.weight.address,
+                bias: address(v.bias),
+                residual: address(v.residual),
+                m: int(m),
+                n: int(n),
+                k: int(k),
+                out_pitch: int(out.pitch),
+                x_pitch: int(v.x.pitch),
+                residual_pitch: pitch(v.residual),
+            },
+            tiles: int(plan.tiles),
+            tiles_n: int(plan.tiles_n),
+            soon: soon_of(soon),
+            unused: [0; 10],
+        };
+        let launch = Launch {
+            grid: (plan.blocks as u32, 1, 1),
+            block: (THREADS, 1, 1),
+            shared_bytes: tile.shared_bytes(),
+            cluster: 1,
+        };
+        self.start(&kernels[plan.tile], launch, &args)
+    }
+}
