@@ -222,6 +222,7 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
     if constexpr (G > 1) {
         float* const handed = reinterpret_cast<float*>(rings) + thread;
         constexpr int EACH = (D / 2 + 4) * WARPGROUP;
+        static_assert((WARPGROUPS / 2) * EACH * 4 <= G * int(STAGES) * STAGE, "sums are handed over in the tiles' memory");
 #pragma unroll
         for (int half = G / 2; half > 0; half /= 2) {
             // Nobody reads a tile, or what was handed before, any more.

@@ -39,12 +39,12 @@ const MAX_BOX: usize = 256;
 /// Most images of a tile.
 const MAX_IMAGES: usize = 8;
 
-/// - 256x128: least traffic per operation; the VAE's maps and large batches.
+/// - 256x128: least traffic per operation; 16x16 with batch 2, in 5 splits.
 /// - 128x256: the same for few pixels and many channels.
 /// - 128x160: 320, 640 and 1280 channels are multiples of 160. At 64x64 and 32x32 with batch 2 they make 128 blocks of
 ///   1 and 2 splits, one wave on an H100 (132 multiprocessors).
-/// - 128x80: the same for 8x8, and for 16x16 where not all clusters of 4 find a place at once.
-/// - 128x128, 128x64: other channel counts.
+/// - 128x128: 8x8 with batch 2, in 8 splits.
+/// - 128x80, 128x64: little else to do, and other channel counts.
 /// - 128x16: conv_out of U-Net (4 channels) and VAE (3).
 /// - 128x160, 128x128 in turns: where every multiprocessor gets several tiles.
 pub static TILES: [Tile; 9] = [
