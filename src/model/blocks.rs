@@ -177,31 +177,51 @@ impl Resnet {
     /// `out` may be `x` itself when they have as many channels. `time` is the whole time table.
     pub fn forward(&self, ops: &mut dyn Ops, name: &str, out: Tensor, x: Tensor, time: Option<TableRow>) {
         ops.scope(name, |ops| {
-            let [b, h, w, o] = out.shape;
-            let hidden = ops.alloc([b, h, w, o]);
-            let normed = ops.alloc([b, h, w, x.c().max(o)]);
-            // Dense views of the same memory: norm1's output is dead once conv1 has run.
-            let normed1 = Tensor::new(normed.address, x.shape, normed.dtype);
-            let normed2 = Tensor::new(normed.address, out.shape, normed.dtype);
-
-            let norm =
-                |norm: &Norm, out, x| GroupNorm { silu: true, ..norm.group(out, x, self.groups, self.eps) };
-            ops.read_soon(self.conv1.weight);
-            ops.group_norm(norm(&self.norm1, normed1, x));
-            let row = time
-                .map(|time| TableRow { table: time.table.columns(self.time_column, o), index: time.index });
-            ops.conv2d(Conv2d { row, ..self.conv1.to(hidden, normed1) });
-            ops.read_soon(self.conv2.weight);
-            ops.group_norm(norm(&self.norm2, normed2, hidden));
-            let residual = match &self.conv_shortcut {
-                Some(conv) => {
-                    ops.conv2d(conv.to(out, x));
-                    out
-                }
-                None => x,
+            // Where `out` waits for its residual it can hold norm1's output.
+            let normed = match self.conv_shortcut {
+                None if out.address != x.address => out,
+                _ => ops.alloc(x.shape),
             };
-            ops.conv2d(Conv2d { residual: Some(residual), ..self.conv2.to(out, normed2) });
+            self.forward_with(ops, out, x, normed, time);
         });
+    }
+
+    /// The same for an `x` that nobody reads again: a resnet with a shortcut norms it in place, and takes no
+    /// more memory than the map between its convs. `out` is not `x`.
+    pub fn forward_last(&self, ops: &mut dyn Ops, name: &str, out: Tensor, x: Tensor) {
+        let normed = if self.conv_shortcut.is_some() { x } else { out };
+        ops.scope(name, |ops| self.forward_with(ops, out, x, normed, None));
+    }
+
+    /// `normed` is where the first norm writes: of x's shape, and `x` only where there is a shortcut, `out` only
+    /// where there is none.
+    fn forward_with(
+        &self,
+        ops: &mut dyn Ops,
+        out: Tensor,
+        x: Tensor,
+        normed: Tensor,
+        time: Option<TableRow>,
+    ) {
+        let hidden = ops.alloc(out.shape);
+        let norm = |norm: &Norm, out, x| GroupNorm { silu: true, ..norm.group(out, x, self.groups, self.eps) };
+        let residual = match &self.conv_shortcut {
+            Some(conv) => {
+                ops.conv2d(conv.to(out, x));
+                out
+            }
+            None => x,
+        };
+        ops.read_soon(self.conv1.weight);
+        ops.group_norm(norm(&self.norm1, normed, x));
+        let row = time.map(|time| TableRow {
+            table: time.table.columns(self.time_column, out.c()),
+            index: time.index,
+        });
+        ops.conv2d(Conv2d { row, ..self.conv1.to(hidden, normed) });
+        ops.read_soon(self.conv2.weight);
+        ops.group_norm(norm(&self.norm2, hidden, hidden));
+        ops.conv2d(Conv2d { residual: Some(residual), ..self.conv2.to(out, hidden) });
     }
 }
 

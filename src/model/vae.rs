@@ -174,7 +174,7 @@ impl Vae {
             };
             ops.scope("decoder", |ops| {
                 let coder = &self.decoder;
-                let mut maps = Maps::new(ops, latents.b() * self.config.largest_map(out.h(), out.w()));
+                let mut maps = Maps::new(ops, latents.b() * self.config.largest_pair(out.h(), out.w()));
                 let [b, h, w, _] = x.shape;
                 let mut hidden = maps.next([b, h, w, coder.conv_in.weight.b()]);
                 ops.conv2d(coder.conv_in.to(hidden, x));
@@ -189,7 +189,7 @@ impl Vae {
                         }
                     });
                 }
-                coder.finish(ops, &mut maps, out, hidden, self.norm());
+                coder.finish(ops, out, hidden, self.norm());
             });
         });
     }
@@ -202,7 +202,7 @@ impl Vae {
             ops.scope("encoder", |ops| {
                 let coder = &self.encoder;
                 let [b, h, w, _] = picture.shape;
-                let mut maps = Maps::new(ops, b * self.config.largest_map(h, w));
+                let mut maps = Maps::new(ops, b * self.config.largest_pair(h, w));
                 let mut hidden = maps.next([b, h, w, coder.conv_in.weight.b()]);
                 ops.conv2d(coder.conv_in.to(hidden, picture));
                 for (i, block) in coder.blocks.iter().enumerate() {
@@ -216,7 +216,7 @@ impl Vae {
                     });
                 }
                 hidden = coder.mid_block.forward(ops, &mut maps, hidden, self.norm());
-                coder.finish(ops, &mut maps, moments, hidden, self.norm());
+                coder.finish(ops, moments, hidden, self.norm());
             });
             if let Some(conv) = &self.quant_conv {
                 ops.conv2d(conv.to(out, moments));
@@ -225,33 +225,43 @@ impl Vae {
     }
 }
 
-/// Two buffers that a chain of layers writes in turn.
+/// The maps of a chain of layers, each of which reads the one before: at the two ends of one buffer, in turn.
 struct Maps {
-    buffers: [Tensor; 2],
-    turn: usize,
+    buffer: Tensor,
+    at_end: bool,
+    /// Elements that the last one occupies.
+    last: usize,
 }
 
 impl Maps {
+    /// Elements that maps begin at multiples of: 256 bytes of halves.
+    const ALIGNMENT: usize = 128;
+
+    /// Room for any two successive maps, which have at most so many elements.
     fn new(ops: &mut dyn Ops, elements: usize) -> Self {
-        Maps { buffers: [0, 1].map(|_| ops.alloc([1, 1, 1, elements])), turn: 0 }
+        let buffer = ops.alloc([1, 1, 1, elements.next_multiple_of(Self::ALIGNMENT) + Self::ALIGNMENT]);
+        Maps { buffer, at_end: false, last: 0 }
     }
 
     fn next(&mut self, shape: [usize; 4]) -> Tensor {
-        self.turn ^= 1;
-        let buffer = self.buffers[self.turn];
-        assert!(shape.iter().product::<usize>() <= buffer.len(), "{shape:?} is wider than planned");
-        Tensor::new(buffer.address, shape, buffer.dtype)
+        let Tensor { address, dtype, .. } = self.buffer;
+        let elements = shape.iter().product::<usize>();
+        let occupied = elements.next_multiple_of(Self::ALIGNMENT);
+        assert!(self.last + occupied <= self.buffer.len(), "{shape:?} is larger than planned");
+        self.at_end = !self.at_end;
+        self.last = occupied;
+        let start = if self.at_end { self.buffer.len() - occupied } else { 0 };
+        Tensor::new(address + (start * dtype.size()) as u64, shape, dtype)
     }
 }
 
 impl Coder {
-    fn finish(&self, ops: &mut dyn Ops, maps: &mut Maps, out: Tensor, hidden: Tensor, norm: NormSettings) {
-        let normed = maps.next(hidden.shape);
+    fn finish(&self, ops: &mut dyn Ops, out: Tensor, hidden: Tensor, norm: NormSettings) {
         ops.group_norm(GroupNorm {
             silu: true,
-            ..self.conv_norm_out.group(normed, hidden, norm.groups, norm.eps)
+            ..self.conv_norm_out.group(hidden, hidden, norm.groups, norm.eps)
         });
-        ops.conv2d(self.conv_out.to(out, normed));
+        ops.conv2d(self.conv_out.to(out, hidden));
     }
 }
 
@@ -262,7 +272,7 @@ impl Block {
         for (j, resnet) in self.resnets.iter().enumerate() {
             let [b, h, w, _] = hidden.shape;
             let next = maps.next([b, h, w, self.c]);
-            resnet.forward(ops, &format!("resnets.{j}"), next, hidden, None);
+            resnet.forward_last(ops, &format!("resnets.{j}"), next, hidden);
             hidden = next;
         }
         hidden
@@ -273,12 +283,12 @@ impl Mid {
     fn forward(&self, ops: &mut dyn Ops, maps: &mut Maps, x: Tensor, norm: NormSettings) -> Tensor {
         ops.scope("mid_block", |ops| {
             let mut hidden = maps.next(x.shape);
-            self.first.forward(ops, "resnets.0", hidden, x, None);
+            self.first.forward_last(ops, "resnets.0", hidden, x);
             if let Some(attention) = &self.attention {
                 attention.forward(ops, hidden, norm);
             }
             let out = maps.next(x.shape);
-            self.last.forward(ops, "resnets.1", out, hidden, None);
+            self.last.forward_last(ops, "resnets.1", out, hidden);
             hidden = out;
             hidden
         })

@@ -81,7 +81,7 @@ pub struct Linear {
 /// variance over the pixels and the `c / groups` adjacent channels of a group of one image.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupNorm {
-    pub out: Tensor,    // [b,h,w,c]
+    pub out: Tensor,    // [b,h,w,c], may be x
     pub x: Tensor,      // [b,h,w,c]
     pub weight: Tensor, // [1,1,1,c]
     pub bias: Tensor,   // [1,1,1,c]

@@ -104,4 +104,17 @@ impl VaeConfig {
         };
         (0..channels.len()).map(level).max().unwrap_or(0)
     }
+
+    /// Elements of the two maps around the layer where they are most, for one picture of h x w.
+    pub fn largest_pair(&self, h: usize, w: usize) -> usize {
+        let channels = &self.block_out_channels;
+        let pixels = |level: usize| h.div_ceil(1 << level) * w.div_ceil(1 << level);
+        let pairs = (0..channels.len()).flat_map(|level| {
+            let coarser = (level + 1).min(channels.len() - 1);
+            let resnet = pixels(level) * (channels[level] + channels[level].max(channels[coarser]));
+            let upsampler = channels[coarser] * (pixels(level) + pixels(coarser));
+            [resnet, upsampler]
+        });
+        pairs.max().unwrap_or(0)
+    }
 }

@@ -10,13 +10,13 @@ use crate::ops::{GroupNorm, LayerNorm};
 const CHUNK: usize = 1 << 15;
 
 pub fn group_norm(memory: &Memory, v: &GroupNorm) {
-    let x = memory.rows::<f32>(v.x);
     let (weight, bias) = (memory.slice::<f32>(v.weight), memory.slice::<f32>(v.bias));
     let (b, pixels, c) = (v.x.b(), v.x.tokens(), v.x.c());
     let rows = (CHUNK / c).clamp(1, pixels);
     let chunks = pixels.div_ceil(rows);
 
     // Of each channel the sum, then of each the sum of squares.
+    let x = memory.rows::<f32>(v.x);
     let partial: Vec<Vec<f64>> = (0..b * chunks)
         .into_par_iter()
         .map(|task| {
@@ -46,9 +46,13 @@ pub fn group_norm(memory: &Memory, v: &GroupNorm) {
         }
     }
 
+    let in_place = v.out.address == v.x.address;
     memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
-        let (x, first) = (x.row(row), row / pixels * c);
-        normalize(out, x, &means[first..][..c], &factors[first..][..c], bias, v.silu);
+        if !in_place {
+            out.copy_from_slice(memory.rows::<f32>(v.x).row(row));
+        }
+        let first = row / pixels * c;
+        normalize(out, &means[first..][..c], &factors[first..][..c], bias, v.silu);
     });
 }
 
@@ -67,13 +71,13 @@ vectorized! {
         }
     }
 
-    fn normalize(out: &mut [f32], x: &[f32], means: &[f32], factors: &[f32], bias: &[f32], with_silu: bool) {
-        for ((((out, x), mean), factor), bias) in out.iter_mut().zip(x).zip(means).zip(factors).zip(bias) {
-            *out = (x - mean) * factor + bias;
+    fn normalize(x: &mut [f32], means: &[f32], factors: &[f32], bias: &[f32], with_silu: bool) {
+        for (((x, mean), factor), bias) in x.iter_mut().zip(means).zip(factors).zip(bias) {
+            *x = (*x - mean) * factor + bias;
         }
         if with_silu {
-            for out in out {
-                *out = silu(*out);
+            for x in x {
+                *x = silu(*x);
             }
         }
     }
