@@ -5,7 +5,7 @@ use super::init::Init;
 use super::request::Pass;
 use super::tensors::PictureTensors;
 use crate::error::Result;
-use crate::model::config::ModelConfig;
+use crate::model::config::{AutoencoderConfig, ModelConfig};
 use crate::ops::{Backend, DType};
 use crate::raster::Raster;
 use crate::sampler::{Mix, Table};
@@ -30,12 +30,15 @@ pub(super) struct Masked {
     pub mask: Vec<f32>,
     /// The picture, grey where it is painted, for an inpainting model.
     pub picture: Option<Posterior>,
+    /// Whether latents of it are drawn: diffusers draws them where no model sees them, too.
+    pub is_drawn: bool,
 }
 
 /// A normal distribution of latents, scaled as the U-Net sees them: [h,w,c].
 pub(super) struct Posterior {
     mean: Vec<f32>,
-    deviation: Vec<f32>,
+    /// `None` of a tiny VAE, which gives the latents themselves.
+    deviation: Option<Vec<f32>>,
 }
 
 impl Encoded {
@@ -47,9 +50,8 @@ impl Encoded {
         init: &Init,
         pass: &Pass,
     ) -> Result<Self> {
-        let scaling_factor = config.vae.scaling_factor();
         let mut encode = |picture: &Raster, kept: &dyn Fn(usize) -> bool| {
-            Posterior::encode(backend, bucket, picture, kept, scaling_factor)
+            Posterior::encode(backend, bucket, &config.vae, picture, kept)
         };
         let picture = init.picture.resized(pass.width, pass.height);
         let is_full = init.strength == 1.0;
@@ -67,7 +69,7 @@ impl Encoded {
                 let pixels =
                     rows.flat_map(|y| (0..pass.width).step_by(scale).map(move |x| y * pass.width + x));
                 let mask = pixels.map(|pixel| if kept(pixel) { 0.0 } else { 1.0 }).collect();
-                Some(Masked { mask, picture: masked })
+                Some(Masked { mask, picture: masked, is_drawn: config.vae.is_variational() })
             }
         };
         Ok(Encoded { picture: posterior, starts_from_noise: is_full && masked.is_some(), masked })
@@ -84,12 +86,12 @@ impl Posterior {
     fn encode(
         backend: &mut dyn Backend,
         bucket: &Bucket,
+        vae: &AutoencoderConfig,
         picture: &Raster,
         kept: &dyn Fn(usize) -> bool,
-        scaling_factor: f32,
     ) -> Result<Self> {
         let graph = bucket.encode_picture.as_ref().expect("recorded for a picture");
-        let PictureTensors { picture: input, moments } =
+        let PictureTensors { picture: input, encoded } =
             bucket.tensors.picture.expect("planned for a picture");
         let mut pixels = vec![0f32; input.len()];
         let colours = picture.rgb.chunks_exact(3).enumerate().filter(|(pixel, _)| kept(*pixel));
@@ -103,22 +105,30 @@ impl Posterior {
         backend.write(input, &bytes)?;
         backend.replay(graph)?;
 
-        let mut stored = vec![0; moments.bytes()];
-        backend.read(moments, &mut stored)?;
-        let mut floats = vec![0f32; moments.len()];
-        pack::convert(moments.dtype, &stored, 1.0, DType::F32, bytemuck::cast_slice_mut(&mut floats));
-        let c = moments.c() / 2;
-        let (low, high) = LOG_VARIANCE;
-        let deviation = |log: &f32| (0.5 * log.clamp(low, high)).exp() * scaling_factor;
-        let pixels = || floats.chunks_exact(2 * c);
-        Ok(Posterior {
-            mean: pixels().flat_map(|pixel| pixel[..c].iter().map(|mean| mean * scaling_factor)).collect(),
-            deviation: pixels().flat_map(|pixel| pixel[c..].iter().map(deviation)).collect(),
-        })
+        let mut stored = vec![0; encoded.bytes()];
+        backend.read(encoded, &mut stored)?;
+        let mut floats = vec![0f32; encoded.len()];
+        pack::convert(encoded.dtype, &stored, 1.0, DType::F32, bytemuck::cast_slice_mut(&mut floats));
+        Ok(Posterior::new(&floats, vae))
     }
 
-    pub fn sample(&self, noise: &[f32]) -> Vec<f32> {
-        let numbers = self.mean.iter().zip(&self.deviation).zip(noise);
+    /// Of what the VAE gives, [h,w,encoded_channels].
+    fn new(encoded: &[f32], vae: &AutoencoderConfig) -> Self {
+        let (c, scaling_factor) = (vae.latent_channels(), vae.scaling_factor());
+        let (low, high) = LOG_VARIANCE;
+        let deviation = |log: &f32| (0.5 * log.clamp(low, high)).exp() * scaling_factor;
+        let pixels = || encoded.chunks_exact(vae.encoded_channels());
+        let deviations = || pixels().flat_map(|pixel| pixel[c..].iter().map(deviation)).collect();
+        Posterior {
+            mean: pixels().flat_map(|pixel| pixel[..c].iter().map(|mean| mean * scaling_factor)).collect(),
+            deviation: vae.is_variational().then(deviations),
+        }
+    }
+
+    /// Latents, with the noise of `draw` where they have to be drawn.
+    pub fn sample(&self, draw: &mut dyn FnMut() -> Vec<f32>) -> Vec<f32> {
+        let Some(deviation) = &self.deviation else { return self.mean.clone() };
+        let numbers = self.mean.iter().zip(deviation).zip(draw());
         numbers.map(|((mean, deviation), noise)| mean + deviation * noise).collect()
     }
 }

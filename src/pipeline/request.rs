@@ -9,7 +9,7 @@ use super::model::Description;
 use super::tensors::Shape;
 use super::tiling::{Tiled, Tiling};
 use crate::error::{Error, Result};
-use crate::model::config::{AutoencoderConfig, ModelConfig, RGB};
+use crate::model::config::{ModelConfig, RGB};
 use crate::rng::Rng;
 use crate::sampler::{NoiseLevels, Sampler, Sampling, Schedule, Table};
 use crate::text::{LongPrompt, PromptStyle};
@@ -230,9 +230,10 @@ impl Request {
 
     /// Steps left out at the start.
     fn check_init(&self, init: &Init, config: &ModelConfig) -> Result<usize> {
-        if matches!(config.vae, AutoencoderConfig::Tiny(_)) {
+        if !config.vae.encodes() {
             return Err(Error::invalid(
-                "--init-image: a tiny VAE decodes only; try without --vae, or with one that is not tiny",
+                "--init-image: the VAE is a decoder alone; try a --vae with both halves, as a folder in the layout \
+                 of diffusers, or none",
             ));
         }
         if config.paints_into_pictures() && init.mask.is_none() {

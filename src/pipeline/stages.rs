@@ -123,9 +123,9 @@ impl Models {
         }
     }
 
-    /// The latents of the picture to start from, as moments.
+    /// Encodes the picture to start from.
     pub(super) fn encode_picture(&self, ops: &mut dyn Ops, t: &PictureTensors) {
-        ops.scope("encode_picture", |ops| self.vae.encoder().encode(ops, t.moments, t.picture));
+        ops.scope("encode_picture", |ops| self.vae.encode(ops, t.encoded, t.picture));
     }
 
     /// One model evaluation and the sampler row that follows from it.

@@ -111,8 +111,8 @@ pub(super) enum Canvas {
 #[derive(Clone, Copy)]
 pub(super) struct PictureTensors {
     pub picture: Tensor, // [1,height,width,4] in -1..1, the fourth channel zero
-    /// Mean and logarithm of the variance of its latents.
-    pub moments: Tensor, // [1,h,w,2·latent_channels]
+    /// Mean and logarithm of the variance of its latents; the latents where they are not drawn.
+    pub encoded: Tensor, // [1,h,w,encoded_channels]
 }
 
 /// What XL's text encoders and time embedding read besides.
@@ -137,8 +137,8 @@ impl Tensors {
         let context = ops.alloc([rows, 1, shape.chunks * length, models.unet.context_columns()]);
         let tile_picture = shape.tile.map(|[h, w]| ops.alloc([1, scale * h, scale * w, RGB]));
         let picture = shape.from_picture.then(|| PictureTensors {
-            picture: ops.alloc([1, shape.height, shape.width, models.vae.encoder().picture_channels()]),
-            moments: ops.alloc([1, h, w, 2 * c]),
+            picture: ops.alloc([1, shape.height, shape.width, models.vae.picture_channels()]),
+            encoded: ops.alloc([1, h, w, vae.encoded_channels()]),
         });
         let input_channels = models.unet.input_channels();
         let inputs = if models.unet.begins_without_context() { images } else { rows };

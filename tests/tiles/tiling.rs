@@ -1,0 +1,173 @@
+//! Pictures decoded tile by tile.
+
+use std::ops::ControlFlow;
+
+use sdrt::error::{Error, Result};
+use sdrt::location::Location;
+use sdrt::ops::cpu::Cpu;
+use sdrt::ops::{Arena, Backend, Call, DType, FillRows, Graph, Ops, Region, Tensor};
+use sdrt::pipeline::{KnownShapes, Picture, Pipeline, Request, Tiled, Tiling, count};
+use sdrt::sampler::Sampler;
+
+use super::common::pictures::{equals_diffusers_where, paint};
+use super::common::root;
+use super::{files, mean_difference, pipeline, request};
+
+#[test]
+fn pictures_decoded_in_tiles_equal_those_of_diffusers() {
+    equals_diffusers_where(&mut pipeline(None), "tiles", "pictures", |case| {
+        case.scalars["tile_size"].is_u64()
+    });
+}
+
+/// Levels between neighbours across the columns where tiles begin to be shown, relative to those between all
+/// neighbours.
+fn seams(picture: &Picture, step: usize) -> f64 {
+    let at = |x: usize, y: usize| f64::from(picture.rgb[3 * (y * picture.width + x)]);
+    let edge = |x: usize| (0..picture.height).map(|y| (at(x, y) - at(x - 1, y)).abs()).sum::<f64>();
+    let mean = |edges: Vec<f64>| edges.iter().sum::<f64>() / edges.len() as f64;
+    let all = mean((1..picture.width).map(edge).collect());
+    mean((step..picture.width).step_by(step).map(edge).collect()) / all
+}
+
+#[test]
+fn tiles_leave_no_seams() {
+    let folder = Location::from(root().join("models/emoji"));
+    let mut pipeline = Pipeline::load(&folder.into(), Box::new(Cpu::new()), &mut |_, _| {}).unwrap();
+    let prompt = "fox on a purple background".into();
+    let request = Request { prompt, seed: 0, steps: 4, ..pipeline.defaults().unwrap() };
+    let tiling = Tiling { when: Tiled::On, tile_size: Some(16) };
+    let whole = paint(&mut pipeline, &request).pictures.remove(0);
+    let tiled = paint(&mut pipeline, &Request { tiling, ..request }).pictures.remove(0);
+    let difference = mean_difference(&whole, &tiled);
+    let (before, after) = (seams(&whole, 96), seams(&tiled, 96));
+    println!("{difference:.2} levels apart; edges of tiles: {before:.2} of the average, then {after:.2}");
+    // Half of what the VAE was trained at: what group norm sees is another crop.
+    assert!(difference > 0.0 && difference < 4.0, "{difference} levels apart");
+    assert!(after < before + 0.3, "edges of tiles: {before} of the average, then {after}");
+}
+
+#[test]
+fn what_fits_one_tile_is_decoded_whole() {
+    let mut pipeline = pipeline(None);
+    let whole = paint(&mut pipeline, &request()).pictures;
+    let tiling = Tiling { when: Tiled::On, tile_size: Some(8) };
+    assert!(paint(&mut pipeline, &Request { tiling, ..request() }).pictures == whole);
+    let off = Tiling { when: Tiled::Off, tile_size: None };
+    assert!(paint(&mut pipeline, &Request { tiling: off, ..request() }).pictures == whole);
+}
+
+#[test]
+fn tiles_bound_the_memory_of_decoding() {
+    let description = KnownShapes::Sd15.describe();
+    let bytes = |side: usize, when: Tiled| {
+        let tiling = Tiling { when, tile_size: None };
+        let defaults = Request::defaults(&description, Sampler::Ddim);
+        let request = Request { width: side, height: side, tiling, ..defaults };
+        let pass = &request.check(&description).expect("fits")[0];
+        let shape = request.shape(&description.config, pass);
+        count(&description.config, &shape, DType::F16).decode.peak_bytes()
+    };
+    assert_eq!(bytes(512, Tiled::On), bytes(512, Tiled::Off));
+    assert!(bytes(2048, Tiled::On) < bytes(2048, Tiled::Off) / 4);
+    // The kernels cannot count the elements of the whole.
+    assert!(bytes(4096, Tiled::Auto) < bytes(2048, Tiled::Off));
+    let defaults = Request::defaults(&description, Sampler::Ddim);
+    let tiling = Tiling { when: Tiled::Off, tile_size: None };
+    let off = Request { width: 4096, height: 4096, tiling, ..defaults };
+    let message = off.check(&description).unwrap_err().to_string();
+    assert!(message.contains("too many pixels") && message.contains("--vae-tiling"), "{message}");
+}
+
+/// A machine that has no more memory in one piece than `limit`.
+struct Small {
+    cpu: Cpu,
+    limit: usize,
+}
+
+impl Ops for Small {
+    fn dtype(&self) -> DType {
+        self.cpu.dtype()
+    }
+    fn arena(&mut self) -> &mut Arena {
+        self.cpu.arena()
+    }
+    fn issue(&mut self, call: Call) {
+        self.cpu.issue(call);
+    }
+}
+
+impl Backend for Small {
+    fn describe(&self) -> String {
+        self.cpu.describe()
+    }
+    fn name(&self) -> String {
+        self.cpu.name()
+    }
+    fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {
+        if bytes > self.limit {
+            return Err(Error::OutOfMemory { purpose: purpose.into(), needed: bytes, free: None });
+        }
+        self.cpu.reserve(bytes, purpose)
+    }
+    fn use_arena(&mut self, arena: Arena) -> Arena {
+        self.cpu.use_arena(arena)
+    }
+    fn fill(&mut self, to: Tensor, fill: FillRows) -> Result<()> {
+        self.cpu.fill(to, fill)
+    }
+    fn write(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
+        self.cpu.write(to, bytes)
+    }
+    fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
+        self.cpu.read(from, bytes)
+    }
+    fn run(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<()> {
+        self.cpu.run(body)
+    }
+    fn record(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
+        self.cpu.record(body)
+    }
+    fn replay(&mut self, graph: &Graph) -> Result<()> {
+        self.cpu.replay(graph)
+    }
+    fn record_steps(&mut self, index: Tensor, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
+        self.cpu.record_steps(index, body)
+    }
+    fn replay_steps(
+        &mut self,
+        graph: &Graph,
+        steps: usize,
+        on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<usize> {
+        self.cpu.replay_steps(graph, steps, on_step)
+    }
+    fn recorded(&self) -> usize {
+        self.cpu.recorded()
+    }
+}
+
+#[test]
+fn a_picture_that_does_not_fit_is_decoded_in_tiles() {
+    let description = files(None).describe().unwrap();
+    let tile_size = Some(8);
+    let with =
+        |when| Request { width: 256, height: 256, steps: 1, tiling: Tiling { when, tile_size }, ..request() };
+    let bytes = |when| {
+        let pass = &with(when).check(&description).expect("fits")[0];
+        count(&description.config, &with(when).shape(&description.config, pass), DType::F32)
+    };
+    let [tiled, whole] = [Tiled::On, Tiled::Off].map(|when| bytes(when).arena_bytes());
+    assert!(tiled < whole / 2, "{tiled} and {whole} bytes");
+    let small = Small { cpu: Cpu::new(), limit: whole - 1 };
+    let mut pipeline = Pipeline::load(&files(None), Box::new(small), &mut |_, _| {}).unwrap();
+    let refused = pipeline.paint(&with(Tiled::Off), &mut |_, _| ControlFlow::Continue(()));
+    assert!(matches!(refused.map(|_| ()), Err(Error::OutOfMemory { .. })));
+    let painting = paint(&mut pipeline, &with(Tiled::Auto));
+    assert!(painting.warnings.iter().any(|warning| warning.contains("decoded in tiles of 8x8 latents")));
+    let recorded = pipeline.backend().recorded();
+    assert!(paint(&mut pipeline, &with(Tiled::Auto)).pictures == painting.pictures);
+    let on = paint(&mut pipeline, &with(Tiled::On));
+    assert!(on.pictures == painting.pictures && on.warnings.is_empty());
+    assert_eq!(pipeline.backend().recorded(), recorded, "the graphs that decode in tiles are kept");
+}
