@@ -9,7 +9,7 @@ use crate::ops::*;
 pub(super) struct Bucket {
     pub tensors: Tensors,
     pub encode: Graph,
-    /// Where there is a picture to start from.
+    /// Of whole pictures to start from.
     pub encode_picture: Option<Graph>,
     pub denoise: Graph,
     /// Of whole pictures.
@@ -32,9 +32,11 @@ impl Bucket {
     fn record(backend: &mut dyn Backend, models: &Models, tensors: Tensors, region: Region) -> Result<Self> {
         Ok(Bucket {
             encode: backend.record(&mut |ops| models.encode(ops, &tensors))?,
-            encode_picture: match &tensors.picture {
-                Some(picture) => Some(backend.record(&mut |ops| models.encode_picture(ops, picture))?),
-                None => None,
+            encode_picture: match (&tensors.picture, tensors.canvas) {
+                (Some(picture), Canvas::Whole { .. }) => {
+                    Some(backend.record(&mut |ops| models.encode_picture(ops, picture))?)
+                }
+                _ => None,
             },
             denoise: backend.record_steps(tensors.index, &mut |ops| models.denoise(ops, &tensors))?,
             decode: match tensors.canvas {
@@ -44,5 +46,21 @@ impl Bucket {
             tensors,
             region,
         })
+    }
+
+    /// Runs verbs that are not recorded, with their scratch behind the tensors.
+    pub(super) fn unrecorded<T>(
+        &self,
+        backend: &mut dyn Backend,
+        models: &Models,
+        shape: &Shape,
+        run: impl FnOnce(&mut dyn Backend) -> Result<T>,
+    ) -> Result<T> {
+        let before = backend.use_arena(Arena::new(self.region.base, self.region.bytes));
+        // Takes the tensors' place.
+        Tensors::new(backend, models, shape);
+        let ran = run(backend);
+        backend.use_arena(before);
+        ran
     }
 }

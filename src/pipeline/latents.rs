@@ -1,13 +1,13 @@
 //! What the latents start as, and what is known of them while a part is painted.
 
 use super::encoded::{Encoded, Masked};
+use super::numbers::write_floats;
 use super::request::Request;
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::Backend;
 use crate::rng::NoiseSource;
 use crate::sampler::{Mix, Table};
-use crate::weights::pack;
 
 /// What a pass starts from.
 pub(super) enum Start {
@@ -19,8 +19,8 @@ pub(super) enum Start {
 
 /// Writes the initial latents, what is known of them, and the noise of every row that wants some. Each picture draws
 /// from its own generator, in the order in which diffusers draws: for the latents of its picture, for the initial
-/// noise, for the latents of its masked picture (also where no model sees them), then for the rows. A tiny VAE's latents of a
-/// picture are not drawn.
+/// noise, for the latents of its masked picture (also where no model sees them), then for the rows. A tiny VAE's
+/// latents of a picture are not drawn.
 pub(super) fn write_latents(
     backend: &mut dyn Backend,
     t: &Tensors,
@@ -88,9 +88,7 @@ fn write_input(backend: &mut dyn Backend, t: &Tensors, masked: &Masked, latents:
         row[c] = *mask;
         row[c + 1..2 * c + 1].copy_from_slice(pixel);
     }
-    let mut bytes = vec![0; input.bytes()];
-    pack::from_f32(&columns, input.dtype, &mut bytes);
-    backend.write(input, &bytes)
+    write_floats(backend, input, &columns)
 }
 
 fn masked(start: &Start) -> Option<&Masked> {

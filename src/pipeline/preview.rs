@@ -10,12 +10,13 @@ use std::str::FromStr;
 
 use super::Request;
 use super::bucket::Bucket;
+use super::numbers::read_floats;
 use super::request::Picture;
 use super::stages::Models;
 use super::tensors::{Shape, Tensors};
 use crate::error::{Error, Result};
 use crate::model::config::{AutoencoderConfig, ModelConfig, RGB, VaeConfig};
-use crate::ops::{Backend, Tensor, ToRgb8};
+use crate::ops::{Backend, ToRgb8};
 use crate::sampler::{Row, Table};
 
 /// Called with the model evaluations that are done, and a preview of each picture. An error breaks off.
@@ -145,7 +146,7 @@ impl Watched<'_> {
                 break;
             }
             let t = &self.bucket.tensors;
-            let after = read(self.backend, t.latents)?;
+            let after = read_floats(self.backend, t.latents)?;
             if let Some(sample) = before.predicted(&self.table.rows[row], &after) {
                 let pictures = self.preview(previews.method, &sample, &after)?;
                 (previews.on_preview)(done, pictures)?;
@@ -205,22 +206,18 @@ struct State {
     known: Option<[Vec<f32>; 2]>,
 }
 
-fn read(backend: &mut dyn Backend, tensor: Tensor) -> Result<Vec<f32>> {
-    let mut values = vec![0f32; tensor.len()];
-    backend.read(tensor, bytemuck::cast_slice_mut(&mut values))?;
-    Ok(values)
-}
-
 impl State {
     fn read(backend: &mut dyn Backend, t: &Tensors, row: usize) -> Result<Self> {
         let images = t.latents.b();
         Ok(State {
-            x: read(backend, t.latents)?,
-            saved: read(backend, t.saved)?,
-            noise: read(backend, t.noise.images(row * images, images))?,
-            history: read(backend, t.history)?,
+            x: read_floats(backend, t.latents)?,
+            saved: read_floats(backend, t.saved)?,
+            noise: read_floats(backend, t.noise.images(row * images, images))?,
+            history: read_floats(backend, t.history)?,
             known: match t.known {
-                Some(known) => Some([read(backend, known.mask)?, read(backend, known.latents)?]),
+                Some(known) => {
+                    Some([read_floats(backend, known.mask)?, read_floats(backend, known.latents)?])
+                }
                 None => None,
             },
         })

@@ -7,7 +7,8 @@ mod previews;
 mod tiling;
 mod tiny_vae;
 
-use common::root;
+use common::pictures::equals_diffusers_where;
+use common::{Case, copy_folder, root};
 use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
 use sdrt::pipeline::{Init, KnownShapes, ModelFiles, Picture, Pipeline, Request};
@@ -36,6 +37,22 @@ fn request() -> Request {
         height: 56,
         ..Request::defaults(&KnownShapes::Sd15.describe(), Sampler::EulerAncestral)
     }
+}
+
+/// Compares the wanted cases that start from a picture with this VAE.
+fn from_picture_equals_diffusers(vae: Option<Location>, wanted: impl Fn(&Case) -> bool) {
+    let is_inpainting = |case: &Case| case.scalars["model"] == "inpaint";
+    equals_diffusers_where(&mut pipeline(vae.clone()), "tiles", "from_picture", |case| {
+        wanted(case) && !is_inpainting(case)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    copy_folder(&root().join("tests/fixtures/families/sd2"), folder.path());
+    copy_folder(&root().join("tests/fixtures/from_picture/inpaint"), folder.path());
+    let files = ModelFiles { vae, ..Location::from(folder.path().to_path_buf()).into() };
+    let mut inpainting = Pipeline::load(&files, Box::new(Cpu::new()), &mut |_, _| {}).expect("a model");
+    equals_diffusers_where(&mut inpainting, "tiles", "from_picture", |case| {
+        wanted(case) && is_inpainting(case)
+    });
 }
 
 /// Levels between the colours of two pictures, on average.

@@ -3,17 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use sdrt::location::Location;
 use sdrt::model::config::{AutoencoderConfig, TinyCoderConfig, TinyVaeConfig};
 use sdrt::model::tiny_vae::TinyVae;
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::{Backend, DType, Ops};
-use sdrt::pipeline::{ModelFiles, Pipeline, Request};
+use sdrt::pipeline::Request;
 use sdrt::weights::{Checkpoint, ModelFolder};
 
 use super::common::pictures::{equals_diffusers_where, paint};
-use super::common::{self, Case, check, copy_folder, download, fixture, reserve_arena, root, upload};
-use super::{files, init, pipeline, request, tiny_vae};
+use super::common::{self, Case, check, download, fixture, reserve_arena, root, upload};
+use super::{files, from_picture_equals_diffusers, init, pipeline, request, tiny_vae};
 
 /// Relative L2 error of f32 sums in another order than torch's, through tens of layers.
 const MODEL: f64 = 3e-6;
@@ -116,17 +115,7 @@ fn the_files_of_taesd_give_the_same_pictures() {
 
 #[test]
 fn pictures_from_a_picture_equal_those_of_diffusers() {
-    let is_inpainting = |case: &Case| case.scalars["model"] == "inpaint";
-    let is_tiny = |case: &Case| case.scalars["tiny_vae"] == true;
-    equals_diffusers_where(&mut pipeline(Some(tiny_vae())), "tiles", "from_picture", |case| {
-        is_tiny(case) && !is_inpainting(case)
-    });
-    let folder = tempfile::tempdir().unwrap();
-    copy_folder(&root().join("tests/fixtures/families/sd2"), folder.path());
-    copy_folder(&root().join("tests/fixtures/from_picture/inpaint"), folder.path());
-    let files = ModelFiles { vae: Some(tiny_vae()), ..Location::from(folder.path().to_path_buf()).into() };
-    let mut inpainting = Pipeline::load(&files, Box::new(Cpu::new()), &mut |_, _| {}).expect("a model");
-    equals_diffusers_where(&mut inpainting, "tiles", "from_picture", is_inpainting);
+    from_picture_equals_diffusers(Some(tiny_vae()), |case| case.scalars["tiny_vae"] == true);
 }
 
 #[test]
