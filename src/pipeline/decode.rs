@@ -6,6 +6,7 @@ use super::stages::Models;
 use super::tensors::{Canvas, Shape};
 use super::tiles::{Tiles, Window};
 use crate::error::Result;
+use crate::model::autoencoder::Autoencoder;
 use crate::model::config::RGB;
 use crate::ops::*;
 
@@ -17,15 +18,40 @@ impl Bucket {
         models: &Models,
         shape: &Shape,
     ) -> Result<Vec<u8>> {
+        self.decode_by(&models.vae, &self.decode, backend, models, shape)
+    }
+
+    /// The same by the VAE for previews, if there is one.
+    pub(super) fn decode_preview(
+        &self,
+        backend: &mut dyn Backend,
+        models: &Models,
+        shape: &Shape,
+    ) -> Result<Vec<u8>> {
+        match &models.preview_vae {
+            Some(vae) => self.decode_by(vae, &self.decode_preview, backend, models, shape),
+            None => self.decode(backend, models, shape),
+        }
+    }
+
+    /// `graph` is that of `vae` where whole pictures are decoded.
+    fn decode_by(
+        &self,
+        vae: &Autoencoder,
+        graph: &Option<Graph>,
+        backend: &mut dyn Backend,
+        models: &Models,
+        shape: &Shape,
+    ) -> Result<Vec<u8>> {
         match self.tensors.canvas {
             Canvas::Whole { rgb } => {
-                backend.replay(self.decode.as_ref().expect("recorded for whole pictures"))?;
+                backend.replay(graph.as_ref().expect("recorded for whole pictures"))?;
                 let mut colours = vec![0; rgb.bytes()];
                 backend.read(rgb, &mut colours)?;
                 Ok(colours)
             }
             Canvas::Tile { latents, picture } => {
-                let decoder = TileDecoder { models, latents, picture };
+                let decoder = TileDecoder { vae, latents, picture };
                 self.unrecorded(backend, models, shape, |backend| {
                     decoder.decode(backend, self.tensors.latents)
                 })
@@ -37,7 +63,7 @@ impl Bucket {
 /// Few tiles have the same size, so nothing is recorded for them. `latents` and `picture` are the memory for the
 /// largest.
 struct TileDecoder<'a> {
-    models: &'a Models,
+    vae: &'a Autoencoder,
     latents: Tensor,
     picture: Tensor,
 }
@@ -55,7 +81,7 @@ impl TileDecoder<'_> {
                 let row = |y: usize| &latents[(y * w + window.left) * c..][..window.w * c];
                 let rows = (window.top..window.top + window.h).flat_map(row);
                 write_floats(backend, input, &rows.copied().collect::<Vec<f32>>())?;
-                backend.run(&mut |ops| self.models.decode_latents(ops, picture, input))?;
+                backend.run(&mut |ops| self.vae.decode(ops, picture, input))?;
                 read_floats(backend, picture)
             };
             colours.extend(tiles.join(scale, RGB, ToRgb8::level, &mut decode)?);

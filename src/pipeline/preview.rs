@@ -35,7 +35,7 @@ pub struct Previews<'a> {
 pub enum PreviewMethod {
     /// A linear combination of the latents' channels: a small picture, of a pixel for each latent pixel.
     Projection,
-    /// What decodes the picture itself: as large as that, and fast if it is a tiny one.
+    /// The VAE for previews, or else what decodes the picture itself: as large as that, and fast if it is a tiny one.
     Vae,
 }
 
@@ -70,7 +70,7 @@ const XL: Projection = Projection {
 impl PreviewMethod {
     /// The faster one of those that a model has.
     pub fn default_of(config: &ModelConfig) -> Self {
-        let is_tiny = matches!(config.vae, AutoencoderConfig::Tiny(_));
+        let is_tiny = config.preview_vae.is_some() || matches!(config.vae, AutoencoderConfig::Tiny(_));
         if is_tiny || projection(config).is_none() { PreviewMethod::Vae } else { PreviewMethod::Projection }
     }
 
@@ -180,7 +180,7 @@ impl Watched<'_> {
             return Ok(self.request.pictures(w, h, &rgb));
         }
         self.backend.write(t.latents, bytemuck::cast_slice(sample))?;
-        let rgb = self.bucket.decode(self.backend, self.models, &self.shape)?;
+        let rgb = self.bucket.decode_preview(self.backend, self.models, &self.shape)?;
         self.backend.write(t.latents, bytemuck::cast_slice(latents))?;
         Ok(self.request.pictures(self.shape.width, self.shape.height, &rgb))
     }

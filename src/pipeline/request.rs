@@ -209,10 +209,14 @@ impl Request {
         let others_fit = is_short
             && is_countable(rows, config.unet.largest_map(height / scale, width / scale))
             && config.controlnets.iter().all(|net| is_countable(1, net.largest_map(height, width)));
+        let largest_map = |h, w| {
+            let preview = config.preview_vae.as_ref().map_or(0, |vae| vae.largest_map(h, w));
+            config.vae.largest_map(h, w).max(preview)
+        };
         let vae_fits = is_short
             && match self.tile(config, width, height) {
-                Some([h, w]) => is_countable(1, config.vae.largest_map(scale * h, scale * w)),
-                None => is_countable(images, config.vae.largest_map(height, width)),
+                Some([h, w]) => is_countable(1, largest_map(scale * h, scale * w)),
+                None => is_countable(images, largest_map(height, width)),
             };
         if !(others_fit && vae_fits) {
             let pictures = if images == 1 { "picture" } else { "pictures at once" };

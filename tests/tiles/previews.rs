@@ -3,11 +3,15 @@
 use std::ops::ControlFlow;
 
 use sdrt::error::Error;
-use sdrt::pipeline::{Hires, Picture, Pipeline, PreviewMethod, Previews, Request, Tiled, Tiling};
+use sdrt::location::Location;
+use sdrt::ops::cpu::Cpu;
+use sdrt::pipeline::{Hires, ModelFiles, Picture, Pipeline, PreviewMethod, Previews, Request, Tiled, Tiling};
 use sdrt::sampler::Sampler;
 
 use super::common::pictures::paint;
-use super::{init, mean_difference, pipeline, request, tiny_vae};
+use super::common::{copy_folder, root};
+use super::tiny_vae::files_of_taesd;
+use super::{files, init, mean_difference, pipeline, request, tiny_vae};
 
 /// All previews of a request, and its pictures.
 fn watch(
@@ -95,6 +99,64 @@ fn both_passes_of_hires_fix_have_previews() {
         let Picture { width, height, .. } = paint(&mut pipeline, &tiled).pictures[0];
         assert_eq!([width, height], [80, 112]);
     }
+}
+
+/// `models/tiny` with its own VAE for pictures, and this one for previews.
+fn with_preview_vae(preview_vae: Location) -> ModelFiles {
+    ModelFiles { preview_vae: Some(preview_vae), ..files(None) }
+}
+
+/// The previews are those of a model that has the tiny VAE for everything; the pictures those of one that has none.
+#[test]
+fn a_vae_for_previews_decodes_them_and_nothing_else() {
+    let (mut plain, mut all_tiny) = (pipeline(None), pipeline(Some(tiny_vae())));
+    let files = with_preview_vae(tiny_vae());
+    let mut pipeline = Pipeline::load(&files, Box::new(Cpu::new()), &mut |_, _| {}).expect("models/tiny");
+    let hires = Some(Hires { scale: 2.0, strength: 0.6, steps: None });
+    let tiling = Tiling { when: Tiled::On, tile_size: Some(8) };
+    let large = Request { width: 144, height: 112, ..request() };
+    let requests = [
+        Request { images: 2, ..request() },
+        Request { sampler: Sampler::DpmPp2m, hires, ..request() },
+        Request { tiling, ..large.clone() },
+        large,
+    ];
+    for request in &requests {
+        let (previews, pictures) = watch(&mut pipeline, request, 1);
+        assert!(pictures == paint(&mut plain, request).pictures);
+        assert!(paint(&mut pipeline, request).pictures == pictures);
+        let (expected, _) = watch(&mut all_tiny, request, 1);
+        assert!(previews == expected && !previews.is_empty());
+    }
+    let recorded = pipeline.backend().recorded();
+    requests.iter().for_each(|request| drop(watch(&mut pipeline, request, 2)));
+    assert_eq!(pipeline.backend().recorded(), recorded);
+
+    // Encoded by the model's own.
+    let request = Request { init: Some(init(true)), ..request() };
+    assert!(watch(&mut pipeline, &request, 1).1 == paint(&mut plain, &request).pictures);
+}
+
+#[test]
+fn a_vae_for_previews_must_be_tiny_and_of_the_same_latents() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in files_of_taesd(folder.path()) {
+        let read = |vae: Location| with_preview_vae(vae).describe().unwrap().config.preview_vae;
+        assert_eq!(read(file.into()), read(tiny_vae()));
+    }
+
+    let refused = |vae: Location| with_preview_vae(vae).describe().unwrap_err().to_string();
+    let message = refused(root().join("models/tiny").into());
+    assert!(message.contains("models/tiny") && message.contains("such as TAESD"), "{message}");
+    let message = refused(root().join("nothing.safetensors").into());
+    assert!(message.contains("nothing.safetensors"), "{message}");
+
+    copy_folder(&root().join("tests/fixtures/tiles/tiny_vae"), folder.path());
+    let file = folder.path().join("config.json");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, config.replace("\"latent_channels\": 4", "\"latent_channels\": 16")).unwrap();
+    let message = refused(folder.path().to_path_buf().into());
+    assert!(message.contains("latent_channels: 16, and 4 in the model's VAE"), "{message}");
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn weights() -> PathBuf {
 }
 
 /// The fixture's weights under the keys of the two files of TAESD: the decoder's alone, then both in one.
-fn files_of_taesd(folder: &Path) -> [PathBuf; 2] {
+pub fn files_of_taesd(folder: &Path) -> [PathBuf; 2] {
     let bytes = std::fs::read(weights()).unwrap();
     let stored = SafeTensors::deserialize(&bytes).unwrap();
     let original = |key: &str, prefixed: bool| {
