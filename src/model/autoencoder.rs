@@ -33,13 +33,11 @@ impl Autoencoder {
         }
     }
 
-    /// The latents of a picture, before the scaling factor: `out` [b,h/8,w/8,[`encoded_channels`]] of `picture`
+    /// The latents of a picture, before the scaling factor: `out` [b,h/8,w/8,encoded_channels] of `picture`
     /// [b,h,w,4] in -1..1, whose fourth channel is zero.
     ///
     /// # Panics
     /// If it decodes only: [`Request::check`](crate::pipeline::Request::check) lets no picture come to it.
-    ///
-    /// [`encoded_channels`]: AutoencoderConfig::encoded_channels
     pub fn encode(&self, ops: &mut dyn Ops, out: Tensor, picture: Tensor) {
         match self {
             Autoencoder::Kl(vae) => vae.encode(ops, out, picture),

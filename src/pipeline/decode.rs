@@ -18,7 +18,7 @@ impl Bucket {
         models: &Models,
         shape: &Shape,
     ) -> Result<Vec<u8>> {
-        self.decode_by(&models.vae, &self.decode, backend, models, shape)
+        self.decode_by(&models.vae, self.decode.as_ref(), backend, models, shape)
     }
 
     /// The same by the VAE for previews, if there is one.
@@ -29,7 +29,7 @@ impl Bucket {
         shape: &Shape,
     ) -> Result<Vec<u8>> {
         match &models.preview_vae {
-            Some(vae) => self.decode_by(vae, &self.decode_preview, backend, models, shape),
+            Some(vae) => self.decode_by(vae, self.decode_preview.as_ref(), backend, models, shape),
             None => self.decode(backend, models, shape),
         }
     }
@@ -38,14 +38,14 @@ impl Bucket {
     fn decode_by(
         &self,
         vae: &Autoencoder,
-        graph: &Option<Graph>,
+        graph: Option<&Graph>,
         backend: &mut dyn Backend,
         models: &Models,
         shape: &Shape,
     ) -> Result<Vec<u8>> {
         match self.tensors.canvas {
             Canvas::Whole { rgb } => {
-                backend.replay(graph.as_ref().expect("recorded for whole pictures"))?;
+                backend.replay(graph.expect("recorded for whole pictures"))?;
                 let mut colours = vec![0; rgb.bytes()];
                 backend.read(rgb, &mut colours)?;
                 Ok(colours)

@@ -2,8 +2,8 @@
 //!
 //! The loop runs in pieces, and between two the host works out the clean sample that the last evaluation
 //! predicted. The model's output itself is gone by then, but the sampler's row is linear: what the latents were
-//! before and after the step says what it was. So a preview needs no kernel and no memory, and nothing where
-//! nobody asks for it.
+//! before and after the step says what it was. So the sample needs no kernel and no memory, and the loop is the
+//! same whether previews are asked for or not.
 
 use std::ops::ControlFlow;
 use std::str::FromStr;

@@ -100,7 +100,7 @@ impl TinyVaeConfig {
     pub fn for_previews(self, file: &Location, vae: &AutoencoderConfig) -> Result<Self> {
         for (what, ours, theirs) in [
             ("latent_channels", self.latent_channels, vae.latent_channels()),
-            ("pixels along one of a latent", self.scale_factor(), vae.scale_factor()),
+            ("picture pixels along one latent pixel", self.scale_factor(), vae.scale_factor()),
         ] {
             if ours != theirs {
                 let message = format!(
