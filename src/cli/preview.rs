@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sdrt::error::{Error, Result};
 use sdrt::image::{self, Format, Origin};
+use sdrt::location::Location;
 use sdrt::pipeline::{Description, OnPreview, Picture, PreviewMethod, Previews, Request};
+
+use super::source::{self, ModelSource};
+use crate::progress::Progress;
 
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
@@ -18,9 +22,19 @@ pub struct PreviewArgs {
     #[arg(long, value_name = "FILE", requires = "preview")]
     preview_path: Option<PathBuf>,
     /// proj (small, a linear map of the latents; takes no time) or vae (as large as the picture; slow but with
-    /// a tiny --vae) [default: vae with a tiny --vae, or where there is no such map, else proj]
+    /// a tiny VAE) [default: vae with --preview-vae or a tiny --vae, or where there is no such map, else proj]
     #[arg(long, value_name = "NAME", requires = "preview")]
     preview_method: Option<PreviewMethod>,
+    /// A tiny VAE that decodes previews, as TAESD for Stable Diffusion 1.x and 2.x and TAESDXL for XL, while the
+    /// model's own decodes the picture: a .safetensors file, a folder in the diffusers layout, or one on the hub
+    #[arg(
+        long,
+        value_name = "MODEL",
+        requires = "preview",
+        conflicts_with = "preview_method",
+        value_parser = source::parser()
+    )]
+    preview_vae: Option<ModelSource>,
 }
 
 /// Where the previews of a request go, and how they are made.
@@ -31,6 +45,11 @@ pub struct PreviewFiles {
 }
 
 impl PreviewArgs {
+    /// Where the VAE for previews is, downloaded if it has to be.
+    pub fn locate_vae(&self, progress: Progress) -> anyhow::Result<Option<Location>> {
+        self.preview_vae.as_ref().map(|vae| vae.locate(progress)).transpose()
+    }
+
     /// The files of so many previews beside those of `pictures`; `None` if nobody asks for previews. Checks that they
     /// can be made and written, and leaves everything as it was.
     pub fn files(

@@ -90,6 +90,7 @@ impl Run {
         let model = Model::Files(ModelFiles {
             embeddings: self.prompts.embeddings.clone(),
             controlnets: self.control.locate(progress)?,
+            preview_vae: self.preview.locate_vae(progress)?,
             ..self.model.files(progress)?
         });
         let description = model.describe()?;

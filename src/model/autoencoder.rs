@@ -22,14 +22,26 @@ impl Autoencoder {
         }
     }
 
-    /// What encodes a picture to a distribution of latents.
+    /// Channels of a picture that is encoded: red, green, blue and what fills up.
     ///
     /// # Panics
-    /// If it is a tiny one: [`Request::check`](crate::pipeline::Request::check) lets no picture come to it.
-    pub fn encoder(&self) -> &Vae {
+    /// As [`Autoencoder::encode`].
+    pub fn picture_channels(&self) -> usize {
         match self {
-            Autoencoder::Kl(vae) => vae,
-            Autoencoder::Tiny(_) => panic!("a tiny VAE has no distribution of latents"),
+            Autoencoder::Kl(vae) => vae.picture_channels(),
+            Autoencoder::Tiny(vae) => vae.picture_channels(),
+        }
+    }
+
+    /// The latents of a picture, before the scaling factor: `out` [b,h/8,w/8,encoded_channels] of `picture`
+    /// [b,h,w,4] in -1..1, whose fourth channel is zero.
+    ///
+    /// # Panics
+    /// If it decodes only: [`Request::check`](crate::pipeline::Request::check) lets no picture come to it.
+    pub fn encode(&self, ops: &mut dyn Ops, out: Tensor, picture: Tensor) {
+        match self {
+            Autoencoder::Kl(vae) => vae.encode(ops, out, picture),
+            Autoencoder::Tiny(vae) => vae.encode(ops, out, picture),
         }
     }
 

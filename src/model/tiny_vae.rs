@@ -55,6 +55,18 @@ impl TinyVae {
         TinyVae { config: config.clone(), encoder, decoder }
     }
 
+    fn encoder(&self) -> &Coder {
+        self.encoder.as_ref().expect("an encoder")
+    }
+
+    /// Channels of a picture that is encoded: red, green, blue and what fills up.
+    ///
+    /// # Panics
+    /// If the configuration has no encoder.
+    pub fn picture_channels(&self) -> usize {
+        self.encoder().conv_in.weight.c()
+    }
+
     /// The picture `out` [b,8h,8w,3] in -1..1 of latents f32 [b,h,w,latent_channels].
     pub fn decode(&self, ops: &mut dyn Ops, out: Tensor, latents: Tensor) {
         ops.scope("vae.decoder", |ops| {
@@ -87,7 +99,7 @@ impl TinyVae {
     /// # Panics
     /// If the configuration has no encoder.
     pub fn encode(&self, ops: &mut dyn Ops, out: Tensor, picture: Tensor) {
-        let coder = self.encoder.as_ref().expect("an encoder");
+        let coder = self.encoder();
         ops.scope("vae.encoder", |ops| {
             let x = ops.alloc(picture.shape);
             ops.activate(Activate { out: x, x: picture, activation: Activation::ToUnit });

@@ -9,11 +9,13 @@ use crate::ops::*;
 pub(super) struct Bucket {
     pub tensors: Tensors,
     pub encode: Graph,
-    /// Where there is a picture to start from.
+    /// Of whole pictures to start from.
     pub encode_picture: Option<Graph>,
     pub denoise: Graph,
     /// Of whole pictures.
     pub decode: Option<Graph>,
+    /// Of whole pictures, where there is a VAE for previews.
+    pub decode_preview: Option<Graph>,
     pub region: Region,
 }
 
@@ -30,19 +32,39 @@ impl Bucket {
     }
 
     fn record(backend: &mut dyn Backend, models: &Models, tensors: Tensors, region: Region) -> Result<Self> {
+        let mut of_whole = |wanted: bool, stage: &dyn Fn(&mut dyn Ops)| {
+            let wanted = wanted && matches!(tensors.canvas, Canvas::Whole { .. });
+            wanted.then(|| backend.record(&mut |ops| stage(ops))).transpose()
+        };
+        let picture = tensors.picture;
         Ok(Bucket {
+            encode_picture: of_whole(picture.is_some(), &|ops| {
+                picture.iter().for_each(|picture| models.encode_picture(ops, picture));
+            })?,
+            decode: of_whole(true, &|ops| models.decode(ops, &tensors))?,
+            decode_preview: of_whole(models.preview_vae.is_some(), &|ops| {
+                models.decode_preview(ops, &tensors);
+            })?,
             encode: backend.record(&mut |ops| models.encode(ops, &tensors))?,
-            encode_picture: match &tensors.picture {
-                Some(picture) => Some(backend.record(&mut |ops| models.encode_picture(ops, picture))?),
-                None => None,
-            },
             denoise: backend.record_steps(tensors.index, &mut |ops| models.denoise(ops, &tensors))?,
-            decode: match tensors.canvas {
-                Canvas::Whole { .. } => Some(backend.record(&mut |ops| models.decode(ops, &tensors))?),
-                Canvas::Tile { .. } => None,
-            },
             tensors,
             region,
         })
+    }
+
+    /// Runs verbs that are not recorded, with their scratch behind the tensors.
+    pub(super) fn unrecorded<T>(
+        &self,
+        backend: &mut dyn Backend,
+        models: &Models,
+        shape: &Shape,
+        run: impl FnOnce(&mut dyn Backend) -> Result<T>,
+    ) -> Result<T> {
+        let before = backend.use_arena(Arena::new(self.region.base, self.region.bytes));
+        // Takes the tensors' place.
+        Tensors::new(backend, models, shape);
+        let ran = run(backend);
+        backend.use_arena(before);
+        ran
     }
 }

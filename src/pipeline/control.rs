@@ -1,5 +1,6 @@
 //! ControlNets of a request: what steers a picture, and what is written of it in front of a run.
 
+use super::numbers::write_floats;
 use super::request::{Pass, Request};
 use super::tensors::{Shape, Tensors};
 use crate::error::{Error, Result};
@@ -8,7 +9,7 @@ use crate::model::config::{ControlNetConfig, ModelConfig};
 use crate::model::controlnet::ControlNet;
 use crate::ops::{Backend, DType, Ops, Tensor};
 use crate::raster::Raster;
-use crate::weights::{controlnet, pack};
+use crate::weights::controlnet;
 
 /// What a ControlNet is.
 const LAYOUT: &str = "a .safetensors file, or a folder in the diffusers layout: config.json, \
@@ -135,9 +136,7 @@ pub(super) fn write_controls(
             let [r, g, b] = order.map(|channel| f32::from(pixel[channel]) / 255.0);
             [r, g, b, 0.0]
         });
-        let mut bytes = vec![0; tensors.hint.bytes()];
-        pack::from_f32(&pixels.collect::<Vec<f32>>(), tensors.hint.dtype, &mut bytes);
-        backend.write(tensors.hint, &bytes)?;
+        write_floats(backend, tensors.hint, &pixels.collect::<Vec<f32>>())?;
 
         let [rows, _, n, _] = tensors.gains.shape;
         let gain = |i| if i < evaluations { control.gain(i, evaluations) } else { 0.0 };

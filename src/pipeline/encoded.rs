@@ -3,13 +3,12 @@
 use super::bucket::Bucket;
 use super::init::Init;
 use super::request::Pass;
-use super::tensors::PictureTensors;
+use super::stages::Models;
+use super::tensors::Shape;
 use crate::error::Result;
-use crate::model::config::ModelConfig;
-use crate::ops::{Backend, DType};
-use crate::raster::Raster;
+use crate::model::config::{AutoencoderConfig, RGB};
+use crate::ops::Backend;
 use crate::sampler::{Mix, Table};
-use crate::weights::pack;
 
 /// diffusers' `DiagonalGaussianDistribution` keeps the logarithm of the variance between these.
 const LOG_VARIANCE: (f32, f32) = (-30.0, 20.0);
@@ -30,44 +29,55 @@ pub(super) struct Masked {
     pub mask: Vec<f32>,
     /// The picture, grey where it is painted, for an inpainting model.
     pub picture: Option<Posterior>,
+    /// Whether latents of it are drawn: diffusers draws them where no model sees them, too.
+    pub is_drawn: bool,
 }
 
 /// A normal distribution of latents, scaled as the U-Net sees them: [h,w,c].
 pub(super) struct Posterior {
     mean: Vec<f32>,
-    deviation: Vec<f32>,
+    /// `None` of a tiny VAE, which gives the latents themselves.
+    deviation: Option<Vec<f32>>,
 }
 
 impl Encoded {
     /// Brings the picture and its mask to the size of a pass, and encodes them.
     pub fn new(
         backend: &mut dyn Backend,
+        models: &Models,
         bucket: &Bucket,
-        config: &ModelConfig,
+        shape: &Shape,
         init: &Init,
         pass: &Pass,
     ) -> Result<Self> {
-        let scaling_factor = config.vae.scaling_factor();
-        let mut encode = |picture: &Raster, kept: &dyn Fn(usize) -> bool| {
-            Posterior::encode(backend, bucket, picture, kept, scaling_factor)
-        };
+        let config = &models.config;
         let picture = init.picture.resized(pass.width, pass.height);
+        // Grey where it is not kept.
+        let mut encode = |kept: &dyn Fn(usize) -> bool| -> Result<Posterior> {
+            let colour = |row: usize, column: usize| {
+                let pixel = row * pass.width + column;
+                let level = |i: usize| 2.0 * (f32::from(picture.rgb[RGB * pixel + i]) / 255.0) - 1.0;
+                if kept(pixel) { [0, 1, 2].map(level) } else { [0.0; RGB] }
+            };
+            let encoded = bucket.encode_picture(backend, models, shape, &colour)?;
+            Ok(Posterior::new(&encoded, &config.vae))
+        };
         let is_full = init.strength == 1.0;
         let is_seen = !(is_full && config.paints_into_pictures());
-        let posterior = if is_seen { Some(encode(&picture, &|_| true)?) } else { None };
+        let posterior = if is_seen { Some(encode(&|_| true)?) } else { None };
         let masked = match &init.mask {
             None => None,
             Some(mask) => {
                 let luma = mask.resized(pass.width, pass.height).luma();
                 let kept = |pixel: usize| luma[pixel] < LIGHT;
-                let masked = config.paints_into_pictures().then(|| encode(&picture, &kept)).transpose()?;
+                let masked = config.paints_into_pictures().then(|| encode(&kept)).transpose()?;
                 // The first pixel stands for those of a latent, as torch's `interpolate` finds the nearest.
                 let scale = config.vae.scale_factor();
                 let rows = (0..pass.height).step_by(scale);
                 let pixels =
                     rows.flat_map(|y| (0..pass.width).step_by(scale).map(move |x| y * pass.width + x));
                 let mask = pixels.map(|pixel| if kept(pixel) { 0.0 } else { 1.0 }).collect();
-                Some(Masked { mask, picture: masked })
+                Some(Masked { mask, picture: masked, is_drawn: config.vae.is_variational() })
             }
         };
         Ok(Encoded { picture: posterior, starts_from_noise: is_full && masked.is_some(), masked })
@@ -80,45 +90,23 @@ impl Encoded {
 }
 
 impl Posterior {
-    /// Encodes a picture, grey where it is not `kept`.
-    fn encode(
-        backend: &mut dyn Backend,
-        bucket: &Bucket,
-        picture: &Raster,
-        kept: &dyn Fn(usize) -> bool,
-        scaling_factor: f32,
-    ) -> Result<Self> {
-        let graph = bucket.encode_picture.as_ref().expect("recorded for a picture");
-        let PictureTensors { picture: input, moments } =
-            bucket.tensors.picture.expect("planned for a picture");
-        let mut pixels = vec![0f32; input.len()];
-        let colours = picture.rgb.chunks_exact(3).enumerate().filter(|(pixel, _)| kept(*pixel));
-        for (pixel, rgb) in colours {
-            for (channel, &byte) in rgb.iter().enumerate() {
-                pixels[pixel * input.c() + channel] = 2.0 * (f32::from(byte) / 255.0) - 1.0;
-            }
-        }
-        let mut bytes = vec![0; input.bytes()];
-        pack::from_f32(&pixels, input.dtype, &mut bytes);
-        backend.write(input, &bytes)?;
-        backend.replay(graph)?;
-
-        let mut stored = vec![0; moments.bytes()];
-        backend.read(moments, &mut stored)?;
-        let mut floats = vec![0f32; moments.len()];
-        pack::convert(moments.dtype, &stored, 1.0, DType::F32, bytemuck::cast_slice_mut(&mut floats));
-        let c = moments.c() / 2;
+    /// Of what the VAE gives, [h,w,encoded_channels].
+    fn new(encoded: &[f32], vae: &AutoencoderConfig) -> Self {
+        let (c, scaling_factor) = (vae.latent_channels(), vae.scaling_factor());
         let (low, high) = LOG_VARIANCE;
         let deviation = |log: &f32| (0.5 * log.clamp(low, high)).exp() * scaling_factor;
-        let pixels = || floats.chunks_exact(2 * c);
-        Ok(Posterior {
+        let pixels = || encoded.chunks_exact(vae.encoded_channels());
+        let deviations = || pixels().flat_map(|pixel| pixel[c..].iter().map(deviation)).collect();
+        Posterior {
             mean: pixels().flat_map(|pixel| pixel[..c].iter().map(|mean| mean * scaling_factor)).collect(),
-            deviation: pixels().flat_map(|pixel| pixel[c..].iter().map(deviation)).collect(),
-        })
+            deviation: vae.is_variational().then(deviations),
+        }
     }
 
-    pub fn sample(&self, noise: &[f32]) -> Vec<f32> {
-        let numbers = self.mean.iter().zip(&self.deviation).zip(noise);
+    /// Latents, with the noise of `draw` where they have to be drawn.
+    pub fn sample(&self, draw: &mut dyn FnMut() -> Vec<f32>) -> Vec<f32> {
+        let Some(deviation) = &self.deviation else { return self.mean.clone() };
+        let numbers = self.mean.iter().zip(deviation).zip(draw());
         numbers.map(|((mean, deviation), noise)| mean + deviation * noise).collect()
     }
 }

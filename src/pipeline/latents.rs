@@ -1,13 +1,13 @@
 //! What the latents start as, and what is known of them while a part is painted.
 
 use super::encoded::{Encoded, Masked};
+use super::numbers::write_floats;
 use super::request::Request;
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::Backend;
 use crate::rng::NoiseSource;
 use crate::sampler::{Mix, Table};
-use crate::weights::pack;
 
 /// What a pass starts from.
 pub(super) enum Start {
@@ -19,7 +19,8 @@ pub(super) enum Start {
 
 /// Writes the initial latents, what is known of them, and the noise of every row that wants some. Each picture draws
 /// from its own generator, in the order in which diffusers draws: for the latents of its picture, for the initial
-/// noise, for the latents of its masked picture (also where no model sees them), then for the rows.
+/// noise, for the latents of its masked picture (also where no model sees them), then for the rows. A tiny VAE's
+/// latents of a picture are not drawn.
 pub(super) fn write_latents(
     backend: &mut dyn Backend,
     t: &Tensors,
@@ -38,7 +39,7 @@ pub(super) fn write_latents(
         let mut draw = || draw(&mut *generator, n, c);
         let picture = match start {
             Start::Noise => None,
-            Start::Picture(encoded) => encoded.picture.as_ref().map(|picture| picture.sample(&draw())),
+            Start::Picture(encoded) => encoded.picture.as_ref().map(|picture| picture.sample(&mut draw)),
             Start::Latents(latents) => Some(latents[image * n..][..n].to_vec()),
         };
         let picture = picture.unwrap_or_else(|| vec![0.0; n]);
@@ -50,8 +51,11 @@ pub(super) fn write_latents(
         };
         latents.extend(mixed(mix, &picture, &drawn));
         if let Some(masked) = masked(start) {
-            let for_masked = draw();
-            masked_latents.extend(masked.picture.iter().flat_map(|picture| picture.sample(&for_masked)));
+            match &masked.picture {
+                Some(picture) => masked_latents.extend(picture.sample(&mut draw)),
+                None if masked.is_drawn => drop(draw()),
+                None => {}
+            }
         }
         init.extend(picture);
         noise.extend(drawn);
@@ -84,9 +88,7 @@ fn write_input(backend: &mut dyn Backend, t: &Tensors, masked: &Masked, latents:
         row[c] = *mask;
         row[c + 1..2 * c + 1].copy_from_slice(pixel);
     }
-    let mut bytes = vec![0; input.bytes()];
-    pack::from_f32(&columns, input.dtype, &mut bytes);
-    backend.write(input, &bytes)
+    write_floats(backend, input, &columns)
 }
 
 fn masked(start: &Start) -> Option<&Masked> {

@@ -12,6 +12,7 @@
 mod bucket;
 mod control;
 mod decode;
+mod encode;
 mod encoded;
 mod enlarge;
 mod family;
@@ -20,11 +21,13 @@ mod inputs;
 mod latents;
 mod loras;
 mod model;
+mod numbers;
 mod preview;
 mod prompts;
 mod request;
 mod stages;
 mod tensors;
+mod tiles;
 mod tiling;
 
 use std::collections::HashMap;
@@ -44,18 +47,18 @@ use self::latents::{Start, write_latents};
 pub use self::loras::LoraUse;
 use self::loras::Loras;
 pub use self::model::{Description, KnownShapes, Model, ModelFiles};
+use self::numbers::{read_floats, write_floats};
 pub use self::preview::{OnPreview, PreviewMethod, Previews};
 use self::preview::{Watch, Watched};
 use self::prompts::Prompts;
 pub use self::request::{Painting, Pass, Picture, Request, SizeConditioning, Times};
 pub use self::stages::{Counted, Models, Stage, count};
 pub use self::tensors::Shape;
-use self::tensors::Tensors;
 pub use self::tiling::{Tiled, Tiling};
 use crate::error::{Error, Result};
 use crate::ops::*;
 use crate::text::{Inversions, Tokenizer};
-use crate::weights::{Plan, RandomWeights, Source, pack};
+use crate::weights::{Plan, RandomWeights, Source};
 
 /// Called while weights load, with bytes done and bytes in all.
 pub type OnLoad<'a> = &'a mut dyn FnMut(usize, usize);
@@ -119,9 +122,7 @@ impl Pipeline {
         backend.finish_fill()?;
         for (encoder, text_encoder) in models.text_encoders().enumerate().filter(|_| new_tokens > 0) {
             let rows = text_encoder.new_tokens();
-            let mut bytes = vec![0; rows.bytes()];
-            pack::from_f32(inversions.rows(encoder), rows.dtype, &mut bytes);
-            backend.write(rows, &bytes)?;
+            write_floats(&mut *backend, rows, inversions.rows(encoder))?;
         }
         let buckets = HashMap::new();
         let loras = Loras::new(source, plan.requests);
@@ -219,8 +220,9 @@ impl Pipeline {
         let pictures = request.pictures(shape.width, shape.height, &rgb);
         let mut warnings = prompts.warnings;
         if let (Some([h, w]), Tiled::Auto) = (shape.tile, request.tiling.when) {
+            let done = if shape.from_picture { "encoded and decoded" } else { "decoded" };
             warnings.push(format!(
-                "decoded in tiles of {w}x{h} latents: the whole picture does not fit; --vae-tiling on says so without \
+                "{done} in tiles of {w}x{h} latents: the whole picture does not fit; --vae-tiling on says so without \
                  this warning"
             ));
         }
@@ -258,7 +260,7 @@ impl Pipeline {
             (Some(latents), _) => Start::Latents(latents),
             (None, Some(init)) => {
                 let start = Instant::now();
-                let encoded = Encoded::new(backend, bucket, config, init, pass)?;
+                let encoded = Encoded::new(backend, &self.models, bucket, &shape, init, pass)?;
                 times.picture = start.elapsed();
                 Start::Picture(encoded)
             }
@@ -282,8 +284,7 @@ impl Pipeline {
     /// The latents of a shape at the size of a pass.
     fn enlarged(&mut self, shape: &Shape, pass: &Pass) -> Result<Vec<f32>> {
         let latents = self.buckets[shape].tensors.latents;
-        let mut floats = vec![0f32; latents.len()];
-        self.backend.read(latents, bytemuck::cast_slice_mut(&mut floats))?;
+        let floats = read_floats(&mut *self.backend, latents)?;
         let scale = self.description.config.vae.scale_factor();
         Ok(enlarge(&floats, latents.shape, [pass.height / scale, pass.width / scale]))
     }
@@ -311,7 +312,7 @@ impl Pipeline {
             match Bucket::new(backend, models, &shape) {
                 Err(Error::OutOfMemory { .. }) if !buckets.is_empty() => buckets.clear(),
                 Err(Error::OutOfMemory { needed, .. }) if shape != tiled => {
-                    tracing::debug!(?shape, needed, "decoding in tiles: the whole does not fit");
+                    tracing::debug!(?shape, needed, "tiles: the whole does not fit");
                     shape = tiled;
                 }
                 bucket => break bucket?,
@@ -334,18 +335,16 @@ impl Pipeline {
     /// for profilers that show named ranges. The latents take the first step of the sampler's table.
     pub fn run_eagerly(&mut self, shape: Shape, stage: Stage) -> Result<()> {
         self.prepare(shape)?;
-        let Bucket { tensors, region: Region { base, bytes, .. }, .. } = &self.buckets[&shape];
-        let (backend, models) = (&mut *self.backend, &self.models);
+        let bucket = &self.buckets[&shape];
+        let (backend, models, t) = (&mut *self.backend, &self.models, &bucket.tensors);
         // A loop that has run leaves the index past the table.
-        backend.write(tensors.index, bytemuck::cast_slice(&tensors.first_index()))?;
-        let before = backend.use_arena(Arena::new(*base, *bytes));
-        let t = Tensors::new(backend, models, &shape);
-        let ran = backend.run(&mut |ops| match stage {
-            Stage::Encode => models.encode(ops, &t),
-            Stage::Denoise => models.denoise(ops, &t),
-            Stage::Decode => models.decode(ops, &t),
-        });
-        backend.use_arena(before);
-        ran
+        backend.write(t.index, bytemuck::cast_slice(&t.first_index()))?;
+        bucket.unrecorded(backend, models, &shape, |backend| {
+            backend.run(&mut |ops| match stage {
+                Stage::Encode => models.encode(ops, t),
+                Stage::Denoise => models.denoise(ops, t),
+                Stage::Decode => models.decode(ops, t),
+            })
+        })
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::control;
 use super::family::{Distillation, Family};
 use super::{OnLoad, Pipeline};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::model::config::{AutoencoderConfig, ModelConfig};
 use crate::ops::Backend;
@@ -26,6 +26,8 @@ pub struct ModelFiles {
     pub location: Location,
     /// Another VAE: a file, its folder, or the folder of a model that has it.
     pub vae: Option<Location>,
+    /// A tiny VAE that decodes previews instead: likewise.
+    pub preview_vae: Option<Location>,
     /// `prediction_type` of a scheduler configuration.
     pub prediction_type: Option<&'static str>,
     /// Textual inversions that prompts may name.
@@ -87,6 +89,7 @@ impl From<Location> for ModelFiles {
         ModelFiles {
             location,
             vae: None,
+            preview_vae: None,
             prediction_type: None,
             embeddings: Vec::new(),
             controlnets: Vec::new(),
@@ -115,6 +118,10 @@ impl ModelFiles {
         let checkpoint = match &self.vae {
             None => checkpoint,
             Some(vae) => checkpoint.with_vae(vae)?,
+        };
+        let checkpoint = match &self.preview_vae {
+            None => checkpoint,
+            Some(vae) => checkpoint.with_preview_vae(vae)?,
         };
         Ok((description, checkpoint.with_controlnets(&self.controlnets)?))
     }
@@ -165,18 +172,29 @@ impl ModelFiles {
         }
         if let Some(vae) = &self.vae {
             let config = &mut description.config;
-            let folder = single_file::vae_folder(vae);
-            config.vae = if vae.is_folder() {
-                AutoencoderConfig::read(&folder.join("config.json"))?
-            } else {
-                let vae_file = single_file::open_vae(vae)?;
-                AutoencoderConfig::infer(vae, &vae_file.shapes(), &config.vae_to_infer())?
-            };
+            config.vae = read_vae(vae, config)?;
             config.check(vae)?;
+        }
+        if let Some(vae) = &self.preview_vae {
+            let config = &mut description.config;
+            let AutoencoderConfig::Tiny(tiny) = read_vae(vae, config)? else {
+                let message = "a whole VAE; previews want a tiny one, such as TAESD or, for XL, TAESDXL";
+                return Err(Error::file(vae, message));
+            };
+            config.preview_vae = Some(tiny.for_previews(vae, &config.vae)?);
         }
         control::read_controlnets(&mut description.config, &self.controlnets)?;
         Ok(description)
     }
+}
+
+/// Reads the configuration of another VAE; what its shapes leave open is as in the model's.
+fn read_vae(vae: &Location, model: &ModelConfig) -> Result<AutoencoderConfig> {
+    if vae.is_folder() {
+        return AutoencoderConfig::read(&single_file::vae_folder(vae).join("config.json"));
+    }
+    let file = single_file::open_vae(vae, "vae")?;
+    AutoencoderConfig::infer(vae, &file.shapes(), &model.vae_to_infer())
 }
 
 impl Description {

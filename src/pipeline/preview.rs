@@ -2,20 +2,21 @@
 //!
 //! The loop runs in pieces, and between two the host works out the clean sample that the last evaluation
 //! predicted. The model's output itself is gone by then, but the sampler's row is linear: what the latents were
-//! before and after the step says what it was. So a preview needs no kernel and no memory, and nothing where
-//! nobody asks for it.
+//! before and after the step says what it was. So the sample needs no kernel and no memory, and the loop is the
+//! same whether previews are asked for or not.
 
 use std::ops::ControlFlow;
 use std::str::FromStr;
 
 use super::Request;
 use super::bucket::Bucket;
+use super::numbers::read_floats;
 use super::request::Picture;
 use super::stages::Models;
 use super::tensors::{Shape, Tensors};
 use crate::error::{Error, Result};
 use crate::model::config::{AutoencoderConfig, ModelConfig, RGB, VaeConfig};
-use crate::ops::{Backend, Tensor, ToRgb8};
+use crate::ops::{Backend, ToRgb8};
 use crate::sampler::{Row, Table};
 
 /// Called with the model evaluations that are done, and a preview of each picture. An error breaks off.
@@ -34,7 +35,7 @@ pub struct Previews<'a> {
 pub enum PreviewMethod {
     /// A linear combination of the latents' channels: a small picture, of a pixel for each latent pixel.
     Projection,
-    /// What decodes the picture itself: as large as that, and fast if it is a tiny one.
+    /// The VAE for previews, or else what decodes the picture itself: as large as that, and fast if it is a tiny one.
     Vae,
 }
 
@@ -69,7 +70,7 @@ const XL: Projection = Projection {
 impl PreviewMethod {
     /// The faster one of those that a model has.
     pub fn default_of(config: &ModelConfig) -> Self {
-        let is_tiny = matches!(config.vae, AutoencoderConfig::Tiny(_));
+        let is_tiny = config.preview_vae.is_some() || matches!(config.vae, AutoencoderConfig::Tiny(_));
         if is_tiny || projection(config).is_none() { PreviewMethod::Vae } else { PreviewMethod::Projection }
     }
 
@@ -145,7 +146,7 @@ impl Watched<'_> {
                 break;
             }
             let t = &self.bucket.tensors;
-            let after = read(self.backend, t.latents)?;
+            let after = read_floats(self.backend, t.latents)?;
             if let Some(sample) = before.predicted(&self.table.rows[row], &after) {
                 let pictures = self.preview(previews.method, &sample, &after)?;
                 (previews.on_preview)(done, pictures)?;
@@ -179,7 +180,7 @@ impl Watched<'_> {
             return Ok(self.request.pictures(w, h, &rgb));
         }
         self.backend.write(t.latents, bytemuck::cast_slice(sample))?;
-        let rgb = self.bucket.decode(self.backend, self.models, &self.shape)?;
+        let rgb = self.bucket.decode_preview(self.backend, self.models, &self.shape)?;
         self.backend.write(t.latents, bytemuck::cast_slice(latents))?;
         Ok(self.request.pictures(self.shape.width, self.shape.height, &rgb))
     }
@@ -205,22 +206,18 @@ struct State {
     known: Option<[Vec<f32>; 2]>,
 }
 
-fn read(backend: &mut dyn Backend, tensor: Tensor) -> Result<Vec<f32>> {
-    let mut values = vec![0f32; tensor.len()];
-    backend.read(tensor, bytemuck::cast_slice_mut(&mut values))?;
-    Ok(values)
-}
-
 impl State {
     fn read(backend: &mut dyn Backend, t: &Tensors, row: usize) -> Result<Self> {
         let images = t.latents.b();
         Ok(State {
-            x: read(backend, t.latents)?,
-            saved: read(backend, t.saved)?,
-            noise: read(backend, t.noise.images(row * images, images))?,
-            history: read(backend, t.history)?,
+            x: read_floats(backend, t.latents)?,
+            saved: read_floats(backend, t.saved)?,
+            noise: read_floats(backend, t.noise.images(row * images, images))?,
+            history: read_floats(backend, t.history)?,
             known: match t.known {
-                Some(known) => Some([read(backend, known.mask)?, read(backend, known.latents)?]),
+                Some(known) => {
+                    Some([read_floats(backend, known.mask)?, read_floats(backend, known.latents)?])
+                }
                 None => None,
             },
         })

@@ -9,7 +9,7 @@ use super::model::Description;
 use super::tensors::Shape;
 use super::tiling::{Tiled, Tiling};
 use crate::error::{Error, Result};
-use crate::model::config::{AutoencoderConfig, ModelConfig, RGB};
+use crate::model::config::{ModelConfig, RGB};
 use crate::rng::Rng;
 use crate::sampler::{NoiseLevels, Sampler, Sampling, Schedule, Table};
 use crate::text::{LongPrompt, PromptStyle};
@@ -208,14 +208,17 @@ impl Request {
         let rows = images.saturating_mul(if self.is_guided(config) { 2 } else { 1 });
         let others_fit = is_short
             && is_countable(rows, config.unet.largest_map(height / scale, width / scale))
-            && config.controlnets.iter().all(|net| is_countable(1, net.largest_map(height, width)))
-            && (self.init.is_none() || is_countable(1, config.vae.largest_map(height, width)));
-        let decoded_fits = is_short
+            && config.controlnets.iter().all(|net| is_countable(1, net.largest_map(height, width)));
+        let largest_map = |h, w| {
+            let preview = config.preview_vae.as_ref().map_or(0, |vae| vae.largest_map(h, w));
+            config.vae.largest_map(h, w).max(preview)
+        };
+        let vae_fits = is_short
             && match self.tile(config, width, height) {
-                Some([h, w]) => is_countable(1, config.vae.largest_map(scale * h, scale * w)),
-                None => is_countable(images, config.vae.largest_map(height, width)),
+                Some([h, w]) => is_countable(1, largest_map(scale * h, scale * w)),
+                None => is_countable(images, largest_map(height, width)),
             };
-        if !(others_fit && decoded_fits) {
+        if !(others_fit && vae_fits) {
             let pictures = if images == 1 { "picture" } else { "pictures at once" };
             let hires = if self.hires.is_some() { ", --hires-scale" } else { "" };
             let tiled = others_fit && self.tiling.when == Tiled::Off;
@@ -230,9 +233,10 @@ impl Request {
 
     /// Steps left out at the start.
     fn check_init(&self, init: &Init, config: &ModelConfig) -> Result<usize> {
-        if matches!(config.vae, AutoencoderConfig::Tiny(_)) {
+        if !config.vae.encodes() {
             return Err(Error::invalid(
-                "--init-image: a tiny VAE decodes only; try without --vae, or with one that is not tiny",
+                "--init-image: the VAE is a decoder alone; try a --vae with both halves, as a folder in the layout \
+                 of diffusers, or none",
             ));
         }
         if config.paints_into_pictures() && init.mask.is_none() {
@@ -256,14 +260,14 @@ impl Request {
         Table::new(&model.scheduler, &sampling)
     }
 
-    /// The largest tile, where a pass's picture is decoded in tiles from the outset: because the user says so, or
+    /// The largest tile, where a pass's picture is encoded and decoded in tiles from the outset: because the user says so, or
     /// because the kernels cannot count the whole.
     fn tile(&self, config: &ModelConfig, width: usize, height: usize) -> Option<[usize; 2]> {
         let whole = is_countable(self.images, config.vae.largest_map(height, width));
         self.possible_tile(config, width, height).filter(|_| self.tiling.when == Tiled::On || !whole)
     }
 
-    /// The largest tile of a picture of this size where it may be decoded in tiles.
+    /// The largest tile of a picture of this size where it may be encoded and decoded in tiles.
     pub(super) fn possible_tile(
         &self,
         config: &ModelConfig,

@@ -10,9 +10,11 @@ use crate::model::clip::{ClipText, Pooled};
 use crate::model::config::{AutoencoderConfig, ClipConfig, ModelConfig};
 use crate::model::controlnet::{ControlInputs, ControlNet};
 use crate::model::time::AddedInputs;
+use crate::model::tiny_vae::TinyVae;
 use crate::model::unet::UNet;
 use crate::ops::count::Count;
 use crate::ops::*;
+use crate::weights::names::PREVIEW_VAE;
 use crate::weights::{Plan, controlnet};
 
 /// The models on a backend: weights are there, nothing has run.
@@ -26,6 +28,8 @@ pub struct Models {
     pub unet: UNet,
     pub vae: Autoencoder,
     pub controlnets: Vec<ControlNet>,
+    /// A tiny one, where previews are not left to `vae`.
+    pub preview_vae: Option<Autoencoder>,
 }
 
 impl Models {
@@ -49,6 +53,10 @@ impl Models {
             controlnets,
             unet: plan.component("unet", |plan| UNet::new(&config.unet, plan)),
             vae: plan.component("vae", |plan| Autoencoder::new(&config.vae, carried, plan)),
+            preview_vae: config
+                .preview_vae
+                .as_ref()
+                .map(|vae| plan.component(PREVIEW_VAE, |plan| Autoencoder::Tiny(TinyVae::new(vae, plan)))),
             tokens: config.max_tokens(),
             config: config.clone(),
         }
@@ -123,9 +131,9 @@ impl Models {
         }
     }
 
-    /// The latents of the picture to start from, as moments.
+    /// Encodes the picture to start from.
     pub(super) fn encode_picture(&self, ops: &mut dyn Ops, t: &PictureTensors) {
-        ops.scope("encode_picture", |ops| self.vae.encoder().encode(ops, t.moments, t.picture));
+        ops.scope("encode_picture", |ops| self.vae.encode(ops, t.encoded, t.picture));
     }
 
     /// One model evaluation and the sampler row that follows from it.
@@ -160,20 +168,25 @@ impl Models {
         });
     }
 
-    /// Decodes everything, or one of the largest tiles.
     pub(super) fn decode(&self, ops: &mut dyn Ops, t: &Tensors) {
-        match t.canvas {
-            Canvas::Whole { rgb } => ops.scope("decode", |ops| {
-                let picture = ops.alloc(rgb.shape);
-                self.vae.decode(ops, picture, t.latents);
-                ops.to_rgb8(ToRgb8 { out: rgb, x: picture });
-            }),
-            Canvas::Tile { latents, picture } => self.decode_latents(ops, picture, latents),
-        }
+        ops.scope("decode", |ops| decode(&self.vae, ops, t));
     }
 
-    pub(super) fn decode_latents(&self, ops: &mut dyn Ops, picture: Tensor, latents: Tensor) {
-        ops.scope("decode", |ops| self.vae.decode(ops, picture, latents));
+    /// Decodes with the VAE for previews, if there is one.
+    pub(super) fn decode_preview(&self, ops: &mut dyn Ops, t: &Tensors) {
+        ops.scope("decode_preview", |ops| self.preview_vae.iter().for_each(|vae| decode(vae, ops, t)));
+    }
+}
+
+/// Decodes everything, or one of the largest tiles.
+fn decode(vae: &Autoencoder, ops: &mut dyn Ops, t: &Tensors) {
+    match t.canvas {
+        Canvas::Whole { rgb } => {
+            let picture = ops.alloc(rgb.shape);
+            vae.decode(ops, picture, t.latents);
+            ops.to_rgb8(ToRgb8 { out: rgb, x: picture });
+        }
+        Canvas::Tile { latents, picture } => vae.decode(ops, picture, latents),
     }
 }
 
@@ -203,12 +216,15 @@ pub struct Counted {
     pub encode: Count,
     pub denoise: Count,
     pub decode: Count,
+    /// Where there is a VAE for previews.
+    pub decode_preview: Option<Count>,
 }
 
 impl Counted {
     /// Bytes that the tensors and scratch of the shape need together.
     pub fn arena_bytes(&self) -> usize {
-        let stages = [&self.encode, &self.denoise, &self.decode].into_iter().chain(&self.encode_picture);
+        let stages = [&self.encode, &self.denoise, &self.decode].into_iter();
+        let stages = stages.chain(&self.encode_picture).chain(&self.decode_preview);
         stages.map(Count::peak_bytes).max().unwrap_or(0)
     }
 
@@ -229,6 +245,7 @@ impl Counted {
             encode: count(&Models::encode),
             denoise: count(&Models::denoise),
             decode: count(&Models::decode),
+            decode_preview: models.preview_vae.is_some().then(|| count(&Models::decode_preview)),
         }
     }
 }

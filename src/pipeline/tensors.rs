@@ -22,7 +22,7 @@ pub struct Shape {
     /// The layer of the text encoders that is read, from the end, 1 being the last: for the negative prompt
     /// and for the prompt.
     pub clip_skip: [usize; 2],
-    /// Height and width of the largest tile in latent pixels, where pictures are decoded tile by tile.
+    /// Height and width of the largest tile in latent pixels, where pictures are encoded and decoded tile by tile.
     pub tile: Option<[usize; 2]>,
     /// Whether a picture is encoded to start from.
     pub from_picture: bool,
@@ -107,12 +107,12 @@ pub(super) enum Canvas {
     },
 }
 
-/// A picture to start from.
+/// A picture to start from, or the largest tile of it.
 #[derive(Clone, Copy)]
 pub(super) struct PictureTensors {
     pub picture: Tensor, // [1,height,width,4] in -1..1, the fourth channel zero
-    /// Mean and logarithm of the variance of its latents.
-    pub moments: Tensor, // [1,h,w,2·latent_channels]
+    /// Mean and logarithm of the variance of its latents; the latents where they are not drawn.
+    pub encoded: Tensor, // [1,h,w,encoded_channels]
 }
 
 /// What XL's text encoders and time embedding read besides.
@@ -136,9 +136,10 @@ impl Tensors {
         let time_table = ops.alloc([time_rows, 1, n, models.unet.time_columns()]);
         let context = ops.alloc([rows, 1, shape.chunks * length, models.unet.context_columns()]);
         let tile_picture = shape.tile.map(|[h, w]| ops.alloc([1, scale * h, scale * w, RGB]));
+        let [encoded_h, encoded_w] = shape.tile.unwrap_or([h, w]);
         let picture = shape.from_picture.then(|| PictureTensors {
-            picture: ops.alloc([1, shape.height, shape.width, models.vae.encoder().picture_channels()]),
-            moments: ops.alloc([1, h, w, 2 * c]),
+            picture: ops.alloc([1, scale * encoded_h, scale * encoded_w, models.vae.picture_channels()]),
+            encoded: ops.alloc([1, encoded_h, encoded_w, vae.encoded_channels()]),
         });
         let input_channels = models.unet.input_channels();
         let inputs = if models.unet.begins_without_context() { images } else { rows };

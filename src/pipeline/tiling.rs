@@ -1,12 +1,12 @@
-//! Whether pictures are decoded tile by tile.
+//! Whether pictures are encoded and decoded tile by tile.
 
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::model::config::{AutoencoderConfig, MIN_TILE};
 
-/// A picture decoded in tiles needs the memory of one. Group norm sees each tile alone, so colours come out a little
-/// different.
+/// A picture encoded and decoded in tiles needs the memory of one. Group norm sees each tile alone, so colours come out a
+/// little different.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tiling {
     pub when: Tiled,

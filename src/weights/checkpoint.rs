@@ -6,6 +6,7 @@ use super::Source;
 use super::component::{Component, Stored};
 use super::controlnet;
 use super::folder::ModelFolder;
+use super::names::PREVIEW_VAE;
 use super::pack;
 use super::plan::Request;
 use super::single_file;
@@ -43,7 +44,13 @@ impl Checkpoint {
     /// The same with another VAE.
     pub fn with_vae(mut self, vae: &Location) -> Result<Self> {
         self.components.retain(|component| component.name != "vae");
-        self.components.push(single_file::open_vae(vae)?);
+        self.components.push(single_file::open_vae(vae, "vae")?);
+        Ok(self)
+    }
+
+    /// The same with a tiny VAE for previews.
+    pub fn with_preview_vae(mut self, vae: &Location) -> Result<Self> {
+        self.components.push(single_file::open_vae(vae, PREVIEW_VAE)?);
         Ok(self)
     }
 

@@ -6,6 +6,9 @@ use std::borrow::Cow;
 const OLD_ATTENTION: [(&str, &str); 4] =
     [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
 
+/// The component that decodes previews.
+pub const PREVIEW_VAE: &str = "preview_vae";
+
 /// The one spelling under which a tensor is looked up, whatever the file or the model calls it.
 pub fn canonical<'a>(component: &str, key: &'a str) -> Cow<'a, str> {
     match component {
@@ -25,6 +28,7 @@ pub fn is_ignored(component: &str, canonical: &str) -> bool {
         // Position ids are 0, 1, 2, ...; the projection is for comparing texts with pictures.
         "text_encoder" => matches!(canonical, "embeddings.position_ids" | "text_projection.weight"),
         "text_encoder_2" => canonical == "embeddings.position_ids",
+        PREVIEW_VAE => canonical.starts_with("encoder."),
         _ => false,
     }
 }

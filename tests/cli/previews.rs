@@ -36,6 +36,20 @@ fn previews_come_from_a_tiny_vae_where_that_decodes() {
 }
 
 #[test]
+fn a_vae_for_previews_leaves_the_picture_as_it_is() {
+    let place = Place::new();
+    let flags = ["--seed", "1", "-o", "a.png"];
+    place.paint(&flags);
+    let plain = fs::read(place.path("a.png")).unwrap();
+    place.paint(&[&flags[..], &["--preview", "1"]].concat());
+    let own = place.rgb("a-preview.png");
+    place.paint(&[&flags[..], &["--preview", "1", "--preview-vae", &tiny_vae()]].concat());
+    assert!(fs::read(place.path("a.png")).unwrap() == plain, "previews changed the picture");
+    assert_eq!(Png::read(&place.path("a-preview.png")).size, (64, 128));
+    assert!(place.rgb("a-preview.png") != own, "the preview is not the model's own");
+}
+
+#[test]
 fn previews_that_cannot_be_made_are_refused() {
     let place = Place::new();
     for (flags, sentence) in [
@@ -46,6 +60,12 @@ fn previews_that_cannot_be_made_are_refused() {
         (&["--preview", "1", "--preview-method", "taste"], "--preview-method taste: expected proj or vae"),
         (&["--preview", "1", "--preview-method", "proj"], "not for this model's; try vae"),
         (&["--preview-method", "vae"], "--preview <N>"),
+        (&["--preview-vae", &tiny_vae()], "--preview <N>"),
+        (&["--preview", "1", "--preview-vae", &tiny()], "previews want a tiny one"),
+        (
+            &["--preview", "1", "--preview-vae", &tiny_vae(), "--preview-method", "proj"],
+            "cannot be used with '--preview-method",
+        ),
     ] {
         let output = place.sdrt(&place.run_flags(&tiny(), flags));
         assert_ne!(code(&output), 0, "{flags:?}");

@@ -52,6 +52,24 @@ impl AutoencoderConfig {
         }
     }
 
+    /// Whether pictures can be encoded: files for decoding alone are tiny.
+    pub fn encodes(&self) -> bool {
+        match self {
+            AutoencoderConfig::Kl(_) => true,
+            AutoencoderConfig::Tiny(vae) => vae.encoder.is_some(),
+        }
+    }
+
+    /// Whether a picture is encoded to a normal distribution of latents; a tiny VAE gives the latents.
+    pub fn is_variational(&self) -> bool {
+        matches!(self, AutoencoderConfig::Kl(_))
+    }
+
+    /// Channels of an encoded picture: its latents, or their mean and log variance side by side.
+    pub fn encoded_channels(&self) -> usize {
+        self.latent_channels() * if self.is_variational() { 2 } else { 1 }
+    }
+
     /// Latents are what the encoder gives, times this.
     pub fn scaling_factor(&self) -> f32 {
         match self {

@@ -66,6 +66,7 @@ impl ModelConfig {
             vae,
             unet: UNetConfig { sample_size: family.unet.sample_size, ..unet },
             controlnets: Vec::new(),
+            preview_vae: None,
         })
     }
 }

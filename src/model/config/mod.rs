@@ -42,6 +42,8 @@ pub struct ModelConfig {
     pub vae: AutoencoderConfig,
     /// What steers the U-Net.
     pub controlnets: Vec<ControlNetConfig>,
+    /// What decodes previews instead of the VAE; of the same latents.
+    pub preview_vae: Option<TinyVaeConfig>,
 }
 
 impl ModelConfig {
@@ -55,6 +57,7 @@ impl ModelConfig {
             clip_2: unet.text_time.map(|_| second()).transpose()?,
             vae: AutoencoderConfig::read(&folder.join("vae/config.json"))?,
             controlnets: Vec::new(),
+            preview_vae: None,
             unet,
         };
         config.check(&unet_file)?;
@@ -106,6 +109,7 @@ impl ModelConfig {
             unet: UNetConfig::sd15(),
             vae: VaeConfig::sd15().into(),
             controlnets: Vec::new(),
+            preview_vae: None,
         }
     }
 
@@ -118,6 +122,7 @@ impl ModelConfig {
             unet: UNetConfig::sd21(),
             vae: VaeConfig { sample_size: 768, ..VaeConfig::sd15() }.into(),
             controlnets: Vec::new(),
+            preview_vae: None,
         }
     }
 
@@ -129,6 +134,7 @@ impl ModelConfig {
             unet: UNetConfig::sdxl(),
             vae: VaeConfig::sdxl().into(),
             controlnets: Vec::new(),
+            preview_vae: None,
         }
     }
 

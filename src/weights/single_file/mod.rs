@@ -139,11 +139,11 @@ impl SingleFile {
     }
 }
 
-/// Opens a VAE from a folder of diffusers, one of a whole model, or a file of either layout.
-pub fn open_vae(location: &Location) -> Result<Component> {
+/// Opens a VAE from a folder of diffusers, one of a whole model, or a file of either layout, as the component `name`.
+pub fn open_vae(location: &Location, name: &'static str) -> Result<Component> {
     let (_, base) = COMPONENTS[COMPONENTS.len() - 1];
     if location.is_folder() {
-        return Component::in_folder(&vae_folder(location), "vae", base);
+        return Component::in_folder(&vae_folder(location), name, base);
     }
     let (shard, tensors) = Shard::open(location).map_err(|error| pickle::named(location, LOAD, error))?;
     let prefix = ["first_stage_model.", "vae."]
@@ -151,7 +151,7 @@ pub fn open_vae(location: &Location) -> Result<Component> {
         .find(|prefix| tensors.iter().any(|stored| stored.key.starts_with(prefix)))
         .unwrap_or("");
     let levels = vae_levels(&tensors, prefix);
-    let mut component = Component::new("vae", location.clone(), "its other tensors".into());
+    let mut component = Component::new(name, location.clone(), "its other tensors".into());
     component.files.push(shard);
     let tiny = TinyKeys::of(&tensors);
     for stored in tensors {
