@@ -37,6 +37,7 @@ pub mod raster;
 pub mod rng;
 pub mod roofline;
 pub mod sampler;
+mod sha256;
 pub mod text;
 pub mod weights;
 pub mod workload;
