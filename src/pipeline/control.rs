@@ -4,6 +4,7 @@ use super::request::{Pass, Request};
 use super::tensors::{Shape, Tensors};
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::model::conditioned::Conditioned;
 use crate::model::config::{ControlNetConfig, ModelConfig};
 use crate::model::controlnet::ControlNet;
 use crate::ops::{Backend, DType, Ops, Tensor};
