@@ -178,8 +178,9 @@ impl Recorded {
         let mut others = Vec::new();
         for (name, there) in lora::read_hashes(&self.parameters) {
             let of_name = |(other, _): &&(String, String)| plain(other) == plain(&name);
-            let here = origin.lora_hashes.iter().find(of_name);
-            others.extend(here.filter(|(_, here)| !here.starts_with(&there)).map(|(_, here)| {
+            let here: Vec<&(String, String)> = origin.lora_hashes.iter().filter(of_name).collect();
+            let is_here = here.iter().any(|(_, here)| here.starts_with(&there));
+            others.extend(here.first().filter(|_| !is_here).map(|(_, here)| {
                 format!("was painted with another LoRA {name} (hash {there}) than this one (hash {here})")
             }));
         }
@@ -414,6 +415,21 @@ mod tests {
         );
         let missing = recorded("a cat").warnings(&origin());
         assert_eq!(missing, ["a.png does not say its Steps, Sampler, CFG scale, Seed, Size"]);
+    }
+
+    #[test]
+    fn loras_of_other_weights_are_named() {
+        let hashes = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(name, hash)| (name.to_string(), hash.to_string()));
+            Origin { lora_hashes: pairs.collect(), ..origin() }
+        };
+        let there = hashes(&[("style", "499ac92037ea"), ("style", "2d0a11ebd9c5"), ("a:b", "0123456789ab")]);
+        let read = recorded(&there.parameters(&request(), 0).to_string());
+        assert_eq!(read.warnings(&there), [""; 0]);
+        assert_eq!(read.warnings(&origin()), [""; 0]);
+        let sentence =
+            "a.png was painted with another LoRA ab (hash 0123456789ab) than this one (hash ba9876543210)";
+        assert_eq!(read.warnings(&hashes(&[("a:b", "ba9876543210")])), [sentence]);
     }
 
     #[test]
