@@ -7,22 +7,26 @@ use sdrt::bench::{Settings, measure, table, write};
 use sdrt::device::Device;
 use sdrt::location::Location;
 use sdrt::pipeline::{KnownShapes, Model};
+use sdrt::workload::Workload;
 
 fn main() -> sdrt::Result<()> {
     let has_gpu = Device::Auto.open(None)?.notice.is_none();
     let root = std::env::var_os("SDRT_ROOT").map_or(PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     let settings = Settings {
-        model: if has_gpu {
-            Model::Random(KnownShapes::Sd15)
-        } else {
-            Model::Files(Location::from(root.join("models/tiny")).into())
+        workload: Workload {
+            model: if has_gpu {
+                Model::Random { shapes: KnownShapes::Sd15, controlnets: 0 }
+            } else {
+                Model::Files(Location::from(root.join("models/tiny")).into())
+            },
+            steps: if has_gpu { 50 } else { 4 },
+            guidance_scale: None,
+            width: None,
+            height: None,
         },
         device: Device::Auto,
         dtype: None,
         images: vec![1, 4],
-        steps: if has_gpu { 50 } else { 4 },
-        width: None,
-        height: None,
     };
     let rows = measure(&settings, &mut |stage| eprintln!("{stage}"))?;
     print!("{}\n{}", rows[0].machine, table(&rows, &[]));

@@ -11,6 +11,7 @@ use clap::Parser;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sdrt::device::Device;
+use sdrt::model::conditioned::Conditioned;
 use sdrt::model::config::ModelConfig;
 use sdrt::model::time::TimeInputs;
 use sdrt::ops::count::Count;

@@ -3,7 +3,7 @@
 //! | stage | what is measured |
 //! |-------|------------------|
 //! | `load` | [`Model::load`] on a device that is open already, files in the page cache |
-//! | `text_encode` | tokens, text encoder, keys and values of all cross-attention, time table |
+//! | `text_encode` | tokens, text encoder, keys and values of all cross-attention, time table; what ControlNets read |
 //! | `unet_step` | `denoise` divided by its evaluations |
 //! | `denoise` | noise, and all steps as one replay |
 //! | `vae_decode` | latents to pixels on the host |
@@ -21,52 +21,23 @@ use crate::error::{Error, Result};
 use crate::image;
 use crate::location::Location;
 use crate::ops::DType;
-use crate::pipeline::{Init, Model, Request, Times, count};
+use crate::pipeline::{Model, Request, Times, count};
 use crate::roofline::{self, Ceiling, Work};
-use crate::sampler::Sampler;
+use crate::workload::Workload;
 
 /// Repeats of a measurement after the one that warms up, while time allows.
 const REPEATS: usize = 5;
 /// No further repeat is begun after this long.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What is painted; its words do not matter to the time.
-const PROMPT: &str = "a lighthouse at dawn";
-
-/// The request that is measured: DDIM, whose steps are one evaluation each, with the model's guidance.
-pub fn request(
-    model: &Model,
-    images: usize,
-    steps: usize,
-    width: Option<usize>,
-    height: Option<usize>,
-) -> Result<Request> {
-    let description = model.describe()?;
-    let defaults = Request::defaults(&description, Sampler::Ddim);
-    let request = Request {
-        prompt: PROMPT.to_string(),
-        images,
-        steps,
-        width: width.unwrap_or(defaults.width),
-        height: height.unwrap_or(defaults.height),
-        init: description.config.paints_into_pictures().then(Init::blank),
-        ..defaults
-    };
-    request.check(&description)?;
-    Ok(request)
-}
 
 /// What to measure, and where.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub model: Model,
+    pub workload: Workload,
     pub device: Device,
     pub dtype: Option<DType>,
     /// Pictures at once; each is measured.
     pub images: Vec<usize>,
-    pub steps: usize,
-    /// The model's own where not given.
-    pub width: Option<usize>,
-    pub height: Option<usize>,
 }
 
 /// One stage at one number of pictures.
@@ -83,6 +54,11 @@ pub struct Row {
     pub width: usize,
     pub height: usize,
     pub steps: usize,
+    /// `None` for `load`, and in files of before it could be chosen.
+    #[serde(default)]
+    pub guidance_scale: Option<f32>,
+    #[serde(default)]
+    pub controlnets: usize,
     pub machine: String,
     #[serde(skip)]
     pub work: Work,
@@ -90,33 +66,31 @@ pub struct Row {
 
 /// Measures every stage. `on_stage` hears what comes next.
 pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Vec<Row>> {
-    let Settings { model, steps, .. } = settings;
-    let requests: Vec<Request> = settings
-        .images
-        .iter()
-        .map(|&images| request(model, images, *steps, settings.width, settings.height))
-        .collect::<Result<_>>()?;
-    let config = model.describe()?.config;
+    let Settings { workload, device, dtype, images } = settings;
+    let requests: Vec<Request> =
+        images.iter().map(|&images| workload.request(images)).collect::<Result<_>>()?;
+    let config = workload.model.describe()?.config;
+    let controlnets = config.controlnets.len();
 
     on_stage("loading");
     let mut pipeline = None;
     let mut load = || {
         // The one before gives its memory back first.
         pipeline = None;
-        let backend = settings.device.open(settings.dtype)?.backend;
+        let backend = device.open(*dtype)?.backend;
         let start = Instant::now();
-        pipeline = Some(model.load(backend, &mut |_, _| ())?);
+        pipeline = Some(workload.model.load(backend, &mut |_, _| ())?);
         Ok(start.elapsed())
     };
-    let loads = match model {
+    let loads = match workload.model {
         Model::Files(_) => repeat(load)?,
         // Nothing is read, so that there is nothing to learn from repeats.
-        Model::Random(_) => vec![load()?],
+        Model::Random { .. } => vec![load()?],
     };
     let mut pipeline = pipeline.expect("loaded at least once");
     let (machine, dtype) = (pipeline.backend().describe(), pipeline.backend().dtype());
     let ceiling = Ceiling::of(&machine, dtype);
-    let mut rows = vec![Row::new("load", &machine, None, &loads, Work::default())];
+    let mut rows = vec![Row::new("load", &machine, controlnets, None, &loads, Work::default())];
     for request in &requests {
         on_stage(&format!("painting {} of {}x{}", request.images, request.width, request.height));
         let times = repeat(|| {
@@ -131,7 +105,8 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
         let denoise = step.times(evaluations as f64);
         let mut row = |stage: &str, work: Work, time: fn(&Times) -> Duration| {
             let times: Vec<Duration> = times.iter().map(time).collect();
-            rows.push(Row::new(stage, &machine, Some((request, shape.unet_batch())), &times, work));
+            let painted = Some((request, shape.unet_batch()));
+            rows.push(Row::new(stage, &machine, controlnets, painted, &times, work));
         };
         row("text_encode", encode, |t| t.text);
         row("unet_step", step, |t| t.denoise / t.evaluations as u32);
@@ -147,6 +122,7 @@ impl Row {
     fn new(
         stage: &str,
         machine: &str,
+        controlnets: usize,
         painted: Option<(&Request, usize)>,
         times: &[Duration],
         work: Work,
@@ -165,6 +141,8 @@ impl Row {
             width: of(|request| request.width),
             height: of(|request| request.height),
             steps: of(|request| request.steps),
+            guidance_scale: painted.map(|(request, _)| request.guidance_scale),
+            controlnets,
             machine: machine.to_string(),
             work,
         }
@@ -222,7 +200,10 @@ pub fn table(rows: &[Row], before: &[Row]) -> String {
 impl Row {
     /// Whether both measure the same work.
     fn same_as(&self, other: &Row) -> bool {
-        let what = |row: &Row| (row.stage.clone(), row.images, row.width, row.height);
+        let what = |row: &Row| {
+            let Row { images, unet_batch, controlnets, width, height, .. } = *row;
+            (row.stage.clone(), images, unet_batch, controlnets, width, height)
+        };
         let counts_steps = matches!(self.stage.as_str(), "denoise" | "image");
         what(self) == what(other) && (!counts_steps || self.steps == other.steps)
     }

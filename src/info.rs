@@ -62,7 +62,7 @@ impl Info {
                 checkpoint.check(&plan.requests)?;
                 stored(&checkpoint)
             }
-            Model::Random(_) => planned(&plan.requests),
+            Model::Random { .. } => planned(&plan.requests),
         };
         let shape = request.shape(config, pass);
         let counted = count(config, &shape, dtype);

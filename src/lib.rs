@@ -14,7 +14,8 @@
 //!
 //! Before it, [`hub`] turns the id of a model into a location. Beside the pipeline stand [`location`] (where
 //! a model's files are), [`device`] (which machine), [`raster`] (pictures to start from), [`image`] (files that
-//! say how they were painted), [`bench`], [`profile`], [`info`] and [`roofline`] (what is measured and counted).
+//! say how they were painted), [`workload`], [`bench`], [`profile`], [`info`] and [`roofline`] (what is measured and
+//! counted).
 
 pub mod bench;
 pub mod columns;
@@ -36,7 +37,9 @@ pub mod raster;
 pub mod rng;
 pub mod roofline;
 pub mod sampler;
+mod sha256;
 pub mod text;
 pub mod weights;
+pub mod workload;
 
 pub use error::{Error, Result};

@@ -2,11 +2,13 @@
 
 use std::fs;
 
+use sdrt::info::Info;
 use sdrt::location::Location;
 use sdrt::model::config::{BlockKind, ClipConfig, ControlNetConfig, ModelConfig, UNetConfig, VaeConfig};
-use sdrt::ops::Activation;
-use sdrt::pipeline::{ModelFiles, Request};
+use sdrt::ops::{Activation, DType};
+use sdrt::pipeline::{KnownShapes, Model, ModelFiles, Request};
 use sdrt::sampler::Sampler;
+use sdrt::workload::Workload;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -208,7 +210,8 @@ fn controlnet() -> Value {
 fn a_controlnet_reads_as_the_encoder_of_its_u_net() {
     let config = read(controlnet(), ControlNetConfig::read).unwrap();
     assert_eq!(config.encoder, UNetConfig { up_blocks: vec![], ..UNetConfig::sd15() });
-    assert_eq!((config.embedding_channels, config.is_bgr), (vec![16, 32, 96, 256], false));
+    assert_eq!((&config.embedding_channels, config.is_bgr), (&vec![16, 32, 96, 256], false));
+    assert_eq!(config, ControlNetConfig::of_family(&UNetConfig::sd15()));
     let small = json!({
         "down_block_types": vec!["DownBlock2D"; 4], "mid_block_type": "UNetMidBlock2D",
         "controlnet_conditioning_channel_order": "bgr", "conditioning_embedding_out_channels": null,
@@ -217,6 +220,24 @@ fn a_controlnet_reads_as_the_encoder_of_its_u_net() {
     assert_eq!(config.encoder.down_blocks, [BlockKind::Resnets; 4]);
     assert_eq!((config.encoder.mid_attention, config.is_bgr), (false, true));
     assert_eq!(config.embedding_channels, [16, 32, 96, 256]);
+}
+
+#[test]
+fn controlnets_without_files_have_as_many_parameters_as_published_ones() {
+    for (shapes, parameters) in [
+        (KnownShapes::Sd15, 361_279_120),
+        (KnownShapes::Sd21, 364_228_240),
+        (KnownShapes::Sdxl, 1_251_014_160),
+    ] {
+        let model = Model::Random { shapes, controlnets: 1 };
+        let workload = Workload { model, steps: 1, guidance_scale: None, width: Some(64), height: Some(64) };
+        let info = Info::new(&workload.model, &workload.request(1).unwrap(), DType::F16).unwrap();
+        assert_eq!(info.components()["controlnet"].1, 2 * parameters, "{shapes}");
+        assert_eq!(info.shape.controls, 1);
+    }
+    let model = Model::Random { shapes: KnownShapes::Sd15, controlnets: 9 };
+    let error = model.describe().unwrap_err().to_string();
+    assert_eq!(error, "9 ControlNets: expected at most 8 --random-controlnets");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use common::{Case, check, download, fixture, reserve_arena, root, upload};
 use sdrt::model::blocks::{Carried, Resnet, Transformer};
 use sdrt::model::clip::ClipText;
+use sdrt::model::conditioned::Conditioned;
 use sdrt::model::config::{AutoencoderConfig, ModelConfig};
 use sdrt::model::time::TimeInputs;
 use sdrt::model::unet::UNet;

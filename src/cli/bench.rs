@@ -7,16 +7,17 @@ use anyhow::Result;
 use clap::Args;
 use sdrt::bench::{self, Settings};
 use sdrt::image;
+use sdrt::workload::{self, Workload};
 
-use super::model::ModelOrShapes;
-use super::{DeviceArgs, SizeArgs};
+use super::DeviceArgs;
+use super::workload::WorkloadArgs;
 
 /// Measures how long the stages take, each after a warm-up, and prints medians beside the roofline.
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Bench {
     #[command(flatten)]
-    model: ModelOrShapes,
+    workload: WorkloadArgs,
     /// Pictures at once: 1,4 measures both
     #[arg(
         short = 'b',
@@ -30,8 +31,6 @@ pub struct Bench {
     /// Denoising steps of a picture
     #[arg(long, value_name = "N", default_value_t = 50)]
     steps: usize,
-    #[command(flatten)]
-    size: SizeArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Where the numbers go, a line of JSON for each stage
@@ -47,20 +46,20 @@ impl Bench {
         let before = self.against.as_deref().map(bench::read).transpose()?.unwrap_or_default();
         self.json.as_deref().map(image::check_writable).transpose()?;
         let settings = Settings {
-            model: self.model.model()?,
+            workload: self.workload.workload(self.steps)?,
             device: self.device.device,
             dtype: self.device.dtype,
             images: self.images.clone(),
-            steps: self.steps,
-            width: self.size.width,
-            height: self.size.height,
         };
         let rows = bench::measure(&settings, &mut super::say)?;
         if let Some(path) = &self.json {
             bench::write(path, &rows)?;
         }
-        let (model, machine) = (&settings.model, &rows[0].machine);
-        write!(std::io::stdout(), "{model}\n{machine}\n{}", bench::table(&rows, &before))?;
+        let Workload { model, steps, .. } = &settings.workload;
+        let painted = workload::summary(&settings.workload.request(1)?, &model.describe()?);
+        let unit = if *steps == 1 { "step" } else { "steps" };
+        let (machine, table) = (&rows[0].machine, bench::table(&rows, &before));
+        write!(std::io::stdout(), "{model}\n{machine}\n{painted}, {steps} {unit}\n{table}")?;
         Ok(())
     }
 }

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{ArgMatches, Args, FromArgMatches};
 use sdrt::error::Error;
+use sdrt::image::{UsedControlNet, image_hash};
 use sdrt::location::Location;
 use sdrt::pipeline::Control;
 use sdrt::raster::Raster;
+use sdrt::weights::controlnet;
 
-use super::source::{self, ModelSource};
+use super::source::{self, ModelSource, recorded_path};
 use crate::progress::Progress;
 
 /// Where nothing was drawn, there are no edges.
@@ -40,10 +42,17 @@ struct Flags {
 /// A ControlNet and what is said of it.
 struct Group {
     controlnet: ModelSource,
-    image: PathBuf,
+    image: Option<PathBuf>,
     strength: Option<f32>,
     start: Option<f64>,
     end: Option<f64>,
+}
+
+/// A ControlNet and all that it is given.
+pub struct Steering {
+    controlnet: ModelSource,
+    image: PathBuf,
+    pub control: Control,
 }
 
 pub struct ControlArgs {
@@ -81,11 +90,14 @@ impl Flags {
         let starts = of_each(&nets, "control-start", &places("control_start"), self.control_start)?;
         let ends = of_each(&nets, "control-end", &places("control_end"), self.control_end)?;
         let others = images.into_iter().zip(strengths).zip(starts.into_iter().zip(ends));
-        let group = |(controlnet, ((image, strength), (start, end)))| match image {
-            Some(image) => Ok(Group { controlnet, image, strength, start, end }),
-            None => Err(format!("--controlnet {controlnet}: expected a --control-image behind it")),
+        let group = |(controlnet, ((image, strength), (start, end)))| Group {
+            controlnet,
+            image,
+            strength,
+            start,
+            end,
         };
-        self.controlnet.into_iter().zip(others).map(group).collect()
+        Ok(self.controlnet.into_iter().zip(others).map(group).collect())
     }
 }
 
@@ -110,26 +122,82 @@ fn of_each<T>(
 }
 
 impl ControlArgs {
-    fn groups(&self) -> Result<&[Group], Error> {
-        self.groups.as_deref().map_err(Error::invalid)
+    /// The ControlNets of the flags, or those that steered a picture where there are none. What the flags leave open
+    /// of a ControlNet is as it was for the picture's of the same number.
+    pub fn steering(&self, recorded: &[UsedControlNet]) -> Result<Vec<Steering>, Error> {
+        let groups = self.groups.as_deref().map_err(Error::invalid)?;
+        if groups.is_empty() {
+            return recorded.iter().map(Steering::of_recorded).collect();
+        }
+        let numbered = groups.iter().enumerate();
+        numbered.map(|(number, group)| Steering::of_flags(group, recorded.get(number))).collect()
     }
+}
 
-    /// Where the ControlNets are, downloaded if they have to be.
-    pub fn locate(&self, progress: Progress) -> Result<Vec<Location>> {
-        self.groups()?.iter().map(|group| group.controlnet.locate(progress)).collect()
-    }
-
-    /// What each ControlNet is given.
-    pub fn controls(&self) -> Result<Vec<Control>, Error> {
-        let control = |group: &Group| {
-            let whole = Control::new(Raster::read(&group.image, BLACK)?);
-            Ok(Control {
-                strength: group.strength.unwrap_or(whole.strength),
-                start: group.start.unwrap_or(whole.start),
-                end: group.end.unwrap_or(whole.end),
-                ..whole
-            })
+impl Steering {
+    fn of_flags(group: &Group, recorded: Option<&UsedControlNet>) -> Result<Self, Error> {
+        let Group { controlnet, image, strength, start, end } = group;
+        let (image, whole) = match (image, recorded) {
+            (Some(image), None) => (image.clone(), Control::new(Raster::read(image, BLACK)?)),
+            (Some(image), Some(used)) => (image.clone(), used.control(Raster::read(image, BLACK)?)),
+            (None, Some(used)) => recorded_image(used, controlnet)?,
+            (None, None) => {
+                let message = format!("--controlnet {controlnet}: expected a --control-image behind it");
+                return Err(Error::invalid(message));
+            }
         };
-        self.groups()?.iter().map(control).collect()
+        let control = Control {
+            strength: strength.unwrap_or(whole.strength),
+            start: start.unwrap_or(whole.start),
+            end: end.unwrap_or(whole.end),
+            ..whole
+        };
+        Ok(Steering { controlnet: controlnet.clone(), image, control })
     }
+
+    fn of_recorded(used: &UsedControlNet) -> Result<Self, Error> {
+        let UsedControlNet { name, model, image, .. } = used;
+        let controlnet = ModelSource::of_recorded(model).ok_or_else(|| {
+            Error::invalid(format!(
+                "--from: the picture was steered by the ControlNet {name}, and there is no {model}; say where it is \
+                 with --controlnet, and behind it with --control-image where {image} is, if that has moved too"
+            ))
+        })?;
+        let (image, control) = recorded_image(used, &controlnet)?;
+        Ok(Steering { controlnet, image, control })
+    }
+
+    /// Where the ControlNet is, downloaded if it has to be.
+    pub fn locate(&self, progress: Progress) -> Result<Location> {
+        self.controlnet.locate(progress)
+    }
+
+    /// What pictures say of it; `location` is where the ControlNet is.
+    pub fn used(&self, location: &Location) -> Result<UsedControlNet, Error> {
+        let Control { image, strength, start, end } = &self.control;
+        Ok(UsedControlNet {
+            name: self.controlnet.name(),
+            hash: controlnet::hash(location)?,
+            model: self.controlnet.recorded(),
+            image: recorded_path(&self.image),
+            image_hash: image_hash(image),
+            strength: *strength,
+            start: *start,
+            end: *end,
+        })
+    }
+}
+
+/// What a picture's ControlNet read.
+fn recorded_image(used: &UsedControlNet, controlnet: &ModelSource) -> Result<(PathBuf, Control), Error> {
+    let image = PathBuf::from(&used.image);
+    if !image.exists() {
+        return Err(Error::invalid(format!(
+            "--from: the picture was steered by {}, which is not there; say where it is with --controlnet \
+             {controlnet} --control-image FILE",
+            used.image
+        )));
+    }
+    let control = used.control(Raster::read(&image, BLACK)?);
+    Ok((image, control))
 }

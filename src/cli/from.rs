@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use sdrt::device::Opened;
 use sdrt::error::Error;
-use sdrt::image::{Origin, Recorded};
+use sdrt::image::{Origin, Recorded, UsedControlNet, UsedLora};
 
 use super::{Cli, Command, DeviceArgs, emoji};
 
@@ -76,6 +76,15 @@ impl FromArgs {
     /// What of the picture cannot be had, or not surely.
     pub fn warnings(&self, origin: &Origin) -> Vec<String> {
         self.recorded.as_ref().map_or_else(Vec::new, |recorded| recorded.warnings(origin))
+    }
+
+    /// The picture's LoRAs that its prompt does not name.
+    pub fn loras(&self) -> Vec<UsedLora> {
+        self.recorded.as_ref().map_or_else(Vec::new, Recorded::loras)
+    }
+
+    pub fn controlnets(&self) -> Vec<UsedControlNet> {
+        self.recorded.as_ref().map_or_else(Vec::new, Recorded::controlnets)
     }
 
     /// Opens the machine, with the precision of the picture where the flag leaves that open and this machine

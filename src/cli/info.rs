@@ -52,7 +52,7 @@ pub struct Info {
 impl Info {
     pub fn run(&self) -> Result<()> {
         let model = match self.random_weights {
-            Some(shapes) => shapes.model(),
+            Some(shapes) => shapes.model(0),
             None => Model::Files(self.changes.of(&self.model, Progress { quiet: self.json })?),
         };
         let description = model.describe()?;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use clap::Args;
 use sdrt::error::{Error, Result};
+use sdrt::image::UsedLora;
 use sdrt::location::Location;
 use sdrt::pipeline::LoraUse;
 use sdrt::text::extract_loras;
 use sdrt::weights::Lora;
 
-use super::source::ModelSource;
+use super::source::{ModelSource, recorded_path};
 use crate::progress::Progress;
 
 #[derive(Args)]
@@ -22,7 +23,8 @@ pub struct LoraArgs {
     /// given several times
     #[arg(long = "lora", value_name = "FILE[:WEIGHT]")]
     loras: Vec<LoraFile>,
-    /// Where the LoRAs are that prompts name, as in <lora:name:0.8>: name.safetensors, or in a folder below
+    /// Where the LoRAs are that prompts name, as in <lora:name:0.8>, and the pictures of --from: name.safetensors,
+    /// or in a folder below
     #[arg(long, value_name = "DIR")]
     lora_dir: Option<PathBuf>,
 }
@@ -56,14 +58,19 @@ impl FromStr for LoraFile {
 pub struct Loras {
     /// Of every prompt.
     flags: Vec<LoraUse>,
+    /// What pictures say of these.
+    pub used: Vec<UsedLora>,
     folder: Option<Folder>,
-    opened: HashMap<PathBuf, Arc<Lora>>,
+    /// With their hashes.
+    opened: HashMap<PathBuf, (Arc<Lora>, String)>,
 }
 
 /// What is left of a prompt without its tags, and the LoRAs it is painted with.
 pub struct Tagged {
     pub text: String,
     pub loras: Vec<LoraUse>,
+    /// Names and hashes of all of them.
+    pub hashes: Vec<(String, String)>,
 }
 
 /// The files under `--lora-dir`.
@@ -74,22 +81,66 @@ struct Folder {
 }
 
 impl LoraArgs {
-    /// Opens those of the flags, downloaded if they have to be.
-    pub fn open(&self, progress: Progress) -> anyhow::Result<Loras> {
-        let mut flags = Vec::new();
-        for LoraFile { source, weight } in &self.loras {
-            flags.push(LoraUse::new(Arc::new(Lora::open(&source.locate(progress)?)?), *weight));
-        }
+    /// Opens those of the flags, downloaded if they have to be; where there are none, those that a picture was
+    /// painted with.
+    pub fn open(&self, recorded: Vec<UsedLora>, progress: Progress) -> anyhow::Result<Loras> {
         let folder = self.lora_dir.as_deref().map(Folder::read).transpose()?;
-        Ok(Loras { flags, folder, opened: HashMap::new() })
+        let mut loras = Loras { flags: Vec::new(), used: Vec::new(), folder, opened: HashMap::new() };
+        for LoraFile { source, weight } in &self.loras {
+            loras.add(
+                &source.locate(progress)?,
+                UsedLora {
+                    name: source.name(),
+                    hash: None,
+                    file: Some(source.recorded()),
+                    text_encoder: *weight,
+                    unet: *weight,
+                },
+            )?;
+        }
+        for used in recorded.into_iter().filter(|_| self.loras.is_empty()) {
+            match used.file.as_deref().and_then(ModelSource::of_recorded) {
+                Some(source) => loras.add(&source.locate(progress)?, used)?,
+                None => {
+                    let path = loras.find(&used)?.to_path_buf();
+                    loras.add(
+                        &Location::from(path.as_path()),
+                        UsedLora { file: Some(recorded_path(&path)), ..used },
+                    )?;
+                }
+            }
+        }
+        Ok(loras)
     }
 }
 
 impl Loras {
+    fn add(&mut self, location: &Location, used: UsedLora) -> Result<()> {
+        let lora = Arc::new(Lora::open(location)?);
+        self.used.push(UsedLora { hash: Some(lora.hash()), ..used });
+        self.flags.push(LoraUse { lora, text_encoder: used.text_encoder, unet: used.unet });
+        Ok(())
+    }
+
+    /// Where `--lora-dir` has a LoRA of a picture.
+    fn find(&self, used: &UsedLora) -> Result<&Path> {
+        let UsedLora { name, file, .. } = used;
+        let Some(folder) = &self.folder else {
+            let there = file.as_ref().map(|file| format!(", and there is no {file}")).unwrap_or_default();
+            return Err(Error::invalid(format!(
+                "--from: the picture was painted with the LoRA {name}{there}; say with --lora-dir where its file \
+                 is, or name the file with --lora"
+            )));
+        };
+        folder.find(name).map_err(|what| Error::invalid(format!("--from: --lora-dir {what}")))
+    }
+
     /// Takes the tags out of a prompt, and opens what they name.
     pub fn of_prompt(&mut self, prompt: &str) -> Result<Tagged> {
         let (text, tags) = extract_loras(prompt)?;
         let mut loras = self.flags.clone();
+        let of_flags = self.used.iter().filter_map(|used| Some((used.name.clone(), used.hash.clone()?)));
+        let mut hashes: Vec<_> = of_flags.collect();
         for tag in tags {
             let Some(folder) = &self.folder else {
                 return Err(Error::invalid(format!(
@@ -98,17 +149,21 @@ impl Loras {
                     tag.name
                 )));
             };
-            let path = folder.find(&tag.name)?;
-            let lora = match self.opened.get(path) {
-                Some(lora) => lora.clone(),
+            let path = folder.find(&tag.name).map_err(|what| {
+                Error::invalid(format!("<lora:{}> in the prompt: --lora-dir {what}", tag.name))
+            })?;
+            let (lora, hash) = match self.opened.get(path) {
+                Some(opened) => opened.clone(),
                 None => {
                     let lora = Arc::new(Lora::open(&Location::from(path))?);
-                    self.opened.entry(path.into()).or_insert(lora).clone()
+                    let hash = lora.hash();
+                    self.opened.entry(path.into()).or_insert((lora, hash)).clone()
                 }
             };
+            hashes.push((tag.name, hash));
             loras.push(LoraUse { lora, text_encoder: tag.text_encoder, unet: tag.unet });
         }
-        Ok(Tagged { text, loras })
+        Ok(Tagged { text, loras, hashes })
     }
 }
 
@@ -132,13 +187,11 @@ impl Folder {
         Ok(Folder { path: path.into(), files })
     }
 
-    /// The file of a name, whatever its case.
-    fn find(&self, name: &str) -> Result<&Path> {
+    /// The file of a name, whatever its case. The error is what to say of the folder.
+    fn find(&self, name: &str) -> Result<&Path, String> {
         let lower = name.to_lowercase();
         let mut found = self.files.iter().filter(|(stem, _)| stem.to_lowercase() == lower);
-        let refuse = |what: String| {
-            Error::invalid(format!("<lora:{name}> in the prompt: --lora-dir {} {what}", self.path.display()))
-        };
+        let refuse = |what: String| format!("{} {what}", self.path.display());
         match (found.next(), found.next()) {
             (Some((_, path)), None) => Ok(path),
             (Some((_, one)), Some((_, other))) => {

@@ -17,6 +17,7 @@ mod sampling;
 mod size;
 mod source;
 mod tiling;
+mod workload;
 
 use std::io::{IsTerminal, Write};
 

@@ -49,9 +49,22 @@ pub enum KnownShapes {
 pub struct ModelOrShapes {
     #[command(flatten)]
     model: ModelArgs,
+    /// A ControlNet that acts: a .safetensors file, a folder in the diffusers layout, or owner/name of one on the
+    /// hub; may be given several times
+    #[arg(long, value_name = "MODEL", value_parser = source::parser())]
+    controlnet: Vec<ModelSource>,
     /// Random weights of known shapes instead of a model
-    #[arg(long, value_name = "SHAPES", conflicts_with_all = ["model", "vae", "prediction"])]
+    #[arg(long, value_name = "SHAPES", conflicts_with_all = ["model", "vae", "prediction", "controlnet"])]
     random_weights: Option<KnownShapes>,
+    /// So many ControlNets with random weights, of the family of --random-weights
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        requires = "random_weights",
+        conflicts_with_all = ["model", "controlnet"]
+    )]
+    random_controlnets: usize,
 }
 
 impl ModelArgs {
@@ -74,18 +87,24 @@ impl ModelChanges {
 impl ModelOrShapes {
     pub fn model(&self) -> Result<Model> {
         match self.random_weights {
-            Some(shapes) => Ok(shapes.model()),
-            None => Ok(Model::Files(self.model.files(Progress { quiet: false })?)),
+            Some(shapes) => Ok(shapes.model(self.random_controlnets)),
+            None => {
+                let progress = Progress { quiet: false };
+                let controlnets = self.controlnet.iter().map(|net| net.locate(progress));
+                let controlnets = controlnets.collect::<Result<_>>()?;
+                Ok(Model::Files(ModelFiles { controlnets, ..self.model.files(progress)? }))
+            }
         }
     }
 }
 
 impl KnownShapes {
-    pub fn model(self) -> Model {
-        Model::Random(match self {
+    pub fn model(self, controlnets: usize) -> Model {
+        let shapes = match self {
             KnownShapes::Sd15 => pipeline::KnownShapes::Sd15,
             KnownShapes::Sd21 => pipeline::KnownShapes::Sd21,
             KnownShapes::Sdxl => pipeline::KnownShapes::Sdxl,
-        })
+        };
+        Model::Random { shapes, controlnets }
     }
 }

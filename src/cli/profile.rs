@@ -5,20 +5,20 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use sdrt::bench;
 use sdrt::image;
 use sdrt::pipeline::Stage;
 use sdrt::profile;
+use sdrt::workload;
 
-use super::model::ModelOrShapes;
-use super::{DeviceArgs, SizeArgs, say_notice};
+use super::workload::WorkloadArgs;
+use super::{DeviceArgs, say_notice};
 
 /// Measures how long each verb and shape takes, slowest first, or runs the stages once for nsys and ncu.
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Profile {
     #[command(flatten)]
-    model: ModelOrShapes,
+    workload: WorkloadArgs,
     /// Pictures at once
     #[arg(short = 'b', long, visible_alias = "num-images", value_name = "N", default_value_t = 1)]
     images: usize,
@@ -32,8 +32,6 @@ pub struct Profile {
     /// and measures nothing
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", conflicts_with_all = ["stage", "repeat", "json"])]
     trace: Option<usize>,
-    #[command(flatten)]
-    size: SizeArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Where the numbers go, a line of JSON for each verb and shape
@@ -56,8 +54,9 @@ const STEPS: usize = 2;
 
 impl Profile {
     pub fn run(&self) -> Result<()> {
-        let model = self.model.model()?;
-        let request = bench::request(&model, self.images, STEPS, self.size.width, self.size.height)?;
+        let workload = self.workload.workload(STEPS)?;
+        let model = &workload.model;
+        let request = workload.request(self.images)?;
         self.json.as_deref().map(image::check_writable).transpose()?;
         let opened = self.device.device.open(self.device.dtype)?;
         say_notice(opened.notice.as_deref());
@@ -79,7 +78,10 @@ impl Profile {
         if let Some(path) = &self.json {
             profile::write(path, &entries)?;
         }
-        write!(std::io::stdout(), "{model}\n{machine}\n{}", profile::table(&entries))?;
+        let painted = workload::summary(&request, pipeline.description());
+        let pictures = if self.images == 1 { "picture" } else { "pictures" };
+        let (images, table) = (self.images, profile::table(&entries));
+        write!(std::io::stdout(), "{model}\n{machine}\n{images} {pictures} of {painted}\n{table}")?;
         Ok(())
     }
 }

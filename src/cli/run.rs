@@ -14,14 +14,15 @@ use indicatif::ProgressBar;
 use sdrt::columns::columns;
 use sdrt::error::Error;
 use sdrt::image::Origin;
+use sdrt::location::Location;
 use sdrt::pipeline::{
-    Description, Hires, Model, ModelFiles, Painting, Picture, Pipeline, Previews, Request, Times,
+    Control, Description, Hires, Model, ModelFiles, Painting, Picture, Pipeline, Previews, Request, Times,
 };
 use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
-use super::control::ControlArgs;
+use super::control::{ControlArgs, Steering};
 use super::from::FromArgs;
 use super::lora::{LoraArgs, Tagged};
 use super::model::ModelArgs;
@@ -83,35 +84,51 @@ impl Run {
     pub fn run(&self) -> Result<()> {
         let prompts = self.prompts.read()?;
         let progress = Progress { quiet: self.quiet || self.json };
-        let mut loras = self.loras.open(progress)?;
+        let mut loras = self.loras.open(self.from.loras(), progress)?;
         let of_prompt =
             |prompt: &Prompt| loras.of_prompt(&prompt.text).map_err(|error| prompt.locate_error(error));
         let tagged: Vec<Tagged> = prompts.iter().map(of_prompt).collect::<Result<_>>()?;
+        let steering = self.control.steering(&self.from.controlnets())?;
+        let controlnets: Vec<Location> =
+            steering.iter().map(|net| net.locate(progress)).collect::<Result<_>>()?;
         let model = Model::Files(ModelFiles {
             embeddings: self.prompts.embeddings.clone(),
-            controlnets: self.control.locate(progress)?,
+            controlnets: controlnets.clone(),
             preview_vae: self.preview.locate_vae(progress)?,
             ..self.model.files(progress)?
         });
         let description = model.describe()?;
-        let request = self.request(&description)?;
+        let request = self.request(&description, &steering)?;
         let passes = request.check(&description)?;
         let evaluations = passes.iter().map(|pass| pass.table.evaluations()).sum();
         let files = self.output.files(prompts.len() * request.images)?;
         let previews = self.preview.files(&self.output.output, &files.paths, request.images, &description)?;
 
+        let used = steering.iter().zip(&controlnets).map(|(net, location)| net.used(location));
+        let used = used.collect::<Result<_, _>>()?;
         let opened = self.from.open(&self.device)?;
         let machine = opened.backend.describe();
         let dtype = opened.backend.dtype();
-        let origin = Origin { model: self.model.model.name(), device: opened.backend.name(), dtype };
-        for prompt in &prompts {
-            files.check(&Request { prompt: prompt.text.clone(), ..request.clone() }, &origin)?;
+        let origin = Origin {
+            model: self.model.model.name(),
+            device: opened.backend.name(),
+            dtype,
+            lora_hashes: Vec::new(),
+            loras: loras.used,
+            controlnets: used,
+        };
+        let origins = tagged
+            .iter()
+            .map(|Tagged { hashes, .. }| Origin { lora_hashes: hashes.clone(), ..origin.clone() });
+        let origins: Vec<Origin> = origins.collect();
+        for (prompt, origin) in prompts.iter().zip(&origins) {
+            files.check(&Request { prompt: prompt.text.clone(), ..request.clone() }, origin)?;
         }
         if !progress.quiet {
             say_notice(opened.notice.as_deref());
         }
         let (terminal, nothing_shown) = self.output.terminal(self.json);
-        let mut warnings = self.from.warnings(&origin);
+        let mut warnings = self.from.warnings(&origins[0]);
         warnings.extend(nothing_shown.map(String::from));
         warn(&warnings);
 
@@ -140,7 +157,7 @@ impl Run {
             };
             let bar = progress.denoising(evaluations, request.steps);
             let mut save_previews = |_, pictures: Vec<Picture>| match &previews {
-                Some(files) => files.save(&pictures, &request, &origin),
+                Some(files) => files.save(&pictures, &request, &origins[i]),
                 None => Ok(()),
             };
             let previews = previews.as_ref().map(|files| files.previews(&mut save_previews));
@@ -157,7 +174,7 @@ impl Run {
             let start = Instant::now();
             // As it was written, with its tags.
             let request = Request { prompt: prompt.text.clone(), ..request };
-            files.save(paths, &painting.pictures, &request, &origin)?;
+            files.save(paths, &painting.pictures, &request, &origins[i])?;
             let stages = Stages {
                 load: std::mem::take(&mut load),
                 times: painting.times,
@@ -190,8 +207,8 @@ impl Run {
     }
 
     /// The model's suggestion with what the flags say instead; without the prompt.
-    fn request(&self, model: &Description) -> Result<Request, Error> {
-        let controls = self.control.controls()?;
+    fn request(&self, model: &Description, steering: &[Steering]) -> Result<Request, Error> {
+        let controls: Vec<Control> = steering.iter().map(|net| net.control.clone()).collect();
         let mut defaults = self.sampling.request(model)?;
         if let Some(control) = controls.first() {
             let multiple = model.config.vae.scale_factor();

@@ -1,7 +1,7 @@
 //! What `--model` names: the model inside sdrt, a path, or a model of the hub.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::Result;
 use clap::builder::{PathBufValueParser, TypedValueParser};
@@ -60,6 +60,27 @@ impl ModelSource {
         Ok(location?)
     }
 
+    /// What a picture says of where it is.
+    pub fn recorded(&self) -> String {
+        match self {
+            ModelSource::Location(Location::Disk(path)) => {
+                let path = recorded_path(path);
+                // Not to be taken for an id once the file has moved.
+                if Id::parse(&path).is_some() { format!("./{path}") } else { path }
+            }
+            ModelSource::Location(location) => location.to_string(),
+            ModelSource::Hub(id) => id.to_string(),
+        }
+    }
+
+    /// What [`ModelSource::recorded`] says, if it is there or can be downloaded.
+    pub fn of_recorded(text: &str) -> Option<Self> {
+        match ModelSource::of_path(text.into()) {
+            ModelSource::Location(Location::Disk(path)) if !path.exists() => None,
+            source => Some(source),
+        }
+    }
+
     /// As pictures name their model: a file without its extension.
     pub fn name(&self) -> String {
         match self {
@@ -70,6 +91,16 @@ impl ModelSource {
             ModelSource::Hub(id) => id.name().into(),
         }
     }
+}
+
+/// A path as pictures tell it: pictures are shown around, so that of what is not below the working directory they
+/// tell the name alone.
+pub fn recorded_path(path: &Path) -> String {
+    let below = |part: Component| matches!(part, Component::Normal(_) | Component::CurDir);
+    if !path.components().all(below) {
+        return Location::from(path).name();
+    }
+    path.to_string_lossy().into_owned()
 }
 
 impl fmt::Display for ModelSource {

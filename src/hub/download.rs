@@ -11,6 +11,7 @@ use super::client::{ATTEMPTS, Client, Failure, Listed};
 use super::id::Id;
 use crate::columns::bytes;
 use crate::error::{Error, Result};
+use crate::sha256;
 
 /// Bytes that are read at once.
 const BUFFER: usize = 256 << 10;
@@ -200,6 +201,6 @@ impl Partial {
     }
 
     fn sha256(&self) -> String {
-        self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        sha256::digits(self.hash.clone())
     }
 }

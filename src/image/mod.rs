@@ -6,9 +6,11 @@
 //! ```
 
 mod civitai;
+mod controlnet;
 mod exif;
 mod files;
 mod format;
+mod lora;
 mod origin;
 mod parameters;
 mod png_text;
@@ -16,8 +18,10 @@ mod read;
 mod recorded;
 pub mod terminal;
 
+pub use controlnet::{UsedControlNet, image_hash};
 pub use files::{check_writable, numbered, write};
 pub use format::Format;
+pub use lora::UsedLora;
 pub use origin::Origin;
 pub use parameters::Parameters;
 pub use read::{read, read_text};

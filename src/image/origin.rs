@@ -1,5 +1,7 @@
 //! What a picture's file says of it.
 
+use super::controlnet::{self, UsedControlNet};
+use super::lora::{self, UsedLora};
 use super::parameters::Parameters;
 use crate::ops::DType;
 use crate::pipeline::{Request, SizeConditioning};
@@ -14,6 +16,12 @@ pub struct Origin {
     /// The machine's name, as [`Backend::name`](crate::ops::Backend::name) gives it.
     pub device: String,
     pub dtype: DType,
+    /// Names and hashes of all LoRAs that act.
+    pub lora_hashes: Vec<(String, String)>,
+    /// Those of them that the prompt does not name.
+    pub loras: Vec<UsedLora>,
+    /// In the order of the request's.
+    pub controlnets: Vec<UsedControlNet>,
 }
 
 /// The upscaler of hires fix.
@@ -60,16 +68,22 @@ impl Origin {
             ("Hires upscaler", hires.map(|_| LATENT.to_string())),
             ("Batch size", batch.then(|| request.images.to_string())),
             ("Batch pos", batch.then(|| index.to_string())),
+        ];
+        let painter = [
             ("RNG", Some(request.rng.label().to_string())),
             ("Device", Some(self.device.clone())),
             ("Precision", Some(self.dtype.to_string())),
             ("Version", Some(VERSION.to_string())),
         ];
-        let given = settings.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?)));
+        let given = |(key, value): (&str, Option<String>)| Some((key.to_string(), value?));
+        let settings = settings.into_iter().filter_map(given);
+        let settings = settings.chain(lora::settings(&self.lora_hashes, &self.loras));
+        let settings = settings.chain(controlnet::settings(&self.controlnets));
+        let settings = settings.chain(painter.into_iter().filter_map(given));
         Parameters {
             prompt: request.prompt.clone(),
             negative_prompt: request.negative_prompt.clone(),
-            settings: given.filter(|(_, value)| !value.is_empty()).collect(),
+            settings: settings.filter(|(_, value)| !value.is_empty()).collect(),
         }
     }
 }

@@ -111,6 +111,16 @@ impl fmt::Display for Parameters {
     }
 }
 
+/// The number of a key such as `ControlNet 0`.
+pub(super) fn number_of(key: &str, name: &str) -> Option<usize> {
+    key.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()
+}
+
+/// A name without what separates lists in values.
+pub(super) fn plain(name: &str) -> String {
+    name.replace([':', ','], "")
+}
+
 /// A1111 puts a line break behind every line but empty ones in front.
 fn joined(lines: &[&str]) -> String {
     lines.join("\n").trim_start_matches('\n').to_string()

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::civitai::{self, Resource};
+use super::controlnet::{self, UsedControlNet};
+use super::lora::{self, UsedLora};
 use super::origin::{LATENT, Origin, VERSION};
-use super::parameters::Parameters;
+use super::parameters::{Parameters, plain};
 use super::read;
 use crate::error::Result;
 use crate::ops::DType;
@@ -40,7 +42,7 @@ const HIRES: [(&str, &str); 3] = [
     ("Denoising strength", "hires-strength"),
 ];
 /// Other keys that are taken, or that change no pixel.
-const UNDERSTOOD: [&str; 17] = [
+const UNDERSTOOD: [&str; 16] = [
     "Sampler",
     "Schedule type",
     "Size",
@@ -51,7 +53,6 @@ const UNDERSTOOD: [&str; 17] = [
     "Version",
     "Model hash",
     "Hashes",
-    "Lora hashes",
     "TI hashes",
     "User",
     "Created Date",
@@ -137,6 +138,16 @@ impl Recorded {
             .or_else(|| self.resources().iter().find(|resource| resource.is_checkpoint()).map(Resource::name))
     }
 
+    /// The LoRAs that the prompt does not name.
+    pub fn loras(&self) -> Vec<UsedLora> {
+        lora::read(&self.parameters)
+    }
+
+    /// The ControlNets that can be used again: those of sdrt.
+    pub fn controlnets(&self) -> Vec<UsedControlNet> {
+        if self.is_ours() { controlnet::read(&self.parameters) } else { Vec::new() }
+    }
+
     fn resources(&self) -> Vec<Resource> {
         self.parameters.get("Civitai resources").map(civitai::resources).unwrap_or_default()
     }
@@ -150,11 +161,9 @@ impl Recorded {
     /// What of the picture cannot be had, or not surely.
     pub fn warnings(&self, origin: &Origin) -> Vec<String> {
         let path = self.path.display();
-        [self.other_model(origin), self.left_out(), self.missing(), self.other_machine(origin)]
-            .into_iter()
-            .flatten()
-            .map(|what| format!("{path} {what}"))
-            .collect()
+        let others = [self.other_model(origin), self.left_out(), self.missing(), self.other_machine(origin)];
+        let files = self.other_loras(origin).into_iter().chain(self.other_controlnets(origin));
+        others.into_iter().flatten().chain(files).map(|what| format!("{path} {what}")).collect()
     }
 
     fn other_model(&self, origin: &Origin) -> Option<String> {
@@ -164,12 +173,50 @@ impl Recorded {
         Some(format!("was painted with {model}{hash}, this is {}", origin.model))
     }
 
+    /// LoRAs that have the name of one of the picture's, and other weights.
+    fn other_loras(&self, origin: &Origin) -> Vec<String> {
+        let mut others = Vec::new();
+        for (name, there) in lora::read_hashes(&self.parameters) {
+            let of_name = |(other, _): &&(String, String)| plain(other) == plain(&name);
+            let here: Vec<&(String, String)> = origin.lora_hashes.iter().filter(of_name).collect();
+            let is_here = here.iter().any(|(_, here)| here.starts_with(&there));
+            others.extend(here.first().filter(|_| !is_here).map(|(_, here)| {
+                format!("was painted with another LoRA {name} (hash {there}) than this one (hash {here})")
+            }));
+        }
+        others
+    }
+
+    /// ControlNets and what they read, where they are not the picture's.
+    fn other_controlnets(&self, origin: &Origin) -> Vec<String> {
+        let mut others = Vec::new();
+        for (there, here) in self.controlnets().iter().zip(&origin.controlnets) {
+            let model = |net: &UsedControlNet| format!("{} (hash {})", plain(&net.name), net.hash);
+            if model(there) != model(here) {
+                others.push(format!("was steered by {}, this is {}", model(there), model(here)));
+            }
+            if there.image_hash != here.image_hash {
+                others.push(format!(
+                    "was steered by another picture than {}: {}, whose pixels have the hash {}",
+                    here.image, there.image, there.image_hash
+                ));
+            }
+        }
+        others
+    }
+
     fn left_out(&self) -> Option<String> {
+        let (loras, controlnets) = (self.loras().len(), self.controlnets().len());
+        let is_taken = |key: &str| {
+            lora::is_taken(key, loras)
+                || controlnet::is_taken(key, controlnets)
+                || (self.is_hires() && is_of_hires(key))
+        };
         let settings = self.parameters.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let mut left_out: Vec<String> = settings
             .filter(|(key, _)| !UNDERSTOOD.contains(key) && !FLAGS.iter().any(|(taken, _)| taken == key))
             .filter(|setting| !NEUTRAL.contains(setting))
-            .filter(|(key, _)| !(self.is_hires() && is_of_hires(key)))
+            .filter(|(key, _)| !is_taken(key))
             .map(|(key, value)| format!("{key}: {value}"))
             .collect();
         let resources = self.resources();
@@ -242,7 +289,14 @@ mod tests {
     }
 
     fn origin() -> Origin {
-        Origin { model: "tiny".into(), device: "CPU".into(), dtype: DType::F32 }
+        Origin {
+            model: "tiny".into(),
+            device: "CPU".into(),
+            dtype: DType::F32,
+            lora_hashes: Vec::new(),
+            loras: Vec::new(),
+            controlnets: Vec::new(),
+        }
     }
 
     fn request() -> Request {
@@ -361,6 +415,21 @@ mod tests {
         );
         let missing = recorded("a cat").warnings(&origin());
         assert_eq!(missing, ["a.png does not say its Steps, Sampler, CFG scale, Seed, Size"]);
+    }
+
+    #[test]
+    fn loras_of_other_weights_are_named() {
+        let hashes = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(name, hash)| (name.to_string(), hash.to_string()));
+            Origin { lora_hashes: pairs.collect(), ..origin() }
+        };
+        let there = hashes(&[("style", "499ac92037ea"), ("style", "2d0a11ebd9c5"), ("a:b", "0123456789ab")]);
+        let read = recorded(&there.parameters(&request(), 0).to_string());
+        assert_eq!(read.warnings(&there), [""; 0]);
+        assert_eq!(read.warnings(&origin()), [""; 0]);
+        let sentence =
+            "a.png was painted with another LoRA ab (hash 0123456789ab) than this one (hash ba9876543210)";
+        assert_eq!(read.warnings(&hashes(&[("a:b", "ba9876543210")])), [sentence]);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! The picture is embedded once per request ([`ControlNet::embed`]), and as with the U-Net times and prompts
 //! come in tables. How much is added is data: a gain for each row of a batch at each step.
 
-use super::blocks::{Conv, Dense};
+use super::blocks::{Conv, Dense, Transformer};
+use super::conditioned::Conditioned;
 use super::config::ControlNetConfig;
 use super::encoder::{Builder, Encoder};
-use super::time::{TimeEmbedding, TimeInputs};
+use super::time::TimeEmbedding;
 use crate::ops::*;
 use crate::weights::plan::Plan;
 
@@ -34,9 +35,9 @@ struct CondEmbedding {
 pub struct ControlInputs {
     /// Of [`ControlNet::embed`].
     pub embedding: Tensor, // [b,h,w,c], as many images as the latents
-    /// Of [`ControlNet::time_table`].
+    /// Of [`Conditioned::time_table`].
     pub time: TableRow,
-    /// Of [`ControlNet::context`].
+    /// Of [`Conditioned::context`].
     pub context: Tensor, // [b,1,s,context_columns]
     /// How much is added of what it says.
     pub gain: TableRow, // f32, one number a row
@@ -74,30 +75,6 @@ impl ControlNet {
             controlnet_down_blocks,
             context_columns: builder.context_columns,
         }
-    }
-
-    /// Columns of the time table: the output channels of all resnets.
-    pub fn time_columns(&self) -> usize {
-        self.time.columns()
-    }
-
-    /// Columns of the context table: keys and values of all cross-attentions.
-    pub fn context_columns(&self) -> usize {
-        self.context_columns
-    }
-
-    /// As [`UNet::time_table`](super::unet::UNet::time_table), for the resnets of the ControlNet.
-    pub fn time_table(&self, ops: &mut dyn Ops, out: Tensor, inputs: TimeInputs) {
-        self.time.table(ops, out, inputs);
-    }
-
-    /// As [`UNet::context`](super::unet::UNet::context), for the cross-attentions of the ControlNet.
-    pub fn context(&self, ops: &mut dyn Ops, out: Tensor, hidden_states: Tensor) {
-        ops.scope("context", |ops| {
-            for transformer in self.encoder.transformers() {
-                transformer.context(ops, out, hidden_states);
-            }
-        });
     }
 
     /// What is added to the latents behind the first conv: the same for each image of `out` [b,h,w,c].
@@ -150,6 +127,18 @@ impl ControlNet {
                 accumulate(ops, &self.controlnet_mid_block, mid, own_mid, gain);
             });
         });
+    }
+}
+
+impl Conditioned for ControlNet {
+    fn time_embedding(&self) -> &TimeEmbedding {
+        &self.time
+    }
+    fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+        self.encoder.transformers()
+    }
+    fn context_columns(&self) -> usize {
+        self.context_columns
     }
 }
 

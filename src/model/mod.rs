@@ -3,6 +3,7 @@
 pub mod autoencoder;
 pub mod blocks;
 pub mod clip;
+pub mod conditioned;
 pub mod config;
 pub mod controlnet;
 pub mod encoder;

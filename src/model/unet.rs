@@ -1,8 +1,8 @@
 //! `UNet2DConditionModel`: noisy latents, a time and a context to a prediction.
 //!
 //! What does not change between steps is computed outside of the step: the time embeddings of all steps
-//! ([`UNet::time_table`], once per run; XL's take in the prompt too, so that each row of a batch has its
-//! own) and the cross-attention keys and values of the prompts ([`UNet::context`], once per prompt). The
+//! ([`Conditioned::time_table`], once per run; XL's take in the prompt too, so that each row of a batch has its
+//! own) and the cross-attention keys and values of the prompts ([`Conditioned::context`], once per prompt). The
 //! skip connections cost nothing: a down block writes its output into the right columns of the buffer that
 //! an up block will read as the concatenation.
 //!
@@ -11,11 +11,12 @@
 //! rounding up, and enlarged back to the size that the skip has; ControlNets add to the skip connections
 //! only when the middle has read the last of them.
 
-use super::blocks::{Carried, Conv, Norm};
+use super::blocks::{Carried, Conv, Norm, Transformer};
+use super::conditioned::Conditioned;
 use super::config::UNetConfig;
 use super::controlnet::{ControlInputs, ControlNet};
 use super::encoder::{Block, Builder, Encoder};
-use super::time::{TimeEmbedding, TimeInputs};
+use super::time::TimeEmbedding;
 use crate::ops::*;
 use crate::weights::plan::Plan;
 
@@ -68,38 +69,12 @@ impl UNet {
         self.encoder.input_channels()
     }
 
-    /// Columns of the time table: the output channels of all resnets.
-    pub fn time_columns(&self) -> usize {
-        self.time.columns()
-    }
-
-    /// Columns of the context table: keys and values of all cross-attentions.
-    pub fn context_columns(&self) -> usize {
-        self.context_columns
-    }
-
     /// Whether the prompt comes in with the first cross-attention and not before, so that the rows of
     /// guidance are alike up to there: they have the same latents, mask and masked picture, and the same
     /// times. XL's time embedding takes in the pooled prompt. What ControlNets add differs between the rows,
     /// but is added behind the middle, to the rows' own skip connections.
     pub fn begins_without_context(&self) -> bool {
         self.config.text_time.is_none()
-    }
-
-    /// What every resnet adds at each timestep: `out` [rows,1,n,time_columns], where `rows` is 1 unless
-    /// the embedding takes in what differs between the rows of a batch.
-    pub fn time_table(&self, ops: &mut dyn Ops, out: Tensor, inputs: TimeInputs) {
-        self.time.table(ops, out, inputs);
-    }
-
-    /// Keys and values of every cross-attention: `out` [b,1,s,context_columns] of `hidden_states` [b,1,s,c].
-    pub fn context(&self, ops: &mut dyn Ops, out: Tensor, hidden_states: Tensor) {
-        let up = self.up_blocks.iter().flat_map(Block::transformers);
-        ops.scope("context", |ops| {
-            for transformer in self.encoder.transformers().chain(up) {
-                transformer.context(ops, out, hidden_states);
-            }
-        });
     }
 
     /// The prediction `out` [b,h,w,out_channels] for latents `x` [b,h,w,input_channels], with the time
@@ -176,6 +151,18 @@ impl UNet {
         }
         skips.reverse();
         Concatenations { skips, inputs }
+    }
+}
+
+impl Conditioned for UNet {
+    fn time_embedding(&self) -> &TimeEmbedding {
+        &self.time
+    }
+    fn transformers(&self) -> impl Iterator<Item = &Transformer> {
+        self.encoder.transformers().chain(self.up_blocks.iter().flat_map(Block::transformers))
+    }
+    fn context_columns(&self) -> usize {
+        self.context_columns
     }
 }
 

@@ -5,6 +5,7 @@ use super::request::{Pass, Request};
 use super::tensors::{Shape, Tensors};
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::model::conditioned::Conditioned;
 use crate::model::config::{ControlNetConfig, ModelConfig};
 use crate::model::controlnet::ControlNet;
 use crate::ops::{Backend, DType, Ops, Tensor};
@@ -34,6 +35,11 @@ impl Control {
         Control { image, strength: 1.0, start: 0.0, end: 1.0 }
     }
 
+    /// With a grey picture: for measuring, where its pixels do not matter.
+    pub fn blank() -> Self {
+        Control::new(Raster { width: 1, height: 1, rgb: vec![128; 3] })
+    }
+
     /// The strength at model evaluation `i` of `n`, as `controlnet_keep` of diffusers has it.
     fn gain(&self, i: usize, n: usize) -> f32 {
         let share = |i: usize| i as f64 / n as f64;
@@ -41,13 +47,24 @@ impl Control {
     }
 }
 
+/// Adds ControlNets of the shapes that were published for the model's family.
+pub(super) fn add_random_controlnets(config: &mut ModelConfig, count: usize) -> Result<()> {
+    check_count(count, "--random-controlnets")?;
+    config.controlnets = vec![ControlNetConfig::of_family(&config.unet); count];
+    Ok(())
+}
+
+fn check_count(count: usize, flag: &str) -> Result<()> {
+    let most = controlnet::NAMES.len();
+    if count > most {
+        return Err(Error::invalid(format!("{count} ControlNets: expected at most {most} {flag}")));
+    }
+    Ok(())
+}
+
 /// Reads the configurations of ControlNets, and checks that they fit the model.
 pub(super) fn read_controlnets(config: &mut ModelConfig, files: &[Location]) -> Result<()> {
-    let most = controlnet::NAMES.len();
-    if files.len() > most {
-        let n = files.len();
-        return Err(Error::invalid(format!("{n} ControlNets: expected at most {most} --controlnet")));
-    }
+    check_count(files.len(), "--controlnet")?;
     for (file, name) in files.iter().zip(controlnet::NAMES) {
         let description = file.join("config.json");
         let controlnet = if description.is_file() {

@@ -51,9 +51,9 @@ impl Loras {
     /// [`Pipeline::set_loras`](super::Pipeline::set_loras).
     pub fn set(&mut self, backend: &mut dyn Backend, loras: &[LoraUse], family: &str) -> Result<Vec<String>> {
         let mut set = loras.to_vec();
-        // Sums depend on the order of their terms.
+        // Sums depend on the order of their terms; wherever the files are, it is the same.
         set.sort_by(|a, b| {
-            let name = |x: &LoraUse| x.lora.location.to_string();
+            let name = |x: &LoraUse| (x.lora.location.name().to_lowercase(), x.lora.location.to_string());
             let weights = a.unet.total_cmp(&b.unet).then(a.text_encoder.total_cmp(&b.text_encoder));
             name(a).cmp(&name(b)).then(weights)
         });

@@ -17,7 +17,11 @@ use crate::weights::{Checkpoint, Component, Defaults, ModelFolder, SingleFile, s
 #[derive(Clone, Debug)]
 pub enum Model {
     Files(ModelFiles),
-    Random(KnownShapes),
+    Random {
+        shapes: KnownShapes,
+        /// How many ControlNets of the same family.
+        controlnets: usize,
+    },
 }
 
 /// A model folder or file, and what is to be taken instead of what it has.
@@ -63,14 +67,18 @@ impl Model {
     pub fn describe(&self) -> Result<Description> {
         match self {
             Model::Files(files) => files.describe(),
-            Model::Random(shapes) => Ok(shapes.describe()),
+            Model::Random { shapes, controlnets } => {
+                let mut description = shapes.describe();
+                control::add_random_controlnets(&mut description.config, *controlnets)?;
+                Ok(description)
+            }
         }
     }
 
     pub fn load(&self, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Pipeline> {
         match self {
             Model::Files(files) => Pipeline::load(files, backend, on_load),
-            Model::Random(shapes) => Pipeline::random(shapes.describe(), backend, on_load),
+            Model::Random { .. } => Pipeline::random(self.describe()?, backend, on_load),
         }
     }
 }
@@ -79,7 +87,7 @@ impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Model::Files(files) => files.location.fmt(f),
-            Model::Random(shapes) => write!(f, "{shapes}, random weights"),
+            Model::Random { shapes, .. } => write!(f, "{shapes}, random weights"),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::tensors::{Canvas, PictureTensors, Shape, Tensors};
 use crate::model::autoencoder::Autoencoder;
 use crate::model::blocks::Carried;
 use crate::model::clip::{ClipText, Pooled};
+use crate::model::conditioned::Conditioned;
 use crate::model::config::{AutoencoderConfig, ClipConfig, ModelConfig};
 use crate::model::controlnet::{ControlInputs, ControlNet};
 use crate::model::time::AddedInputs;

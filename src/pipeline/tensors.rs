@@ -2,6 +2,7 @@
 
 use super::control::ControlTensors;
 use super::stages::Models;
+use crate::model::conditioned::Conditioned;
 use crate::model::config::{ModelConfig, RGB, TextTimeConfig};
 use crate::model::time::TimeInputs;
 use crate::ops::*;

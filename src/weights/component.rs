@@ -35,6 +35,7 @@ pub struct Component {
 pub struct Shard {
     pub location: Location,
     bytes: Arc<Bytes>,
+    header_end: usize,
     /// `__metadata__` of the header.
     metadata: Arc<HashMap<String, String>>,
 }
@@ -100,7 +101,18 @@ impl Shard {
         };
         let tensors = header.offset_keys().into_iter().map(stored).collect();
         let metadata = Arc::new(header.metadata().clone().unwrap_or_default());
-        Ok((Shard { location: location.clone(), bytes: Arc::new(bytes), metadata }, tensors))
+        let shard = Shard { location: location.clone(), bytes: Arc::new(bytes), header_end: start, metadata };
+        Ok((shard, tensors))
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where the header ends.
+    pub fn header_end(&self) -> usize {
+        self.header_end
     }
 
     /// What the header's metadata says under a key.

@@ -5,6 +5,7 @@ use super::pickle;
 use super::single_file::names;
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::sha256;
 
 /// Names of the components, as diffusers saves several; so many can act at once.
 pub const NAMES: [&str; 8] = [
@@ -69,4 +70,15 @@ pub fn open(location: &Location, name: &'static str) -> Result<Component> {
         return Err(Error::file(location, message));
     }
     Ok(component)
+}
+
+/// The hash by which A1111 tells ControlNets apart, `model_hash` of its `sd_models.py`: of 64 KiB of the file, or of
+/// the first of several.
+pub fn hash(location: &Location) -> Result<String> {
+    const DIGITS: usize = 8;
+    const PART: std::ops::Range<usize> = 0x10_0000..0x11_0000;
+    let component = open(location, NAMES[0])?;
+    let bytes = component.files.first().map(Shard::bytes).unwrap_or_default();
+    let part = bytes.get(PART.start..bytes.len().min(PART.end)).unwrap_or_default();
+    Ok(sha256::short(part, DIGITS))
 }

@@ -80,7 +80,7 @@ fn flags_that_would_do_nothing_are_refused() {
     let place = Place::new();
     for (args, sentence) in [
         (&["info", "--embedding", "a.safetensors"][..], "unexpected argument '--embedding'"),
-        (&["bench", "--controlnet", "a"], "unexpected argument '--controlnet'"),
+        (&["info", "--controlnet", "a"], "unexpected argument '--controlnet'"),
         (&["info", "--random-weights", "sd15", "--vae", "a"], "cannot be used with '--vae"),
         (&["bench", "--random-weights", "sdxl", "--prediction", "v"], "cannot be used with '--prediction"),
     ] {

@@ -3,6 +3,9 @@
 use std::fs;
 use std::process::Output;
 
+use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize_to_file};
+
 use super::{Place, Png, code, root, stderr};
 
 fn model() -> String {
@@ -69,6 +72,80 @@ fn every_line_of_a_prompt_file_has_its_own() {
         let alone = paint(&place, &["-p", line, "--lora-dir", "loras", "--seed", &seed]);
         assert!(alone.rgb == Png::read(&place.path(&format!("b-{i}.png"))).rgb, "{line}");
     }
+}
+
+#[test]
+fn a_picture_repeats_its_loras_or_says_what_it_needs() {
+    let place = Place::new();
+    with_folder(&place);
+    fs::copy(file("sd2-dora"), place.path("water.safetensors")).unwrap();
+    let flags = ["--lora", "water.safetensors:0.7", "--lora", "loras/styles/glass.safetensors:-0.3"];
+    let tagged = ["-p", "<lora:fog:0.5:1>a fox", "--lora-dir", "loras"];
+    let first = paint(&place, &[&tagged[..], &flags].concat());
+    let bytes = fs::read(place.path("a.png")).unwrap();
+    let parameters = &first.parameters;
+    for setting in [
+        "Lora hashes: \"fog: ",
+        "AddNet Module 1: LoRA, AddNet Model 1: water(",
+        "AddNet Weight A 1: 0.7, AddNet Weight B 1: 0.7, Lora file 1: water.safetensors,",
+        "Lora file 2: loras/styles/glass.safetensors,",
+    ] {
+        assert!(parameters.contains(setting), "{setting}: {parameters}");
+    }
+
+    let repeat = |flags: &[&str]| {
+        let from = ["run", "--from", "a.png", "--model", &model(), "--device", "cpu", "-o", "b.png", "-q"];
+        place.sdrt(&[&from[..], flags].concat())
+    };
+    let output = repeat(&["--lora-dir", "loras"]);
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+    assert!(fs::read(place.path("b.png")).unwrap() == bytes);
+
+    // A file that has moved is found by its name.
+    fs::rename(place.path("water.safetensors"), place.path("loras/styles/Water.safetensors")).unwrap();
+    let output = repeat(&["--prompt", "a fox"]);
+    let sentence = "error: --from: the picture was painted with the LoRA water, and there is no \
+                    water.safetensors; say with --lora-dir where its file is, or name the file with --lora\n";
+    assert_eq!((code(&output), &*stderr(&output)), (2, sentence));
+    let output = repeat(&["--lora-dir", "loras"]);
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+    let second = Png::read(&place.path("b.png"));
+    assert!(second.rgb == first.rgb);
+    assert!(second.parameters.contains("Lora file 1: loras/styles/Water.safetensors,"));
+    let output = repeat(&["--lora-dir", "loras/styles"]);
+    assert!(stderr(&output).contains("<lora:fog> in the prompt: --lora-dir loras/styles has no"));
+
+    // Another file of the same name is not the picture's, and flags win.
+    fs::copy(file("sd2-old"), place.path("loras/styles/Water.safetensors")).unwrap();
+    let output = repeat(&["--lora-dir", "loras"]);
+    assert!(
+        stderr(&output).contains("a.png was painted with another LoRA water (hash "),
+        "{}",
+        stderr(&output)
+    );
+    assert!(Png::read(&place.path("b.png")).rgb != first.rgb);
+    let output = repeat(&["--lora-dir", "loras", "--lora", "loras/styles/glass.safetensors:0"]);
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+    assert!(!Png::read(&place.path("b.png")).parameters.contains("AddNet Model 2"));
+}
+
+#[test]
+fn hashes_are_those_of_a1111() {
+    let place = Place::new();
+    let hash_of = |metadata: Option<std::collections::HashMap<String, String>>| {
+        let numbers = [0u8; 4 * 16];
+        let scales = TensorView::new(Dtype::F32, vec![16], &numbers).unwrap();
+        serialize_to_file([("unet.conv_norm_out.w_norm", scales)], metadata, &place.path("a.safetensors"))
+            .unwrap();
+        let parameters = paint(&place, &["-p", "a fox", "--lora", "a.safetensors"]).parameters;
+        let (_, model) = parameters.split_once("AddNet Model 1: a(").unwrap();
+        model.split_once(')').unwrap().0.to_string()
+    };
+    // SHA-256 of 64 zeros.
+    assert_eq!(hash_of(None), "f5a5fd42d16a");
+    let stated = |hash: &str| Some([("sshs_model_hash".to_string(), hash.to_string())].into());
+    assert_eq!(hash_of(stated("0123456789abcdef")), "0123456789ab");
+    assert_eq!(hash_of(stated("not a hash at all")), "f5a5fd42d16a");
 }
 
 #[test]

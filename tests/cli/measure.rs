@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Place, code, json, json_lines, stderr, stdout, tiny};
+use super::{Place, code, json, json_lines, root, stderr, stdout, tiny};
 
 #[test]
 fn info_counts_without_running() {
@@ -53,6 +53,53 @@ fn bench_measures_every_stage() {
     let output = place.sdrt(&[&base[..], &["--against", "other.jsonl"]].concat());
     assert_eq!(code(&output), 1);
     assert!(stderr(&output).contains("other.jsonl: line 1: "), "{}", stderr(&output));
+}
+
+#[test]
+fn bench_says_with_what_it_measured() {
+    let place = Place::new();
+    let fixture = |path: &str| root().join("tests/fixtures").join(path).display().to_string();
+    let (model, net) = (fixture("families/sd2"), fixture("controlnets/sd2"));
+    let base = ["bench", "--model", &model, "--device", "cpu", "--steps", "1", "-W", "16", "-H", "16"];
+    let bench = |flags: &[&str]| {
+        let output = place.sdrt(&[&base[..], &["--json", "rows.jsonl"], flags].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        (json_lines(&place.path("rows.jsonl")), stdout(&output))
+    };
+    let (plain, heading) = bench(&[]);
+    assert!(heading.contains("16x16, guidance scale 7.5, 1 step\n"), "{heading}");
+    assert_eq!((&plain[2]["guidance_scale"], &plain[2]["controlnets"]), (&7.5.into(), &0.into()));
+    let before = fs::read_to_string(place.path("rows.jsonl")).unwrap();
+    fs::write(place.path("before.jsonl"), before.replace(",\"controlnets\":0", "")).unwrap();
+
+    let flags = ["--guidance-scale", "1", "--images", "2", "--against", "before.jsonl"];
+    let (unguided, heading) = bench(&flags);
+    assert!(heading.contains("16x16, no guidance, 1 step\n"), "{heading}");
+    assert_eq!((&unguided[2]["guidance_scale"], &unguided[2]["unet_batch"]), (&1.0.into(), &2.into()));
+
+    let (steered, heading) =
+        bench(&["--controlnet", &net, "--controlnet", &net, "--against", "before.jsonl"]);
+    assert!(heading.contains(", guidance scale 7.5, 2 ControlNets, 1 step\n"), "{heading}");
+    assert!(steered.iter().all(|row| row["controlnets"] == 2));
+    let compared = |heading: &str| heading.lines().last().unwrap().split_whitespace().count();
+    let columns = compared(&heading);
+    assert_eq!(compared(&bench(&["--against", "before.jsonl"]).1), columns + 2, "{heading}");
+
+    for (flags, sentence) in [
+        (&["--random-controlnets", "1"][..], "cannot be used with"),
+        (&["--guidance-scale", "nan"], "--guidance-scale NaN: expected a finite number"),
+    ] {
+        let output = place.sdrt(&[&base[..], flags].concat());
+        assert!(code(&output) == 2 && stderr(&output).contains(sentence), "{}", stderr(&output));
+    }
+    let profile = ["profile", "--model", &model, "--device", "cpu", "-W", "16", "-H", "16", "--repeat", "1"];
+    let output = place.sdrt(&[&profile[..], &["--controlnet", &net, "--guidance-scale", "1"]].concat());
+    assert!(
+        stdout(&output).contains("\n1 picture of 16x16, no guidance, 1 ControlNet\n"),
+        "{}",
+        stdout(&output)
+    );
+    assert!(stdout(&output).contains("accumulate"), "{}", stdout(&output));
 }
 
 #[test]

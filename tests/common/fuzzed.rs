@@ -136,7 +136,15 @@ pub fn picture(bytes: &[u8]) {
     let path = folder.path().join("a.png");
     fs::write(&path, bytes).expect("a file");
     if let Ok(recorded) = Recorded::read(&path) {
-        let origin = Origin { model: "tiny".into(), device: "CPU".into(), dtype: DType::F32 };
+        let (loras, controlnets) = (recorded.loras(), recorded.controlnets());
+        let origin = Origin {
+            model: "tiny".into(),
+            device: "CPU".into(),
+            dtype: DType::F32,
+            lora_hashes: Vec::new(),
+            loras,
+            controlnets,
+        };
         let _ = (recorded.flags(None), recorded.warnings(&origin), recorded.model());
     }
 }

@@ -22,6 +22,9 @@ const MID_BLOCK: &str = "mid_block_type";
 const EMBEDDING: &str = "conditioning_embedding_out_channels";
 const ORDER: &str = "controlnet_conditioning_channel_order";
 
+/// The widths where nothing is said.
+const EMBEDDING_CHANNELS: [usize; 4] = [16, 32, 96, 256];
+
 /// Keys of a ControlNet's configuration with the values, in JSON, that the engine computes.
 const ONLY: &[(&str, &[&str])] = &[
     ("_class_name", &["\"ControlNetModel\""]),
@@ -35,6 +38,12 @@ impl ControlNetConfig {
     /// Channels of the picture.
     pub const HINT_CHANNELS: usize = 3;
 
+    /// The shapes of a ControlNet that copies a published U-Net: those of `ControlNetModel.from_unet`.
+    pub fn of_family(unet: &UNetConfig) -> Self {
+        let encoder = UNetConfig { up_blocks: Vec::new(), ..unet.clone() };
+        ControlNetConfig { encoder, embedding_channels: EMBEDDING_CHANNELS.to_vec(), is_bgr: false }
+    }
+
     pub fn read(file: &Location) -> Result<Self> {
         let json = Object::read(file)?;
         for (key, supported) in ONLY {
@@ -44,7 +53,7 @@ impl ControlNetConfig {
         let encoder = UNetConfig { mid_attention, ..UNetConfig::read_encoder(&json)? };
         encoder.check_heads(&json)?;
         let embedding_channels = match json.get(EMBEDDING) {
-            None => vec![16, 32, 96, 256],
+            None => EMBEDDING_CHANNELS.to_vec(),
             Some(value) => {
                 let levels = value.as_array().map_or(0, |list| list.len());
                 json.counts(EMBEDDING, 0, levels, 8..=MAX_WIDTH)?

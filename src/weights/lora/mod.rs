@@ -32,6 +32,7 @@ use super::pickle;
 use super::plan::Request;
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::sha256;
 
 /// A LoRA file, open: what it says of which modules.
 ///
@@ -98,6 +99,17 @@ impl Lora {
         }
         let alphas = Alphas::read(location, &file)?;
         Ok(Lora { location: location.clone(), file, modules, unknown, alphas })
+    }
+
+    /// The hash by which A1111 and Civitai know the file: the first digits of what kohya's scripts keep under
+    /// `sshs_model_hash`, the SHA-256 of everything behind the header.
+    pub fn hash(&self) -> String {
+        const DIGITS: usize = 12;
+        let stated = self.file.metadata("sshs_model_hash").and_then(|hash| hash.get(..DIGITS));
+        match stated.filter(|hash| hash.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            Some(hash) => hash.to_string(),
+            None => sha256::short(&self.file.bytes()[self.file.header_end()..], DIGITS),
+        }
     }
 
     /// Finds the weights that this changes among those of a model. `family` is what the model is called.
