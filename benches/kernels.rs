@@ -1,11 +1,12 @@
 //! Every kernel that one picture of Stable Diffusion 1.5 needs, timed alone, against the chip's ceilings.
 //!
-//! `cargo bench --bench kernels [FILTER] [--csv FILE] [--against FILE]`
+//! `cargo bench --bench kernels [FILTER] [--csv FILE] [--against FILE] [--library FILE]`
 //!
 //! `us` is the median of one execution among several in a row, its inputs in L2 as far as they fit;
 //! `cold` is that of a single one after L2 was flushed, its launch included. The floor is the time that
 //! the bytes take at the speed of a large device copy, or the operations at that of an 8192^3 product,
-//! whichever is longer. Records belong in `benches/record/<gpu>/<date>.csv`.
+//! whichever is longer. `x` is how many times as fast as in the earlier file, `lib` as the best library kernel in
+//! a file of tools/library_kernels.py. Records belong in `benches/record/<gpu>/<date>.csv`.
 
 #[cfg(sdrt_cuda)]
 #[path = "../tests/common/mod.rs"]
@@ -51,6 +52,9 @@ mod measure {
         /// Compares with the rows of such a file.
         #[arg(long)]
         against: Option<PathBuf>,
+        /// Compares with the best library kernels, in a file that tools/library_kernels.py wrote.
+        #[arg(long)]
+        library: Option<PathBuf>,
         /// Cargo says so.
         #[arg(long, hide = true)]
         bench: bool,
@@ -170,7 +174,9 @@ mod measure {
 
     pub fn main() -> anyhow::Result<()> {
         let arguments = Arguments::parse();
-        let against = arguments.against.as_deref().map(read_csv).transpose()?.unwrap_or_default();
+        let read =
+            |file: &Option<PathBuf>| file.as_deref().map(read_csv).transpose().map(Option::unwrap_or_default);
+        let (against, library) = (read(&arguments.against)?, read(&arguments.library)?);
         if device_count() == 0 {
             println!("skipped: no CUDA device");
             return Ok(());
@@ -191,16 +197,16 @@ mod measure {
                 if rows.len() == before {
                     println!("\n{stage}");
                     println!(
-                        "{:>5} {:>9} {:>9} {:>13} {:>14} {:>9} {:>6}  {:>5}  call",
-                        "count", "us", "cold", "GB/s", "TFLOP/s", "floor", "roof", "x"
+                        "{:>5} {:>9} {:>9} {:>13} {:>14} {:>9} {:>6}  {:>5} {:>5}  call",
+                        "count", "us", "cold", "GB/s", "TFLOP/s", "floor", "roof", "x", "lib"
                     );
                 }
                 let (us, cold_us) = bench.time(&call).with_context(|| label(&call))?;
                 let row = Row { stage, call, count, us, cold_us };
-                print(&row, &ceilings, against.get(&key(&row)).copied());
+                print(&row, &ceilings, [&against, &library].map(|file| file.get(&key(&row)).copied()));
                 rows.push(row);
             }
-            summarize(&rows[before..], &ceilings, &against);
+            summarize(&rows[before..], &ceilings, &against, &library);
         }
         if rows.is_empty() {
             bail!("no row contains {filter:?}");
@@ -208,11 +214,14 @@ mod measure {
         arguments.csv.as_deref().map_or(Ok(()), |path| write_csv(path, &rows, &ceilings))
     }
 
-    fn print(row: &Row, ceilings: &Ceilings, before: Option<f64>) {
+    /// `others` are microseconds before and of a library.
+    fn print(row: &Row, ceilings: &Ceilings, others: [Option<f64>; 2]) {
         let (bytes, flops) = (row.call.bytes() as f64 / row.us, row.call.flops() as f64 / row.us);
         let floor = ceilings.floor_us(&row.call);
+        let [before, library] =
+            others.map(|us| us.map(|us| format!("{:.2}", us / row.us)).unwrap_or_default());
         println!(
-            "{:>5} {:>9.2} {:>9.2} {:>6.0} ({:>3.0}%) {:>7.1} ({:>3.0}%) {floor:>9.2} {:>5.0}%  {:>5}  {}",
+            "{:>5} {:>9.2} {:>9.2} {:>6.0} ({:>3.0}%) {:>7.1} ({:>3.0}%) {floor:>9.2} {:>5.0}%  {before:>5} {library:>5}  {}",
             row.count,
             row.us,
             row.cold_us,
@@ -221,13 +230,17 @@ mod measure {
             flops / 1e6,
             100.0 * flops / ceilings.flops,
             100.0 * floor / row.us,
-            before.map(|before| format!("{:.2}", before / row.us)).unwrap_or_default(),
             label(&row.call),
         );
     }
 
     /// Count times microseconds of a stage, by verb and in all.
-    fn summarize(rows: &[Row], ceilings: &Ceilings, against: &HashMap<String, f64>) {
+    fn summarize(
+        rows: &[Row],
+        ceilings: &Ceilings,
+        against: &HashMap<String, f64>,
+        library: &HashMap<String, f64>,
+    ) {
         if rows.is_empty() {
             return;
         }
@@ -249,10 +262,16 @@ mod measure {
             100.0 * floors / total,
             100.0 * (logarithms / rows.len() as f64).exp(),
         );
-        let known = rows.iter().filter_map(|row| Some((us(row), row.count as f64 * against.get(&key(row))?)));
-        let (now, before) = known.fold((0.0, 0.0), |sum, (now, before)| (sum.0 + now, sum.1 + before));
-        if now > 0.0 {
-            println!("{before:>11.1} us before, where both were measured: {:.2}x as fast now", before / now);
+        for (name, other) in [("before", against), ("by the best library kernels", library)] {
+            let known =
+                rows.iter().filter_map(|row| Some((us(row), row.count as f64 * other.get(&key(row))?)));
+            let (ours, theirs) = known.fold((0.0, 0.0), |sum, (ours, theirs)| (sum.0 + ours, sum.1 + theirs));
+            if ours > 0.0 {
+                println!(
+                    "{theirs:>11.1} us {name}, where both were measured: {:.2}x as fast now",
+                    theirs / ours
+                );
+            }
         }
     }
 
@@ -283,12 +302,15 @@ mod measure {
         fs::write(path, text).with_context(|| path.display().to_string())
     }
 
+    /// The columns that a file to compare with begins with.
+    const COMPARED: &str = "stage,call,count,us";
+
     /// Microseconds by [`key`].
     fn read_csv(path: &Path) -> anyhow::Result<HashMap<String, f64>> {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let mut lines = text.lines();
-        if lines.next() != Some(HEADER) {
-            bail!("{}: expected a file that --csv wrote, with the columns {HEADER}", path.display());
+        if !lines.next().is_some_and(|header| header.starts_with(COMPARED)) {
+            bail!("{}: expected a table that begins with the columns {COMPARED}", path.display());
         }
         let row = |line: &str| {
             let fields: Vec<&str> = line.split(',').collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::cublaslt;
-use cudarc::driver::sys::{self, CUdevice_attribute};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUlimit};
 use cudarc::driver::{CudaContext, CudaStream};
 
 use super::During;
@@ -25,6 +25,9 @@ pub struct Gpu {
     /// Load the portable PTX even if there is machine code for this chip.
     pub portable: bool,
 }
+
+/// Of each thread; the driver's own calls need a little.
+const STACK_BYTES: usize = 64;
 
 /// The oldest chip that the kernels run on.
 const MINIMUM_ARCH: u32 = 80;
@@ -62,6 +65,9 @@ impl Gpu {
         // SAFETY: one stream does all the work, and nothing has been allocated yet. Events per
         // allocation would break graph capture.
         unsafe { context.disable_event_tracking() };
+        // For each thread that fits the chip the driver sets aside a stack, 270 MB on an H100 for the default of a
+        // kilobyte. Kernels here have none; for one that does it takes more when it launches the kernel.
+        context.set_limit(CUlimit::CU_LIMIT_STACK_SIZE, STACK_BYTES).during("limiting the stack")?;
         // Not the default stream: the legacy stream cannot be captured.
         let stream = context.new_stream().during("creating a stream")?;
 

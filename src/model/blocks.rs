@@ -204,7 +204,8 @@ impl Resnet {
         time: Option<TableRow>,
     ) {
         let hidden = ops.alloc(out.shape);
-        let norm = |norm: &Norm, out, x| GroupNorm { silu: true, ..norm.group(out, x, self.groups, self.eps) };
+        let norm =
+            |norm: &Norm, out, x| GroupNorm { silu: true, ..norm.group(out, x, self.groups, self.eps) };
         let residual = match &self.conv_shortcut {
             Some(conv) => {
                 ops.conv2d(conv.to(out, x));
@@ -214,10 +215,8 @@ impl Resnet {
         };
         ops.read_soon(self.conv1.weight);
         ops.group_norm(norm(&self.norm1, normed, x));
-        let row = time.map(|time| TableRow {
-            table: time.table.columns(self.time_column, out.c()),
-            index: time.index,
-        });
+        let row = time
+            .map(|time| TableRow { table: time.table.columns(self.time_column, out.c()), index: time.index });
         ops.conv2d(Conv2d { row, ..self.conv1.to(hidden, normed) });
         ops.read_soon(self.conv2.weight);
         ops.group_norm(norm(&self.norm2, hidden, hidden));
