@@ -50,19 +50,12 @@ struct LinearArgs {
 };
 static_assert(sizeof(LinearArgs) == 64, "mirrored in src/gpu/kernels.rs");
 
-// A weight that a later kernel reads, or no bytes: brought into L2 meanwhile.
-struct Soon {
-    const void* weight;
-    int bytes, unused;
-};
-
 struct LinearSm90Args {
     TensorMap x;        // T [m,k], boxes [tile m,64]
     TensorMap weight;   // T [n,k], boxes [columns of a tile of out,64]
     LinearArgs linear;  // n: rows of weight; with geglu out has n/2 columns
     int tiles, tiles_n;
-    Soon soon;
-    int unused[10];
+    int unused[14];
 };
 static_assert(sizeof(LinearSm90Args) == 384, "mirrored in src/gpu/kernels.rs");
 
@@ -94,8 +87,7 @@ struct AttentionSm90Args {
     TensorMap k;  // T [b,s,heads,d], boxes [1,keys of a tile,1,64]
     TensorMap v;  // the same
     AttentionArgs attention;
-    Soon soon;
-    int unused[8];
+    int unused[12];
 };
 static_assert(sizeof(AttentionSm90Args) == 512, "mirrored in src/gpu/kernels.rs");
 
@@ -110,9 +102,8 @@ struct GroupNormArgs {
     int splits, rows_per_split;
     int silu;
     float eps;
-    Soon soon;
 };
-static_assert(sizeof(GroupNormArgs) == 96, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(GroupNormArgs) == 80, "mirrored in src/gpu/kernels.rs");
 
 struct LayerNormArgs {
     void* out;           // T [m,c]
@@ -123,9 +114,8 @@ struct LayerNormArgs {
     int out_pitch, x_pitch;
     float eps;
     int unused;
-    Soon soon;
 };
-static_assert(sizeof(LayerNormArgs) == 72, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(LayerNormArgs) == 56, "mirrored in src/gpu/kernels.rs");
 
 struct GegluArgs {
     void* out;      // T [m,n]

@@ -48,7 +48,6 @@ template <typename T, int D> __device__ __forceinline__ void attention_short(con
         barrier_init_fence();
     }
     __syncthreads();
-    read_soon(p.soon);
     after_previous_kernel();
 
     // This warpgroup's tile number i, if it has so many.

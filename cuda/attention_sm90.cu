@@ -92,7 +92,6 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
         prefetch_map(&p.v);
     }
     __syncthreads();
-    read_soon(p.soon);
     after_previous_kernel();
     if (threadIdx.x == 0) {
         barrier_expect(q_full, M * Q_BYTES);

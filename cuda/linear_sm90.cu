@@ -112,7 +112,6 @@ __device__ __forceinline__ void linear(const LinearSm90Args& p) {
     }
 
     take_registers<232>();
-    read_soon(p.soon);
     after_previous_kernel();
     const int thread = threadIdx.x % WARPGROUP, lane = thread % 32, warp = thread / 32;
     unsigned char* const mine = staged + threadIdx.x / 32 * Tile::BYTES;

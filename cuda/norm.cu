@@ -329,13 +329,11 @@ template <typename T, int CHANNELS> __device__ void layer_norm(const LayerNormAr
 #define INSTANTIATE(NAME, T)                                               \
     extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)    \
         group_norm_fused_##NAME(const __grid_constant__ GroupNormArgs a) { \
-        read_soon(a.soon);                                                 \
         after_previous_kernel();                                           \
         group_norm_fused<T>(a);                                            \
     }                                                                      \
     extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)    \
         group_norm_stats_##NAME(const __grid_constant__ GroupNormArgs a) { \
-        read_soon(a.soon);                                                 \
         after_previous_kernel();                                           \
         group_norm_stats<T>(a);                                            \
     }                                                                      \
@@ -353,7 +351,6 @@ INSTANTIATE(f32, float)
 #define LAYER_NORM(NAME, T, CHANNELS)                                             \
     extern "C" __global__ void __launch_bounds__(256)                             \
         layer_norm_##CHANNELS##_##NAME(const __grid_constant__ LayerNormArgs a) { \
-        read_soon(a.soon);                                                        \
         after_previous_kernel();                                                  \
         layer_norm<T, CHANNELS>(a);                                               \
     }

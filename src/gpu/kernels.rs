@@ -37,15 +37,6 @@ macro_rules! args {
 /// A struct that a kernel takes by value as its only argument.
 pub trait KernelArgs: Copy {}
 
-/// A weight that a later kernel reads, or no bytes: brought into L2 meanwhile.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Soon {
-    pub weight: u64,
-    pub bytes: i32,
-    pub unused: i32,
-}
-
 args!(Conv2dArgs, 136 {
     out: u64, x: u64, weight: u64, bias: u64, table: u64, index: u64, residual: u64, partial: u64,
     b: i32, h: i32, w: i32, i: i32, ho: i32, wo: i32, o: i32,
@@ -63,7 +54,7 @@ args!(LinearArgs, 64 {
 });
 args!(LinearSm90Args, 384 {
     x: TensorMap, weight: TensorMap, linear: LinearArgs,
-    tiles: i32, tiles_n: i32, soon: Soon, unused: [i32; 10],
+    tiles: i32, tiles_n: i32, unused: [i32; 14],
 });
 args!(ActivateArgs, 40 {
     out: u64, x: u64, m: i32, n: i32, out_pitch: i32, x_pitch: i32, kind: i32, unused: i32,
@@ -77,16 +68,16 @@ args!(AttentionArgs, 80 {
     out_pitch: i32, q_pitch: i32, k_pitch: i32, v_pitch: i32, causal: i32, scale: f32, unused: i32,
 });
 args!(AttentionSm90Args, 512 {
-    q: TensorMap, k: TensorMap, v: TensorMap, attention: AttentionArgs, soon: Soon, unused: [i32; 8],
+    q: TensorMap, k: TensorMap, v: TensorMap, attention: AttentionArgs, unused: [i32; 12],
 });
-args!(GroupNormArgs, 96 {
+args!(GroupNormArgs, 80 {
     out: u64, x: u64, weight: u64, bias: u64, partial: u64,
     b: i32, hw: i32, c: i32, groups: i32, out_pitch: i32, x_pitch: i32,
-    splits: i32, rows_per_split: i32, silu: i32, eps: f32, soon: Soon,
+    splits: i32, rows_per_split: i32, silu: i32, eps: f32,
 });
-args!(LayerNormArgs, 72 {
+args!(LayerNormArgs, 56 {
     out: u64, x: u64, weight: u64, bias: u64,
-    m: i32, c: i32, out_pitch: i32, x_pitch: i32, eps: f32, unused: i32, soon: Soon,
+    m: i32, c: i32, out_pitch: i32, x_pitch: i32, eps: f32, unused: i32,
 });
 args!(GegluArgs, 32 { out: u64, x: u64, m: i32, n: i32, out_pitch: i32, x_pitch: i32 });
 args!(EmbedArgs, 56 {

@@ -213,12 +213,10 @@ impl Resnet {
             }
             None => x,
         };
-        ops.read_soon(self.conv1.weight);
         ops.group_norm(norm(&self.norm1, normed, x));
         let row = time
             .map(|time| TableRow { table: time.table.columns(self.time_column, out.c()), index: time.index });
         ops.conv2d(Conv2d { row, ..self.conv1.to(hidden, normed) });
-        ops.read_soon(self.conv2.weight);
         ops.group_norm(norm(&self.norm2, hidden, hidden));
         ops.conv2d(Conv2d { residual: Some(residual), ..self.conv2.to(out, hidden) });
     }
@@ -273,17 +271,14 @@ impl TransformerBlock {
         let [normed_x, attended_x] = [normed, attended].map(|tensor| tensor.images(0, b));
         ops.scope("attn1", |ops| {
             let qkv = ops.alloc([b, 1, t, 3 * c]);
-            ops.read_soon(self.attn1_qkv.weight);
             ops.layer_norm(self.norm1.layer(normed_x, x, LAYER_NORM_EPS));
             ops.linear(self.attn1_qkv.to(qkv, normed_x));
             let [q, k, v] = [0, c, 2 * c].map(|column| qkv.columns(column, c));
-            ops.read_soon(self.attn1_out.weight);
             ops.attention(Attention { out: attended_x, q, k, v, heads, causal: false });
             ops.linear(Linear { residual: Some(x), ..self.attn1_out.to(x, attended_x) });
         });
         ops.scope("attn2", |ops| {
             let q = ops.alloc([b, 1, t, c]);
-            ops.read_soon(self.attn2_q.weight);
             ops.layer_norm(self.norm2.layer(normed_x, x, LAYER_NORM_EPS));
             ops.linear(self.attn2_q.to(q, normed_x));
             let k = context.columns(self.context_column, c);
@@ -291,7 +286,6 @@ impl TransformerBlock {
             let copies = out.split_images(b).zip(attended.split_images(b));
             let contexts = k.split_images(b).zip(v.split_images(b));
             for ((out, attended), (k, v)) in copies.zip(contexts) {
-                ops.read_soon(self.attn2_out.weight);
                 ops.attention(Attention { out: attended, q, k, v, heads, causal: false });
                 ops.linear(Linear { residual: Some(x), ..self.attn2_out.to(out, attended) });
             }
@@ -299,11 +293,9 @@ impl TransformerBlock {
         ops.scope("ff", |ops| {
             let hidden = ops.alloc([rows, 1, t, 8 * c]);
             let gated = ops.alloc([rows, 1, t, 4 * c]);
-            ops.read_soon(self.ff_in.weight);
             ops.layer_norm(self.norm3.layer(normed, out, LAYER_NORM_EPS));
             let Dense { weight, bias } = self.ff_in;
             let bias = bias.expect("ff.net.0.proj has a bias");
-            ops.read_soon(self.ff_out.weight);
             ops.geglu(Geglu { out: gated, x: normed, weight, bias, hidden });
             ops.linear(Linear { residual: Some(out), ..self.ff_out.to(out, gated) });
         });
@@ -366,7 +358,6 @@ impl Transformer {
             let [b, _, t, c] = x.as_tokens().shape;
             let hidden = ops.alloc([out.b(), 1, t, c]);
             let first = if out.b() == b { hidden } else { ops.alloc([b, 1, t, c]) };
-            ops.read_soon(self.proj_in.weight);
             ops.group_norm(self.norm.group(normed, x, self.groups, 1e-6));
             ops.linear(self.proj_in.to(first, normed.as_tokens()));
             for (i, block) in self.transformer_blocks.iter().enumerate() {

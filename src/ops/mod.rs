@@ -35,9 +35,6 @@ pub trait Ops {
     fn arena(&mut self) -> &mut Arena;
     /// Executes, records or counts one verb, which has been checked.
     fn issue(&mut self, call: Call);
-    /// Says that one of the verbs after the next one reads this weight: a backend may bring it nearer while the next one
-    /// runs.
-    fn read_soon(&mut self, _weight: Tensor) {}
     /// Opens a named range, named after the checkpoint's path (`down_blocks.0.resnets.1`).
     fn enter(&mut self, _name: &str) {}
     fn leave(&mut self) {}

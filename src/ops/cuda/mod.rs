@@ -63,8 +63,6 @@ pub struct Cuda {
     capturing: bool,
     /// The first failure since the last time anybody asked.
     failure: Option<Error>,
-    /// A weight that the next verb's kernel may bring into L2.
-    read_soon: Option<Tensor>,
 }
 
 /// A graph and whether it is the body of a loop.
@@ -105,7 +103,6 @@ impl Cuda {
             recorded: 0,
             capturing: false,
             failure: None,
-            read_soon: None,
             gpu,
         })
     }
@@ -178,10 +175,6 @@ impl Ops for Cuda {
                 other => other,
             });
         }
-    }
-
-    fn read_soon(&mut self, weight: Tensor) {
-        self.read_soon = Some(weight);
     }
 
     fn enter(&mut self, name: &str) {

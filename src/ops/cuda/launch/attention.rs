@@ -2,7 +2,7 @@
 
 use cudarc::driver::CudaFunction;
 
-use super::{assert_vectors, int, soon_of};
+use super::{assert_vectors, int};
 use crate::error::Result;
 use crate::gpu::attention::AttentionPlan;
 use crate::gpu::kernels::{AttentionArgs, AttentionSm90Args, Launch};
@@ -23,7 +23,7 @@ struct Sm90<'a> {
 }
 
 impl Cuda {
-    pub(super) fn attention(&self, v: &Attention, soon: Option<Tensor>) -> Result<()> {
+    pub(super) fn attention(&self, v: &Attention) -> Result<()> {
         let [b, _, _, c] = v.q.shape;
         let (t, s, d) = (v.q.tokens(), v.k.tokens(), c / v.heads);
         let args = AttentionArgs {
@@ -52,7 +52,7 @@ impl Cuda {
         }
         assert_vectors(&[v.out, v.q, v.k, v.v]);
         if let Some(sm90) = self.attention_sm90(v) {
-            return self.start_sm90(v, args, sm90, soon);
+            return self.start_sm90(v, args, sm90);
         }
         let plan = AttentionPlan::choose(b, v.heads, t, s, d, self.gpu.multiprocessors);
         let launch = Launch {
@@ -92,13 +92,7 @@ impl Cuda {
         Some(Sm90 { kernel: &self.kernels.attention_sm90[index], launch, queries: QUERIES, keys: tile.keys })
     }
 
-    fn start_sm90(
-        &self,
-        v: &Attention,
-        attention: AttentionArgs,
-        sm90: Sm90,
-        soon: Option<Tensor>,
-    ) -> Result<()> {
+    fn start_sm90(&self, v: &Attention, attention: AttentionArgs, sm90: Sm90) -> Result<()> {
         let d = v.q.c() / v.heads;
         let map = |x: Tensor, rows: usize| {
             let dims = [
@@ -114,8 +108,7 @@ impl Cuda {
             k: map(v.k, sm90.keys)?,
             v: map(v.v, sm90.keys)?,
             attention,
-            soon: soon_of(soon),
-            unused: [0; 8],
+            unused: [0; 12],
         };
         self.start(sm90.kernel, sm90.launch, &args)
     }

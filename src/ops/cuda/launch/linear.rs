@@ -2,7 +2,7 @@
 
 use cudarc::driver::CudaFunction;
 
-use super::{address, assert_vectors, has_aligned_rows, int, naive_tiles, pitch, soon_of, vector};
+use super::{address, assert_vectors, has_aligned_rows, int, naive_tiles, pitch, vector};
 use crate::error::Result;
 use crate::gpu::cublaslt::{Operands, Product};
 use crate::gpu::kernels::{GegluArgs, Launch, LinearArgs, LinearSm90Args};
@@ -18,7 +18,7 @@ impl Cuda {
             && linear_sm90::is_faster(v.x.rows(), v.out.c(), v.x.c())
             && self.linear_sm90_runs(v, v.out)
         {
-            return self.linear_sm90(v, v.out, &linear_sm90::LINEAR, &self.kernels.linear_sm90, None);
+            return self.linear_sm90(v, v.out, &linear_sm90::LINEAR, &self.kernels.linear_sm90);
         }
         let (m, n, k) = (v.x.rows(), v.out.c(), v.x.c());
         if self.kind == Kind::Naive {
@@ -70,10 +70,10 @@ impl Cuda {
         unsafe { self.cublaslt.multiply(&self.gpu, product, operands) }
     }
 
-    pub(super) fn geglu(&mut self, v: &Geglu, soon: Option<Tensor>) -> Result<()> {
+    pub(super) fn geglu(&mut self, v: &Geglu) -> Result<()> {
         if self.linear_sm90_runs(&v.projection(), v.out) {
             let kernels = &self.kernels.geglu_sm90;
-            return self.linear_sm90(&v.projection(), v.out, &linear_sm90::GEGLU, kernels, soon);
+            return self.linear_sm90(&v.projection(), v.out, &linear_sm90::GEGLU, kernels);
         }
         self.linear(&v.projection())?;
         assert_vectors(&[v.out, v.hidden]);
@@ -102,14 +102,7 @@ impl Cuda {
     }
 
     /// `kernels` are those of `tiles`; the result goes to `out`, not to that of `v`.
-    fn linear_sm90(
-        &self,
-        v: &Linear,
-        out: Tensor,
-        tiles: &[Tile],
-        kernels: &[CudaFunction],
-        soon: Option<Tensor>,
-    ) -> Result<()> {
+    fn linear_sm90(&self, v: &Linear, out: Tensor, tiles: &[Tile], kernels: &[CudaFunction]) -> Result<()> {
         let (m, n, k) = (v.x.rows(), v.weight.w(), v.x.c());
         let plan = Plan::choose(tiles, m, out.c(), k, self.gpu.multiprocessors);
         let tile = &tiles[plan.tile];
@@ -135,8 +128,7 @@ impl Cuda {
             },
             tiles: int(plan.tiles),
             tiles_n: int(plan.tiles_n),
-            soon: soon_of(soon),
-            unused: [0; 10],
+            unused: [0; 14],
         };
         let launch = Launch {
             grid: (plan.blocks as u32, 1, 1),

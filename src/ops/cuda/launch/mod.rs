@@ -50,14 +50,6 @@ fn assert_vectors(tensors: &[Tensor]) {
     }
 }
 
-/// A weight for a kernel to bring into L2, but no more of it than arrives meanwhile.
-fn soon_of(weight: Option<Tensor>) -> Soon {
-    const MOST: usize = 16 << 20;
-    // Pieces of the copy engine are multiples of 16 bytes.
-    let bytes = |weight: Tensor| int(weight.bytes().min(MOST) / 16 * 16);
-    weight.map_or(Soon::default(), |weight| Soon { weight: weight.address, bytes: bytes(weight), unused: 0 })
-}
-
 /// One thread for each output of an [m,n] product.
 fn naive_tiles(m: usize, n: usize) -> Launch {
     let grid = (m.div_ceil(NAIVE_TILE) as u32, n.div_ceil(NAIVE_TILE) as u32, 1);
@@ -66,14 +58,13 @@ fn naive_tiles(m: usize, n: usize) -> Launch {
 
 impl Cuda {
     pub(super) fn launch(&mut self, call: &Call) -> Result<()> {
-        let soon = self.read_soon.take();
         match call {
             Call::Conv2d(v) => self.conv2d(v),
             Call::Linear(v) => self.linear(v),
-            Call::GroupNorm(v) => self.group_norm(v, soon),
-            Call::LayerNorm(v) => self.layer_norm(v, soon),
-            Call::Attention(v) => self.attention(v, soon),
-            Call::Geglu(v) => self.geglu(v, soon),
+            Call::GroupNorm(v) => self.group_norm(v),
+            Call::LayerNorm(v) => self.layer_norm(v),
+            Call::Attention(v) => self.attention(v),
+            Call::Geglu(v) => self.geglu(v),
             Call::Activate(v) => self.activate(v),
             Call::Accumulate(v) => self.accumulate(v),
             Call::Embed(v) => self.embed(v),

@@ -1,11 +1,11 @@
 //! Group norm, in one launch where the map is small, and layer norm.
 
-use super::{assert_vectors, int, soon_of, vector};
+use super::{assert_vectors, int, vector};
 use crate::error::Result;
 use crate::gpu::clusters::{Clusters, MAX_CLUSTER};
 use crate::gpu::kernels::{GroupNormArgs, Launch, LayerNormArgs};
 use crate::ops::cuda::{Cuda, SCRATCH_BYTES};
-use crate::ops::{DType, GroupNorm, LayerNorm, Tensor};
+use crate::ops::{DType, GroupNorm, LayerNorm};
 
 /// Most channels of the group norm kernels, which have a thread for each vector of a row.
 const GROUP_NORM_CHANNELS: usize = 4096;
@@ -30,8 +30,7 @@ fn group_norm_slabs(v: &GroupNorm, threads: usize, clusters: Clusters) -> Option
 }
 
 impl Cuda {
-    /// Brings the weight `soon` into L2 meanwhile.
-    pub(super) fn group_norm(&self, v: &GroupNorm, soon: Option<Tensor>) -> Result<()> {
+    pub(super) fn group_norm(&self, v: &GroupNorm) -> Result<()> {
         assert_vectors(&[v.out, v.x]);
         let [b, h, w, c] = v.x.shape;
         let hw = h * w;
@@ -58,7 +57,6 @@ impl Cuda {
             rows_per_split: int(rows_per_split),
             silu: i32::from(v.silu),
             eps: v.eps,
-            soon: soon_of(soon),
         };
         let block = (threads as u32, 1, 1);
         if let Some((slabs, parts)) = group_norm_slabs(v, threads, self.kernels.clusters) {
@@ -74,8 +72,7 @@ impl Cuda {
         self.start(&self.kernels.group_norm_apply, apply, &args)
     }
 
-    /// Brings the weight `soon` into L2 meanwhile.
-    pub(super) fn layer_norm(&self, v: &LayerNorm, soon: Option<Tensor>) -> Result<()> {
+    pub(super) fn layer_norm(&self, v: &LayerNorm) -> Result<()> {
         assert_vectors(&[v.out, v.x]);
         let (m, c) = (v.x.rows(), v.x.c());
         let kernel = match c {
@@ -94,7 +91,6 @@ impl Cuda {
             x_pitch: int(v.x.pitch),
             eps: v.eps,
             unused: 0,
-            soon: soon_of(soon),
         };
         let launch =
             Launch { grid: (m.div_ceil(8) as u32, 1, 1), block: (256, 1, 1), shared_bytes: 0, cluster: 1 };
