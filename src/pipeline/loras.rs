@@ -77,10 +77,8 @@ impl Loras {
         let start = Instant::now();
         self.changed.extend(changes.requests());
         self.set = None;
-        let mut merged = Vec::new();
-        for &request in &self.changed {
-            fill_merged(backend, &*self.source, &self.requests, request, &changes, &mut merged)?;
-        }
+        let indices: Vec<usize> = self.changed.iter().copied().collect();
+        fill_merged(backend, &*self.source, &self.requests, &indices, &changes)?;
         backend.finish_fill()?;
         tracing::debug!(weights = self.changed.len(), time = ?start.elapsed(), "set LoRAs");
         self.changed = changes.requests().collect();

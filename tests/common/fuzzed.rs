@@ -105,7 +105,7 @@ pub fn lora(bytes: &[u8]) {
     let tensor = &mut requests[first].tensor;
     let region = cpu.reserve(tensor.bytes(), "a weight").expect("memory");
     tensor.address = region.base;
-    fill_merged(&mut cpu, &RandomWeights, &requests, first, &changes, &mut Vec::new()).expect("a weight");
+    fill_merged(&mut cpu, &RandomWeights, &requests, &[first], &changes).expect("a weight");
 }
 
 /// A prompt in every style, down to its tokens.

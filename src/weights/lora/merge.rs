@@ -43,40 +43,70 @@ impl Changes {
     }
 }
 
-/// Fills the weight of `requests[index]` from `source` with the changes made to it; `merged` is memory to use.
+/// Fills the weights of `requests` at `indices` from `source` with the changes made to them.
 pub fn fill_merged(
     backend: &mut dyn Backend,
     source: &dyn Source,
     requests: &[Request],
-    index: usize,
+    indices: &[usize],
     changes: &Changes,
-    merged: &mut Vec<f32>,
 ) -> Result<()> {
-    let request = &requests[index];
-    let Some(changes) = changes.of_requests.get(&index) else {
-        return backend.fill(request.tensor, &|rows, out| source.fill(request, rows, out));
-    };
-    let columns: usize = request.shape[1..].iter().product();
-    let len = request.shape[0] * columns;
-    if merged.len() < request.keys.len() * len {
-        merged.resize(request.keys.len() * len, 0.0);
+    /// What is merged before it is filled in: enough for all cores, which one weight of a coarse level is not.
+    const ELEMENTS_AT_ONCE: usize = 16 << 20;
+    let is_changed = |index: &usize| changes.of_requests.contains_key(index);
+    let (changed, restored): (Vec<usize>, Vec<usize>) = indices.iter().partition(|index| is_changed(index));
+    for index in restored {
+        let request = &requests[index];
+        backend.fill(request.tensor, &|rows, out| source.fill(request, rows, out))?;
     }
-    for (key, weight) in merged.chunks_mut(len).take(request.keys.len()).enumerate() {
-        let of_key = changes.iter().filter(|(_, change)| change.place.key == key);
-        let changes: Vec<Change> = of_key
-            .map(|(lora, MatchedChange { form, scale, magnitude, .. })| {
-                Change::read(&lora.file, form, *scale, magnitude.as_ref())
-            })
-            .collect();
-        merge(source, request, key, &changes, weight);
-    }
-    backend.fill(request.tensor, &|rows, out| {
-        pack::pack(request, rows, out, &|key, elements, dtype, out| {
-            let elements = key * len + elements.start..key * len + elements.end;
-            let stored = bytemuck::cast_slice(&merged[elements]);
-            pack::convert(DType::F32, stored, request.factor, dtype, out);
+    let elements =
+        |index: usize| requests[index].keys.len() * requests[index].shape.iter().product::<usize>();
+    let mut merged = Vec::new();
+    let mut rest = &changed[..];
+    while !rest.is_empty() {
+        let mut total = 0;
+        let fits = |&&index: &&usize| {
+            total += elements(index);
+            total <= ELEMENTS_AT_ONCE
+        };
+        let (group, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        rest = later;
+        merged.resize(merged.len().max(group.iter().map(|&index| elements(index)).sum()), 0.0);
+
+        let mut keys = Vec::new();
+        let mut free = &mut merged[..];
+        for &index in group {
+            for key in 0..requests[index].keys.len() {
+                let (weight, after) = free.split_at_mut(elements(index) / requests[index].keys.len());
+                keys.push((index, key, weight));
+                free = after;
+            }
+        }
+        keys.into_par_iter().for_each(|(index, key, weight)| {
+            let of_key = changes.of_requests[&index].iter().filter(|(_, change)| change.place.key == key);
+            let changes: Vec<Change> = of_key
+                .map(|(lora, MatchedChange { form, scale, magnitude, .. })| {
+                    Change::read(&lora.file, form, *scale, magnitude.as_ref())
+                })
+                .collect();
+            merge(source, &requests[index], key, &changes, weight);
         });
-    })
+
+        let mut first = 0;
+        for &index in group {
+            let request = &requests[index];
+            let weights = &merged[first..first + elements(index)];
+            first += elements(index);
+            let len = weights.len() / request.keys.len();
+            backend.fill(request.tensor, &|rows, out| {
+                pack::pack(request, rows, out, &|key, elements, dtype, out| {
+                    let stored = bytemuck::cast_slice(&weights[key * len..][elements]);
+                    pack::convert(DType::F32, stored, request.factor, dtype, out);
+                });
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes the changed tensor of one key, as the source has it, to `weight`.
