@@ -18,10 +18,11 @@
 // Left alone, warpgroups fall into step: all wait for products, then all compute exponentials. With G = 1 they start their
 // products in turns (the "ping-pong" of FlashAttention-3, for four).
 //
-// The shift of a row is the maximum of the first tile. Later tiles are not searched for theirs: a thread's sum of the weights
-// of a row and tile bounds each of them, and f16 holds large weights as well as small ones (FlashAttention-4 rescales rarely
-// for the same reason). Only where a sum passes 2^15 does the warp move its rows' shifts to the maxima so far, and shrink what
-// was summed. By then the scores are overwritten, and wgmma needs four warps: the one computes its scores again with mma.sync.
+// The shift of a row is the maximum of the first tile. Later tiles are not searched for theirs: the sum of a thread's
+// weights of a row and tile bounds each of them, and f16 holds large weights as well as small ones (FlashAttention-4
+// rescales rarely for the same reason). Only where such a sum passes 2^15 does the warp raise its rows' shifts to the
+// maxima so far and shrink what was summed. By then the scores are overwritten, and wgmma needs four warps: the one
+// computes its scores again with mma.sync.
 //
 // A head's d channels are a dimension of the tensor that the copy engine sees: boxes of 64 channels, and those from d on
 // arrive as zeros. So d = 40 needs three k steps for S and 40 columns of O, and nothing is masked but the last tile's keys.
@@ -145,9 +146,9 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
         // Forgotten, or the addresses would be kept in registers all the time.
         unsigned at = thread;
         asm volatile("" : "+r"(at));
-        const unsigned row = at % 8, upper = at / 16 % 2, right = at / 8 % 2;
-        const unsigned char* const from_q = shared + mine * Q_BYTES + (at / 32 * 16 + right * 8 + row) * ROW;
-        const unsigned char* const from_k = ring + i % STAGES * STAGE + (upper * 8 + row) * ROW;
+        const unsigned row = at % 8, odd = at / 8 % 2, high = at / 16 % 2;
+        const unsigned char* const from_q = shared + mine * Q_BYTES + (at / 32 * 16 + odd * 8 + row) * ROW;
+        const unsigned char* const from_k = ring + i % STAGES * STAGE + (high * 8 + row) * ROW;
 #pragma unroll
         for (int j = 0; j < KEYS / 2; j++) s[j] = 0.f;
 #pragma unroll
@@ -158,8 +159,8 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
             for (int step = 0; step < K_STEPS; step++) {
                 const unsigned box = step / 4, chunk = step % 4 * 2;
                 uint32_t queries[4], keys[4];
-                load_matrices(queries, from_q + box * QUERIES * ROW + ((chunk + upper) ^ row) * 16);
-                load_matrices(keys, from_k + (box * KEYS + j * 16) * ROW + ((chunk + right) ^ row) * 16);
+                load_matrices(queries, from_q + box * QUERIES * ROW + ((chunk + high) ^ row) * 16);
+                load_matrices(keys, from_k + (box * KEYS + j * 16) * ROW + ((chunk + odd) ^ row) * 16);
                 mma_16816(T(), reinterpret_cast<float(&)[4]>(s[j * 8]), queries, keys[0], keys[1]);
                 mma_16816(T(), reinterpret_cast<float(&)[4]>(s[j * 8 + 4]), queries, keys[2], keys[3]);
             }
@@ -206,23 +207,20 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
             barrier_wait(&empty[(i - 2) % STAGES], (i - 2) / STAGES & 1);
             copy(i - 2 + STAGES);
         }
-        float sum[2];
+        float sum[2], shrink[2];
         exponentials(sum);
         // Also what keeps the compiler from waiting for O in front of the exponentials.
-        if (STAGES > 1 && __any_sync(0xffffffffu, fmaxf(sum[0], sum[1]) > LARGEST)) {
-            wgmma_wait<0>();
-            keep(o);
+        const bool again = STAGES > 1 && __any_sync(0xffffffffu, fmaxf(sum[0], sum[1]) > LARGEST);
+        if (again) {
             scores_again(i);
             float top[2];
             row_maxima(top);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 top[h] = fmaxf(top[h], shift[h]);
-                const float shrink = exp2_approx(shift[h] - top[h]);
+                shrink[h] = exp2_approx(shift[h] - top[h]);
                 shift[h] = top[h];
-                total[h] *= shrink;
-#pragma unroll
-                for (int j = 0; j < D / 4; j++) o[j / 2 * 4 + h * 2 + j % 2] *= shrink;
+                total[h] *= shrink[h];
             }
             exponentials(sum);
         }
@@ -231,6 +229,10 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
         wgmma_wait<0>();
         keep(o);
         if (i > 0 && thread == 0) barrier_arrive(&empty[(i - 1) % STAGES]);
+        if (again) {
+#pragma unroll
+            for (int j = 0; j < D / 2; j++) o[j] *= shrink[j / 2 % 2];
+        }
         to_halves();
         if (G == 1 && (i > 0 || warpgroup > 0)) named_sync(TURN + warpgroup, 2 * WARPGROUP);
         if (STAGES > 1 && i + 1 < count) start_scores(i + 1);
