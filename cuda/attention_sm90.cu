@@ -118,9 +118,9 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
     uint32_t weights[STEPS][4];
 
     // S = Q K^T
-    auto start_scores = [&](unsigned i) {
-        const uint64_t k = k0 + i % STAGES * (STAGE / 16);
-        barrier_wait(&full[i % STAGES], i / STAGES & 1);
+    auto start_scores = [&](unsigned slot, unsigned parity) {
+        const uint64_t k = k0 + slot * (STAGE / 16);
+        barrier_wait(&full[slot], parity);
         keep(s);
         wgmma_begin();
 #pragma unroll
@@ -132,8 +132,8 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
         wgmma_commit();
     };
     // O += P V
-    auto start_sums = [&](unsigned i) {
-        const uint64_t v = v0 + i % STAGES * (STAGE / 16);
+    auto start_sums = [&](unsigned slot) {
+        const uint64_t v = v0 + slot * (STAGE / 16);
         keep(o);
         wgmma_begin();
 #pragma unroll
@@ -142,13 +142,13 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
         wgmma_commit();
     };
     // The same by this warp alone, where the scores have become exponentials.
-    auto scores_again = [&](unsigned i) {
+    auto scores_again = [&](unsigned slot) {
         // Forgotten, or the addresses would be kept in registers all the time.
         unsigned at = thread;
         asm volatile("" : "+r"(at));
         const unsigned row = at % 8, odd = at / 8 % 2, high = at / 16 % 2;
         const unsigned char* const from_q = shared + mine * Q_BYTES + (at / 32 * 16 + odd * 8 + row) * ROW;
-        const unsigned char* const from_k = ring + i % STAGES * STAGE + (high * 8 + row) * ROW;
+        const unsigned char* const from_k = ring + slot * STAGE + (high * 8 + row) * ROW;
 #pragma unroll
         for (int j = 0; j < KEYS / 2; j++) s[j] = 0.f;
 #pragma unroll
@@ -189,7 +189,7 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
             for (int r = 0; r < 4; r++) weights[step][r] = pack2(T(), s[step * 8 + r * 2], s[step * 8 + r * 2 + 1]);
     };
     barrier_wait(q_full, 0);
-    start_scores(0);
+    start_scores(0, 0);
     wgmma_wait<0>();
     keep(s);
     // Keys that do not exist weigh nothing: zeros were copied in their place.
@@ -202,6 +202,7 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
     for (int j = 0; j < D / 2; j++) o[j] = 0.f;
 
     // Tile i's exponentials, while the tile before adds to O; then its own sums and the next tile's scores.
+    unsigned slot = 0, parity = 0;
     for (unsigned i = 0; i < (STAGES > 1 ? count : 1); i++) {
         if (copies && i > 1 && i - 2 + STAGES < count) {
             barrier_wait(&empty[(i - 2) % STAGES], (i - 2) / STAGES & 1);
@@ -212,7 +213,7 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
         // Also what keeps the compiler from waiting for O in front of the exponentials.
         const bool again = STAGES > 1 && __any_sync(0xffffffffu, fmaxf(sum[0], sum[1]) > LARGEST);
         if (again) {
-            scores_again(i);
+            scores_again(slot);
             float top[2];
             row_maxima(top);
 #pragma unroll
@@ -228,15 +229,18 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
         for (int h = 0; h < 2; h++) total[h] += sum[h];
         wgmma_wait<0>();
         keep(o);
-        if (i > 0 && thread == 0) barrier_arrive(&empty[(i - 1) % STAGES]);
+        if (i > 0 && thread == 0) barrier_arrive(&empty[slot == 0 ? STAGES - 1 : slot - 1]);
         if (again) {
 #pragma unroll
             for (int j = 0; j < D / 2; j++) o[j] *= shrink[j / 2 % 2];
         }
         to_halves();
         if (G == 1 && (i > 0 || warpgroup > 0)) named_sync(TURN + warpgroup, 2 * WARPGROUP);
-        if (STAGES > 1 && i + 1 < count) start_scores(i + 1);
-        start_sums(i);
+        const unsigned next = slot + 1 == STAGES ? 0 : slot + 1;
+        parity ^= next == 0;
+        if (STAGES > 1 && i + 1 < count) start_scores(next, parity);
+        start_sums(slot);
+        slot = next;
         // The scores were started first.
         wgmma_wait<1>();
         keep(s);
