@@ -120,7 +120,8 @@ pub fn against_naive(cuda: &mut Cuda, calls: &[Call], tolerance: f64) {
 /// tiles of keys anywhere; the last 200 keys, which kernels may begin with, score least. Rows of a warp rise
 /// differently, some of them fall, and some warps' rows stay within what a half holds.
 pub fn attention_of_rising_scores(cuda: &mut Cuda, heads: usize, [t, s]: [usize; 2], d: usize) {
-    const RISES: [[f32; 4]; 3] = [[0.0, 5.0, 20.0, 200.0], [5.0, 11.0, -5.0, 15.0], [17.0, -200.0, 40.0, 100.0]];
+    const RISES: [[f32; 4]; 3] =
+        [[0.0, 5.0, 20.0, 200.0], [5.0, 11.0, -5.0, 15.0], [17.0, -200.0, 40.0, 100.0]];
     const STEP: usize = 50;
     // Channel 0 of a key.
     const HIGHEST: f32 = 32.0;
@@ -152,6 +153,7 @@ pub fn attention_of_rising_scores(cuda: &mut Cuda, heads: usize, [t, s]: [usize;
             .expect("attention");
         download(backend, out)
     };
-    let name = format!("attention of {dtype}, {heads} heads of {d}, {t} queries, {s} keys with rising scores");
+    let name =
+        format!("attention of {dtype}, {heads} heads of {d}, {t} queries, {s} keys with rising scores");
     check(&name, &run(cuda), &run(&mut Cpu::new()), tolerance(dtype));
 }
