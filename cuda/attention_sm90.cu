@@ -8,8 +8,9 @@
 // multiprocessor's schedulers has four warps, some with exponentials to compute, while others wait for products.
 //
 //   block (64 M queries of one head), 4 warpgroups = M of different queries x G of different keys:
-//     warpgroup:  S = Q K0^T;  for each tile i of its keys:
-//       P = exp(S - shift);  wait for O;  P in halves, in registers
+//     warpgroup:  S = Q K0^T;  shift = row maxima of S;  for each tile i of its keys:
+//       P = exp(S - shift), and only where that is too large, S and P again with another shift
+//       wait for O;  P in halves, in registers
 //       start S = Q K(i+1)^T and O += P Vi;  wait for S
 //     a thread of the last warpgroup of each G:  K, V of the STAGES tiles to come -> shared
 //     G > 1:  sums of warpgroups with the same queries are added through shared memory
@@ -17,8 +18,11 @@
 // Left alone, warpgroups fall into step: all wait for products, then all compute exponentials. With G = 1 they start their
 // products in turns (the "ping-pong" of FlashAttention-3, for four).
 //
-// The shift of a row is the maximum when it was last set. It moves, and what was summed shrinks, only when a row of the warp
-// would have exponentials above 2^8: f16 holds those as well as smaller ones (FlashAttention-4's rule).
+// The shift of a row is the maximum of the first tile. Later tiles are not searched for theirs: the sum of a thread's
+// weights of a row and tile bounds each of them, and f16 holds large weights as well as small ones (FlashAttention-4
+// rescales rarely for the same reason). Only where such a sum passes 2^15 does the warp raise its rows' shifts to the
+// maxima so far and shrink what was summed. By then the scores are overwritten, and wgmma needs four warps: the one
+// computes its scores again with mma.sync.
 //
 // A head's d channels are a dimension of the tensor that the copy engine sees: boxes of 64 channels, and those from d on
 // arrive as zeros. So d = 40 needs three k steps for S and 40 columns of O, and nothing is masked but the last tile's keys.
@@ -27,6 +31,7 @@
 // SD 1.5 at 512x512, batch 2 (b*heads, t, d): 16x4096x40, 16x1024x80, 16x256x160. Which M and G: src/gpu/attention_sm90.rs.
 // Test: cargo test --release --test kernels attention        Bench: cargo bench --bench kernels attention
 #include "hopper.cuh"
+#include "mma.cuh"
 #include "softmax.cuh"
 
 constexpr int WARPGROUP = 128;
@@ -34,8 +39,8 @@ constexpr int WARPGROUPS = 4;
 constexpr int QUERIES = 64;   // of a warpgroup
 constexpr int BOX = 64;       // channels of a box: 128 bytes
 constexpr int ROW = BOX * 2;  // bytes
-constexpr float HEADROOM = 8.f;  // how far above the shift a score may be, log2
-constexpr int TURN = 1;          // the first of the warpgroups' named barriers
+constexpr float LARGEST = 0x1p15f;  // that a weight may be: halves end at 65504
+constexpr int TURN = 1;             // the first of the warpgroups' named barriers
 
 template <typename T, int D, int M, int KEYS, unsigned STAGES>
 __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
@@ -108,13 +113,13 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
     const float scale = a.scale * LOG2_E;
     const uint64_t q = tile_descriptor(shared + mine * Q_BYTES);
     const uint64_t k0 = tile_descriptor(ring), v0 = tile_descriptor_by_k(ring + TILE, KEYS * ROW);
-    float s[KEYS / 2], o[D / 2], shift[2] = {-INFINITY, -INFINITY}, total[2] = {};
+    float s[KEYS / 2], o[D / 2], shift[2], total[2] = {};
     uint32_t weights[STEPS][4];
 
     // S = Q K^T
-    auto start_scores = [&](unsigned i) {
-        const uint64_t k = k0 + i % STAGES * (STAGE / 16);
-        barrier_wait(&full[i % STAGES], i / STAGES & 1);
+    auto start_scores = [&](unsigned slot, unsigned parity) {
+        const uint64_t k = k0 + slot * (STAGE / 16);
+        barrier_wait(&full[slot], parity);
         keep(s);
         wgmma_begin();
 #pragma unroll
@@ -126,8 +131,8 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
         wgmma_commit();
     };
     // O += P V
-    auto start_sums = [&](unsigned i) {
-        const uint64_t v = v0 + i % STAGES * (STAGE / 16);
+    auto start_sums = [&](unsigned slot) {
+        const uint64_t v = v0 + slot * (STAGE / 16);
         keep(o);
         wgmma_begin();
 #pragma unroll
@@ -135,35 +140,45 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
             WgmmaRegisters<D>::run(T(), o, weights[step], v + step * (16 * ROW / 16), 1);
         wgmma_commit();
     };
-    // Moves the shift where the scores ask for it, and says by what earlier sums shrink if so.
-    auto move_shift = [&](float(&shrink)[2]) {
-        float top[2];
+    // The same by this warp alone, where the scores have become exponentials.
+    auto scores_again = [&](unsigned slot) {
+        // Forgotten, or the addresses would be kept in registers all the time.
+        unsigned at = thread;
+        asm volatile("" : "+r"(at));
+        const unsigned row = at % 8, odd = at / 8 % 2, high = at / 16 % 2;
+        const unsigned char* const from_q = shared + mine * Q_BYTES + (at / 32 * 16 + odd * 8 + row) * ROW;
+        const unsigned char* const from_k = ring + slot * STAGE + (high * 8 + row) * ROW;
 #pragma unroll
-        for (int j = 0; j < KEYS / 8; j++)
+        for (int j = 0; j < KEYS / 2; j++) s[j] = 0.f;
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const float larger = fmaxf(s[j * 4 + h * 2], s[j * 4 + h * 2 + 1]);
-                top[h] = j == 0 ? larger : fmaxf(top[h], larger);
-            }
+        for (int j = 0; j < STEPS; j++) {
+            // One after another: there are no registers for more.
+            __syncwarp();
 #pragma unroll
-        for (int h = 0; h < 2; h++) top[h] = quad_max(top[h]) * scale;
-        const bool moves = __any_sync(0xffffffffu, fmaxf(top[0] - shift[0], top[1] - shift[1]) > HEADROOM);
-        if (moves) {
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const float before = shift[h];
-                shift[h] = fmaxf(before, top[h]);
-                shrink[h] = exp2_approx(before - shift[h]);
-                total[h] *= shrink[h];
+            for (int step = 0; step < K_STEPS; step++) {
+                const unsigned box = step / 4, chunk = step % 4 * 2;
+                uint32_t queries[4], keys[4];
+                load_matrices(queries, from_q + box * QUERIES * ROW + ((chunk + high) ^ row) * 16);
+                load_matrices(keys, from_k + (box * KEYS + j * 16) * ROW + ((chunk + odd) ^ row) * 16);
+                mma_16816(T(), reinterpret_cast<float(&)[4]>(s[j * 8]), queries, keys[0], keys[1]);
+                mma_16816(T(), reinterpret_cast<float(&)[4]>(s[j * 8 + 4]), queries, keys[2], keys[3]);
             }
         }
-        return moves;
     };
-    auto exponentials = [&] {
+    auto row_maxima = [&](float(&top)[2]) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            top[h] = -INFINITY;
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++) top[h] = fmaxf(top[h], fmaxf(s[j * 4 + h * 2], s[j * 4 + h * 2 + 1]));
+            top[h] = quad_max(top[h]) * scale;
+        }
+    };
+    auto exponentials = [&](float(&sum)[2]) {
 #pragma unroll
         for (int j = 0; j < KEYS / 2; j++) {
             s[j] = exp2_approx(s[j] * scale - shift[j / 2 % 2]);
-            total[j / 2 % 2] += s[j];
+            sum[j / 2 % 2] = j / 4 + j % 2 == 0 ? s[j] : sum[j / 2 % 2] + s[j];
         }
     };
     auto to_halves = [&] {
@@ -173,7 +188,7 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
             for (int r = 0; r < 4; r++) weights[step][r] = pack2(T(), s[step * 8 + r * 2], s[step * 8 + r * 2 + 1]);
     };
     barrier_wait(q_full, 0);
-    start_scores(0);
+    start_scores(0, 0);
     wgmma_wait<0>();
     keep(s);
     // Keys that do not exist weigh nothing: zeros were copied in their place.
@@ -181,31 +196,50 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
 #pragma unroll
     for (int j = 0; j < KEYS / 2; j++)
         if (j / 4 * 8 + j % 2 >= valid) s[j] = -INFINITY;
+    row_maxima(shift);
 #pragma unroll
     for (int j = 0; j < D / 2; j++) o[j] = 0.f;
 
     // Tile i's exponentials, while the tile before adds to O; then its own sums and the next tile's scores.
+    unsigned slot = 0, parity = 0;
     for (unsigned i = 0; i < (STAGES > 1 ? count : 1); i++) {
         if (copies && i > 1 && i - 2 + STAGES < count) {
             barrier_wait(&empty[(i - 2) % STAGES], (i - 2) / STAGES & 1);
             copy(i - 2 + STAGES);
         }
-        float shrink[2];
-        const bool shrinks = move_shift(shrink);
-        exponentials();
-        // Never true. Without it the compiler would wait for O in front of the exponentials.
-        if (total[0] + total[1] < 0.f) __nanosleep(0);
+        float sum[2], shrink[2];
+        exponentials(sum);
+        // Also what keeps the compiler from waiting for O in front of the exponentials.
+        const bool again = STAGES > 1 && __any_sync(0xffffffffu, fmaxf(sum[0], sum[1]) > LARGEST);
+        if (again) {
+            scores_again(slot);
+            float top[2];
+            row_maxima(top);
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                top[h] = fmaxf(top[h], shift[h]);
+                shrink[h] = exp2_approx(shift[h] - top[h]);
+                shift[h] = top[h];
+                total[h] *= shrink[h];
+            }
+            exponentials(sum);
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) total[h] += sum[h];
         wgmma_wait<0>();
         keep(o);
-        if (i > 0 && thread == 0) barrier_arrive(&empty[(i - 1) % STAGES]);
-        if (i > 0 && shrinks) {
+        if (i > 0 && thread == 0) barrier_arrive(&empty[slot == 0 ? STAGES - 1 : slot - 1]);
+        if (again) {
 #pragma unroll
             for (int j = 0; j < D / 2; j++) o[j] *= shrink[j / 2 % 2];
         }
         to_halves();
         if (G == 1 && (i > 0 || warpgroup > 0)) named_sync(TURN + warpgroup, 2 * WARPGROUP);
-        if (STAGES > 1 && i + 1 < count) start_scores(i + 1);
-        start_sums(i);
+        const unsigned next = slot + 1 == STAGES ? 0 : slot + 1;
+        parity ^= next == 0;
+        if (STAGES > 1 && i + 1 < count) start_scores(next, parity);
+        start_sums(slot);
+        slot = next;
         // The scores were started first.
         wgmma_wait<1>();
         keep(s);

@@ -6,10 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use sdrt::gpu::device::device_count;
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::cuda::{Cuda, Kind};
-use sdrt::ops::{Backend, Call, DType, Ops};
+use sdrt::ops::{Attention, Backend, Call, DType, Ops};
 
 use crate::common::placed::{Placed, label};
-use crate::common::{check, decode, reserve_arena};
+use crate::common::verbs::random;
+use crate::common::{check, decode, download, encode, reserve_arena, upload};
 
 pub const HALVES: [DType; 2] = [DType::F16, DType::BF16];
 pub const ALL: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
@@ -113,4 +114,46 @@ pub fn against_naive(cuda: &mut Cuda, calls: &[Call], tolerance: f64) {
         let [got, want] = [got, want].map(|bytes| decode(&bytes, call.out().dtype));
         check(name, &got, &want, tolerance);
     });
+}
+
+/// Attention whose scores rise from key to key by up to 200 in the exponents of two, in steps that fall into
+/// tiles of keys anywhere; the last 200 keys, which kernels may begin with, score least. Rows of a warp rise
+/// differently, some of them fall, and some warps' rows stay within what a half holds.
+pub fn attention_of_rising_scores(cuda: &mut Cuda, heads: usize, [t, s]: [usize; 2], d: usize) {
+    const RISES: [[f32; 4]; 3] =
+        [[0.0, 5.0, 20.0, 200.0], [5.0, 11.0, -5.0, 15.0], [17.0, -200.0, 40.0, 100.0]];
+    const STEP: usize = 50;
+    // Channel 0 of a key.
+    const HIGHEST: f32 = 32.0;
+    let dtype = cuda.dtype();
+    let c = heads * d;
+    let numbers = |seed, rows| random(seed, rows * c);
+    let (mut q, mut k, v) = (numbers(1, t), numbers(2, s), numbers(3, s));
+    for (row, q) in q.chunks_mut(c).enumerate() {
+        for (head, q) in q.chunks_mut(d).enumerate() {
+            let rise = RISES[row / 16 % 3][(row + head) % 4];
+            q[0] = rise * std::f32::consts::LN_2 * (d as f32).sqrt() / HIGHEST;
+        }
+    }
+    let rising = s - 200;
+    for (key, k) in k.chunks_mut(c).enumerate() {
+        let level = if key < rising { (key / STEP + 1) as f32 / rising.div_ceil(STEP) as f32 } else { 0.0 };
+        k.iter_mut().step_by(d).for_each(|k| *k = level * HIGHEST);
+    }
+    let [q, k, v] = [q, k, v].map(|numbers| decode(&encode(&numbers, dtype), dtype));
+
+    let run = |backend: &mut dyn Backend| {
+        let _region = reserve_arena(backend, 64 << 20);
+        let dtype = backend.dtype();
+        let q = upload(backend, &q, [1, 1, t, c], dtype);
+        let [k, v] = [&k, &v].map(|numbers| upload(backend, numbers, [1, 1, s, c], dtype));
+        let out = backend.arena().alloc(q.shape, dtype);
+        backend
+            .run(&mut |ops| ops.attention(Attention { out, q, k, v, heads, causal: false }))
+            .expect("attention");
+        download(backend, out)
+    };
+    let name =
+        format!("attention of {dtype}, {heads} heads of {d}, {t} queries, {s} keys with rising scores");
+    check(&name, &run(cuda), &run(&mut Cpu::new()), tolerance(dtype));
 }

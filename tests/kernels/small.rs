@@ -7,7 +7,7 @@ use sdrt::ops::cuda::{Cuda, Kind};
 use sdrt::ops::{DType, Ops};
 
 use super::cases;
-use super::gpu::{ALL, HALVES, against_cpu, on_gpu, tolerance};
+use super::gpu::{ALL, HALVES, against_cpu, attention_of_rising_scores, on_gpu, tolerance};
 use crate::common::verbs::{model_input_scales, sampler_step_follows_its_formula};
 
 /// Batch, height, width.
@@ -63,6 +63,11 @@ fn linear() {
 #[test]
 fn attention() {
     on_gpu(&ALL, |cuda| attention_of(cuda, Kind::Fast));
+}
+
+#[test]
+fn attention_rising() {
+    on_gpu(&HALVES, |cuda| attention_of_rising_scores(cuda, 2, [70, 641], 40));
 }
 
 /// The naive kernels, which the fast ones are compared with at full size. Convolution and attention in f32

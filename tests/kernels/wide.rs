@@ -4,7 +4,7 @@ use sdrt::ops::Ops;
 use sdrt::ops::cuda::Kind;
 
 use super::cases;
-use super::gpu::{ALL, HALVES, against_cpu, against_naive, on_gpu, tolerance};
+use super::gpu::{ALL, HALVES, against_cpu, against_naive, attention_of_rising_scores, on_gpu, tolerance};
 
 const MAPS: [[usize; 3]; 4] = [[3, 1, 1], [2, 9, 7], [1, 8, 64], [1, 16, 16]];
 
@@ -84,6 +84,18 @@ fn attention_over_many_keys() {
         let calls =
             cases::attention(dtype, &[[256, 256], [130, 300], [64, 641], [700, 1500]], &[40, 64, 80, 160]);
         against_cpu(cuda, Kind::Fast, &calls, tolerance(dtype));
+    });
+}
+
+/// Both of Hopper's tiles for each width; 160 has one, of few keys.
+#[test]
+fn attention_rising() {
+    on_gpu(&HALVES, |cuda| {
+        for d in [40, 64, 80] {
+            attention_of_rising_scores(cuda, 3, [130, 1501], d);
+            attention_of_rising_scores(cuda, 16, [1100, 641], d);
+        }
+        attention_of_rising_scores(cuda, 3, [130, 256], 160);
     });
 }
 
