@@ -51,7 +51,7 @@ fn main() -> anyhow::Result<()> {
     let mut plan = Plan::new(weights.base, weights.bytes, dtype);
     let models = Models::new(&config, 0, &mut plan);
     for request in &plan.requests {
-        backend.fill(request.tensor, &|rows, out| checkpoint.fill(request, rows, out))?;
+        backend.fill(&[(request.tensor, &|rows, out| checkpoint.fill(request, rows, out))])?;
     }
     backend.finish_fill()?;
 

@@ -140,9 +140,9 @@ pub trait Backend: Ops {
     /// Makes `arena` the one that verbs allocate from; returns the one before.
     fn use_arena(&mut self, arena: Arena) -> Arena;
 
-    /// Fills a dense tensor through staging memory, a few rows at a time. May return before the
-    /// copy has happened: [`Backend::finish_fill`] waits for all of them.
-    fn fill(&mut self, to: Tensor, fill: FillRows) -> Result<()>;
+    /// Fills dense tensors, a few rows at a time; many at once keep all cores at work. May return before the
+    /// copies to the device have happened: [`Backend::finish_fill`] waits for all of them.
+    fn fill(&mut self, fills: &[(Tensor, FillRows)]) -> Result<()>;
 
     /// Waits until all fills have arrived, and gives staging memory back.
     fn finish_fill(&mut self) -> Result<()> {

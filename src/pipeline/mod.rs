@@ -58,7 +58,7 @@ pub use self::tiling::{Tiled, Tiling};
 use crate::error::{Error, Result};
 use crate::ops::*;
 use crate::text::{Inversions, Tokenizer};
-use crate::weights::{Plan, RandomWeights, Source};
+use crate::weights::{Plan, RandomWeights, Source, fill_requests};
 
 /// Called while weights load, with bytes done and bytes in all.
 pub type OnLoad<'a> = &'a mut dyn FnMut(usize, usize);
@@ -113,13 +113,18 @@ impl Pipeline {
         let mut plan = Plan::new(weights.base, weights.bytes, dtype);
         let tokens = tokenizers.iter().map(Tokenizer::max_length).fold(config.max_tokens(), usize::min);
         let models = Models { tokens, ..Models::new(config, new_tokens, &mut plan) };
+        /// Enough for all cores, few enough to say how far it is.
+        const REQUESTS_AT_ONCE: usize = 32;
+        let start = Instant::now();
         let mut done = 0;
-        for request in &plan.requests {
-            backend.fill(request.tensor, &|rows, out| source.fill(request, rows, out))?;
-            done += request.tensor.bytes().next_multiple_of(tensor::ALIGNMENT);
+        for requests in plan.requests.chunks(REQUESTS_AT_ONCE) {
+            fill_requests(&mut *backend, &*source, requests)?;
+            done +=
+                requests.iter().map(|r| r.tensor.bytes().next_multiple_of(tensor::ALIGNMENT)).sum::<usize>();
             on_load(done, bytes);
         }
         backend.finish_fill()?;
+        tracing::debug!(bytes, time = ?start.elapsed(), "filled the weights");
         for (encoder, text_encoder) in models.text_encoders().enumerate().filter(|_| new_tokens > 0) {
             let rows = text_encoder.new_tokens();
             write_floats(&mut *backend, rows, inversions.rows(encoder))?;

@@ -28,6 +28,7 @@ pub use random::RandomWeights;
 pub use single_file::SingleFile;
 
 use crate::error::Result;
+use crate::ops::{Backend, FillRows, Tensor};
 
 /// Numbers for the tensors of a model.
 pub trait Source: Sync {
@@ -36,10 +37,26 @@ pub trait Source: Sync {
     fn check(&self, requests: &[Request]) -> Result<()>;
 
     /// Writes `rows` of `request.tensor`, whose shape, dtype and packing say how. A row is the last axis;
-    /// there are [`Tensor::rows`](crate::ops::Tensor::rows) of them. Called from many threads.
+    /// there are [`Tensor::rows`] of them. Called from many threads.
     ///
     /// # Panics
     /// When `out` is not exactly those rows, or not aligned to its elements; when `request` would not
     /// have passed [`Source::check`].
     fn fill(&self, request: &Request, rows: Range<usize>, out: &mut [u8]);
+}
+
+/// Fills the tensors of `requests` from a source that has them.
+pub fn fill_requests<'a>(
+    backend: &mut dyn Backend,
+    source: &dyn Source,
+    requests: impl IntoIterator<Item = &'a Request>,
+) -> Result<()> {
+    let requests: Vec<&Request> = requests.into_iter().collect();
+    let fills: Vec<_> = requests
+        .iter()
+        .map(|&request| move |rows: Range<usize>, out: &mut [u8]| source.fill(request, rows, out))
+        .collect();
+    let fills: Vec<(Tensor, FillRows)> =
+        requests.iter().zip(&fills).map(|(request, fill)| (request.tensor, fill as FillRows)).collect();
+    backend.fill(&fills)
 }

@@ -159,7 +159,7 @@ pub fn load<M>(
     let model = build(&mut plan);
     for request in &plan.requests {
         let fill = |rows, out: &mut [u8]| checkpoint.fill(request, rows, out);
-        backend.fill(request.tensor, &fill).expect("fill");
+        backend.fill(&[(request.tensor, &fill)]).expect("fill");
     }
     backend.finish_fill().expect("fill");
     (model, weights)

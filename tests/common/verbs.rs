@@ -74,7 +74,7 @@ impl Bench<'_> {
                 out.copy_from_slice(&encode(&stored.f32()[elements], dtype));
             });
         };
-        self.backend.fill(tensor, &fill).expect("fill");
+        self.backend.fill(&[(tensor, &fill)]).expect("fill");
         self.backend.finish_fill().expect("fill");
         tensor
     }

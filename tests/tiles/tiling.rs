@@ -153,8 +153,8 @@ impl Backend for Small {
     fn use_arena(&mut self, arena: Arena) -> Arena {
         self.cpu.use_arena(arena)
     }
-    fn fill(&mut self, to: Tensor, fill: FillRows) -> Result<()> {
-        self.cpu.fill(to, fill)
+    fn fill(&mut self, fills: &[(Tensor, FillRows)]) -> Result<()> {
+        self.cpu.fill(fills)
     }
     fn write(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
         self.cpu.write(to, bytes)

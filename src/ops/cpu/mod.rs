@@ -129,17 +129,19 @@ impl Backend for Cpu {
         std::mem::replace(&mut self.arena, arena)
     }
 
-    fn fill(&mut self, to: Tensor, fill: FillRows) -> Result<()> {
+    fn fill(&mut self, fills: &[(Tensor, FillRows)]) -> Result<()> {
         // Large enough to be worth a task, small enough to spread one weight over all threads.
         const BYTES: usize = 1 << 18;
-        let row_bytes = to.c() * to.dtype.size();
-        let rows = (BYTES / row_bytes.max(1)).max(1);
-        self.memory.bytes_mut(to).par_chunks_mut((rows * row_bytes).max(1)).enumerate().for_each(
-            |(chunk, bytes)| {
-                let first = chunk * rows;
-                fill(first..first + bytes.len() / row_bytes, bytes);
-            },
-        );
+        for (to, fill) in fills {
+            let row_bytes = to.c() * to.dtype.size();
+            let rows = (BYTES / row_bytes.max(1)).max(1);
+            self.memory.bytes_mut(*to).par_chunks_mut((rows * row_bytes).max(1)).enumerate().for_each(
+                |(chunk, bytes)| {
+                    let first = chunk * rows;
+                    fill(first..first + bytes.len() / row_bytes, bytes);
+                },
+            );
+        }
         Ok(())
     }
 
@@ -288,7 +290,7 @@ mod tests {
                     bytemuck::cast_slice_mut::<u8, f32>(values).fill(row as f32);
                 }
             };
-            cpu.fill(to, &fill).unwrap();
+            cpu.fill(&[(to, &fill)]).unwrap();
             assert_eq!(rows.into_inner(), to.rows());
             let filled = cpu.memory.rows::<f32>(to);
             assert!((0..to.rows()).all(|row| filled.row(row).iter().all(|&x| x == row as f32)));

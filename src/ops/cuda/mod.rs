@@ -19,7 +19,7 @@ use crate::gpu::graph::CapturedGraph;
 use crate::gpu::kernels::Kernels;
 use crate::gpu::memory::DeviceMemory;
 use crate::gpu::nvtx::Nvtx;
-use crate::gpu::staging::Staging;
+use crate::gpu::staging::{Staging, Upload};
 
 /// Which kernels answer for conv2d, linear and attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,17 +208,18 @@ impl Backend for Cuda {
         std::mem::replace(&mut self.arena, arena)
     }
 
-    fn fill(&mut self, to: Tensor, fill: FillRows) -> Result<()> {
-        let row_bytes = to.c() * to.dtype.size();
-        let rows = dense_bytes(&to) / row_bytes.max(1);
+    fn fill(&mut self, fills: &[(Tensor, FillRows)]) -> Result<()> {
         let staging = match &mut self.staging {
             Some(staging) => staging,
             None => self.staging.insert(Staging::new(&self.gpu)?),
         };
-        // A conv weight's rows belong together by output channel.
-        let unit = to.h() * to.w();
-        let unit = if to.b() > 1 { unit } else { 1 };
-        staging.send(&self.gpu, to.address, rows, row_bytes, unit, fill)
+        let uploads = fills.iter().map(|&(to, fill)| {
+            let row_bytes = to.c() * to.dtype.size();
+            // A conv weight's rows belong together by output channel.
+            let unit = if to.b() > 1 { to.h() * to.w() } else { 1 };
+            Upload { to: to.address, rows: dense_bytes(&to) / row_bytes.max(1), row_bytes, unit, fill }
+        });
+        staging.send(&self.gpu, uploads)
     }
 
     fn finish_fill(&mut self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! A weight of the model with the changes of a set of LoRAs.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -8,9 +9,9 @@ use rayon::prelude::*;
 use super::change::Change;
 use super::{Lora, MatchedChange};
 use crate::error::Result;
-use crate::ops::{Backend, DType, Tensor};
+use crate::ops::{Backend, DType, FillRows, Tensor};
 use crate::weights::plan::{Packing, Request};
-use crate::weights::{Source, pack};
+use crate::weights::{Source, fill_requests, pack};
 
 /// What a set of LoRAs changes: by request, in the order in which the changes are made.
 #[derive(Default)]
@@ -55,10 +56,7 @@ pub fn fill_merged(
     const ELEMENTS_AT_ONCE: usize = 16 << 20;
     let is_changed = |index: &usize| changes.of_requests.contains_key(index);
     let (changed, restored): (Vec<usize>, Vec<usize>) = indices.iter().partition(|index| is_changed(index));
-    for index in restored {
-        let request = &requests[index];
-        backend.fill(request.tensor, &|rows, out| source.fill(request, rows, out))?;
-    }
+    fill_requests(backend, source, restored.iter().map(|&index| &requests[index]))?;
     let elements =
         |index: usize| requests[index].keys.len() * requests[index].shape.iter().product::<usize>();
     let mut merged = Vec::new();
@@ -92,19 +90,28 @@ pub fn fill_merged(
             merge(source, &requests[index], key, &changes, weight);
         });
 
-        let mut first = 0;
-        for &index in group {
-            let request = &requests[index];
-            let weights = &merged[first..first + elements(index)];
-            first += elements(index);
-            let len = weights.len() / request.keys.len();
-            backend.fill(request.tensor, &|rows, out| {
-                pack::pack(request, rows, out, &|key, elements, dtype, out| {
-                    let stored = bytemuck::cast_slice(&weights[key * len..][elements]);
-                    pack::convert(DType::F32, stored, request.factor, dtype, out);
-                });
-            })?;
-        }
+        let mut rest = &merged[..];
+        let fills: Vec<_> = group
+            .iter()
+            .map(|&index| {
+                let (weights, after) = rest.split_at(elements(index));
+                rest = after;
+                let request = &requests[index];
+                let len = weights.len() / request.keys.len();
+                move |rows: Range<usize>, out: &mut [u8]| {
+                    pack::pack(request, rows, out, &|key, elements, dtype, out| {
+                        let stored = bytemuck::cast_slice(&weights[key * len..][elements]);
+                        pack::convert(DType::F32, stored, request.factor, dtype, out);
+                    });
+                }
+            })
+            .collect();
+        let fills: Vec<(Tensor, FillRows)> = group
+            .iter()
+            .zip(&fills)
+            .map(|(&index, fill)| (requests[index].tensor, fill as FillRows))
+            .collect();
+        backend.fill(&fills)?;
     }
     Ok(())
 }
