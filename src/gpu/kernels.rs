@@ -13,7 +13,7 @@ use super::During;
 use super::clusters::Clusters;
 use super::device::Gpu;
 use super::tensor_map::TensorMap;
-use super::{attention, attention_short_sm90, attention_sm90, conv, conv_sm90, linear_sm90};
+use super::{attention, attention_short_sm90, attention_sm90, conv, conv_sm90, group_norm, linear_sm90};
 use crate::dtype::DType;
 use crate::error::Result;
 
@@ -79,10 +79,10 @@ args!(AttentionArgs, 80 {
 args!(AttentionSm90Args, 512 {
     q: TensorMap, k: TensorMap, v: TensorMap, attention: AttentionArgs, soon: Soon, unused: [i32; 8],
 });
-args!(GroupNormArgs, 96 {
+args!(GroupNormArgs, 104 {
     out: u64, x: u64, weight: u64, bias: u64, partial: u64,
     b: i32, hw: i32, c: i32, groups: i32, out_pitch: i32, x_pitch: i32,
-    splits: i32, rows_per_split: i32, silu: i32, eps: f32, soon: Soon,
+    splits: i32, rows_per_split: i32, silu: i32, eps: f32, slabs: i32, unused: i32, soon: Soon,
 });
 args!(LayerNormArgs, 72 {
     out: u64, x: u64, weight: u64, bias: u64,
@@ -150,6 +150,8 @@ macro_rules! kernels {
             pub linear_sm90: Vec<CudaFunction>,
             /// One for each of [`linear_sm90::GEGLU`], likewise.
             pub geglu_sm90: Vec<CudaFunction>,
+            /// `None` in f32 and on other chips than Hopper.
+            pub group_norm_sm90: Option<CudaFunction>,
             pub step_advance: CudaFunction,
             /// `None` when the driver has no conditional graphs.
             pub step_while: Option<CudaFunction>,
@@ -215,6 +217,8 @@ macro_rules! kernels {
                     "linear_sm90",
                     &linear_sm90::GEGLU.each_ref().map(|tile| (tile.symbol(&suffix), tile.shared_bytes())),
                 )?;
+                let group_norm_sm90 =
+                    hopper("norm_sm90", &[(format!("group_norm_sm90_{suffix}"), group_norm::RING_BYTES)])?.pop();
                 let step_while = match gpu.has_conditional_graphs() {
                     true => Some(Module::load(gpu, "loop")?.function("step_while", 0)?),
                     false => None,
@@ -223,7 +227,7 @@ macro_rules! kernels {
                 Ok(Kernels {
                     $($($kernel,)*)*
                     conv2d, conv2d_reduce, conv2d_sm90, clusters, attention, attention_sm90,
-                    attention_short_sm90, linear_sm90, geglu_sm90, step_advance, step_while,
+                    attention_short_sm90, linear_sm90, geglu_sm90, group_norm_sm90, step_advance, step_while,
                 })
             }
         }
