@@ -67,7 +67,7 @@ impl Shape {
         };
         // As many parts as all run at once, with work for all of their threads.
         let busy = |&parts: &usize| all <= clusters.resident(parts) && self.pixels / parts >= lanes;
-        if let Some(parts) = possible(held).filter(busy).last() {
+        if let Some(parts) = possible(held).rfind(busy) {
             return Some(Plan::Fused { slabs, parts });
         }
         // Rows of 16 bytes would be half of what L2 delivers.
