@@ -92,11 +92,11 @@ struct AttentionSm90Args {
 static_assert(sizeof(AttentionSm90Args) == 512, "mirrored in src/gpu/kernels.rs");
 
 struct GroupNormArgs {
-    void* out;           // T [b,hw,c]
+    void* out;           // T [b,hw,c]; may be x
     const void* x;       // T [b,hw,c]
     const void* weight;  // T [c]
     const void* bias;    // T [c]
-    float* partial;      // f32 [b,groups,splits,2]: sums of (x-shift) and (x-shift)^2
+    float* partial;      // f32 [b,groups,splits,2]: sums of (x-shift) and (x-shift)^2, then [b,groups]: the shifts
     int b, hw, c, groups;
     int out_pitch, x_pitch;
     int splits, rows_per_split;

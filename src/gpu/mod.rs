@@ -9,6 +9,7 @@ pub mod conv_sm90;
 pub mod cublaslt;
 pub mod device;
 pub mod graph;
+pub mod group_norm;
 pub mod kernels;
 pub mod linear_sm90;
 pub mod memory;

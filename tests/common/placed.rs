@@ -145,6 +145,7 @@ fn in_place(call: &Call) -> Option<&'static str> {
     let (field, input) = match call {
         Call::Conv2d(v) => ("residual", v.residual),
         Call::Linear(v) => ("residual", v.residual),
+        Call::GroupNorm(v) => ("x", Some(v.x)),
         Call::Activate(v) => ("x", Some(v.x)),
         _ => return None,
     };

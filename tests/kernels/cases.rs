@@ -119,6 +119,15 @@ pub fn group_norm(dtype: DType, maps: &[[usize; 3]], channels: &[[usize; 2]]) ->
     })
 }
 
+/// The same with results that take their inputs' places.
+pub fn group_norm_in_place(dtype: DType, maps: &[[usize; 3]], channels: &[[usize; 2]]) -> Vec<Call> {
+    let in_place = |call| match call {
+        Call::GroupNorm(v) => Call::GroupNorm(GroupNorm { x: v.out, ..v }),
+        other => other,
+    };
+    group_norm(dtype, maps, channels).into_iter().map(in_place).collect()
+}
+
 pub fn layer_norm(dtype: DType, tokens: &[usize], channels: &[usize]) -> Vec<Call> {
     templates(dtype, |ops| {
         for (number, &t) in tokens.iter().enumerate() {

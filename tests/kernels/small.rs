@@ -87,10 +87,27 @@ fn naive() {
 fn norm() {
     on_gpu(&ALL, |cuda| {
         let dtype = cuda.dtype();
-        let calls = cases::group_norm(dtype, &MAPS, &[[8, 4], [32, 8], [32, 1], [40, 4], [320, 32]]);
-        against_cpu(cuda, Kind::Fast, &calls, tolerance(dtype));
+        let channels = [[8, 4], [32, 8], [32, 1], [40, 4], [320, 32]];
+        for calls in [cases::group_norm, cases::group_norm_in_place] {
+            against_cpu(cuda, Kind::Fast, &calls(dtype, &MAPS, &channels), tolerance(dtype));
+        }
         let calls = cases::layer_norm(dtype, &TOKENS, &[8, 32, 40, 320]);
         against_cpu(cuda, Kind::Fast, &calls, tolerance(dtype));
+    });
+}
+
+/// Slabs for several turns of a chip's clusters, rows for several of its blocks' shared memories.
+#[test]
+fn group_norm_of_more_than_a_chip_holds() {
+    on_gpu(&ALL, |cuda| {
+        let dtype = cuda.dtype();
+        for (maps, channels) in
+            [([[40, 3, 5], [9, 9, 7]], [[1280, 32]]), ([[1, 29, 18], [2, 9, 58]], [[2048, 1]])]
+        {
+            for calls in [cases::group_norm, cases::group_norm_in_place] {
+                against_cpu(cuda, Kind::Fast, &calls(dtype, &maps, &channels), tolerance(dtype));
+            }
+        }
     });
 }
 

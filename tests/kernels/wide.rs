@@ -66,6 +66,22 @@ fn norm() {
     });
 }
 
+/// Slabs for several turns of an H100's clusters, rows that their last blocks are not full of, and maps that no cluster
+/// holds.
+#[test]
+fn group_norm_of_large_maps() {
+    on_gpu(&ALL, |cuda| {
+        let dtype = cuda.dtype();
+        for calls in [cases::group_norm, cases::group_norm_in_place] {
+            let mut check = |maps: &[[usize; 3]], channels: &[[usize; 2]]| {
+                against_cpu(cuda, Kind::Fast, &calls(dtype, maps, channels), tolerance(dtype));
+            };
+            check(&[[9, 37, 29], [5, 64, 64]], &[[320, 32], [640, 32], [960, 32]]);
+            check(&[[1, 401, 233], [2, 96, 85]], &[[128, 32], [960, 32]]);
+        }
+    });
+}
+
 #[test]
 fn attention() {
     on_gpu(&ALL, |cuda| {

@@ -1,14 +1,13 @@
-// GroupNorm (+ SiLU) and LayerNorm.
-//
-// group_norm: y = (x - mean) * rstd * weight + bias, statistics over the pixels and adjacent channels of
-// one group of one image; x is [b,hw,c]. Small maps take one launch, the others two:
+// GroupNorm (+ SiLU): y = (x - mean) * rstd * weight + bias, statistics over the pixels and adjacent channels of one group
+// of one image; x is [b,hw,c], and out may be x. Which of these run is src/gpu/group_norm.rs's choice:
 //   group_norm_fused:  grid (slabs of whole groups, b, parts of the rows). A block keeps its channels of its rows
 //                      in registers, sums, folds the sums into groups, and writes the result. Where there are
 //                      several parts (Hopper), they are a cluster, whose blocks read one another's sums.
 //   group_norm_stats:  grid (splits, b). A block walks its rows with all channels, so every load is a full
 //                      line, and writes partial[b,group,split].
-//   group_norm_apply:  grid (row chunks, b). Folds the partials in a fixed order, turns them into one scale
-//                      and one offset per channel, kept in registers, and walks its rows.
+//   group_norm_apply:  the same grid. Folds the partials in a fixed order, turns them into one scale
+//                      and one offset per channel, kept in registers, and walks its rows from the last, which
+//                      L2 still holds, to the first.
 // In all of them a thread owns 16 bytes of channels, and the same bits come out of every run.
 // 1. Sums are of x - shift with shift = the group's first element: no cancellation when |mean| >> std.
 // 2. A vector of channels may straddle groups (320/32 = 10): sums are per channel until the block's fold. A
@@ -16,18 +15,13 @@
 // 3. What does not depend on the statistics is loaded before they are folded.
 // SD 1.5: hw 64..4096, c 320..2560; the VAE: hw up to 262144, c 128..512.
 //
-// layer_norm: one warp per row, the row held in registers between the three passes.
-//
-// cargo test --release --test kernels norm; cargo bench --bench kernels norm
+// Test: cargo test --release --test kernels group_norm        Bench: cargo bench --bench kernels group_norm
 #include "common.cuh"
 #include "hopper.cuh"
 
 template <typename T> constexpr int VEC = 16 / sizeof(T);
 // 4096 channels at most, whatever the dtype.
 template <typename T> constexpr int GROUP_NORM_THREADS = 4096 / VEC<T>;
-// Vectors of x that a thread of group_norm_fused holds. 32x32 maps of 640 channels need 11, 14 let 64x64 maps be in 3
-// parts; the 1024 threads of f32 have registers for 4.
-template <typename T> constexpr int FUSED_VECTORS = sizeof(T) == 2 ? 14 : 4;
 
 // The groups of a thread's V adjacent channels, without a division for each.
 template <int V> struct Groups {
@@ -46,18 +40,19 @@ template <int V> struct Groups {
 // A thread's V adjacent channels: sums of x - shift and of its square.
 template <typename T> struct ChannelSums {
     static constexpr int V = VEC<T>;
-    float sum[V] = {}, square[V] = {}, shift[V];
+    float sum[V] = {}, square[V] = {};
+    T shift[V];
 
     // `row` is the image's first row, `channels` those of a group.
     __device__ __forceinline__ ChannelSums(const T* row, const Groups<V>& groups, int channels) {
 #pragma unroll
-        for (int j = 0; j < V; j++) shift[j] = to_float(row[groups.of[j] * channels]);
+        for (int j = 0; j < V; j++) shift[j] = row[groups.of[j] * channels];
     }
 
     __device__ __forceinline__ void add(const Vector<T, V>& x) {
 #pragma unroll
         for (int j = 0; j < V; j++) {
-            float d = to_float(x.v[j]) - shift[j];
+            float d = to_float(x.v[j]) - to_float(shift[j]);
             sum[j] += d;
             square[j] += d * d;
         }
@@ -73,18 +68,6 @@ template <typename T> struct ChannelSums {
         }
     }
 };
-
-// Adds up a group's part of the block's [lanes, width] arrays; the whole warp gets the result.
-__device__ __forceinline__ float2 fold(const float* sums, const float* squares, int lanes, int width, int group,
-                                       int channels) {
-    float2 total = make_float2(0.f, 0.f);
-    for (int j = threadIdx.x % 32; j < lanes * channels; j += 32) {
-        int at = j / channels * width + group * channels + j % channels;
-        total.x += sums[at];
-        total.y += squares[at];
-    }
-    return make_float2(warp_sum(total.x), warp_sum(total.y));
-}
 
 // Mean and 1/std from sums of n values of x - shift and of its square.
 __device__ __forceinline__ float2 mean_rstd(float2 sums, float n, float shift, float eps) {
@@ -109,13 +92,18 @@ template <typename T> struct Affine {
         }
     }
 
+    // One branch for all: the exponentials and reciprocals of a vector do not wait for one another.
     __device__ __forceinline__ Vector<T, V> operator()(const Vector<T, V>& x, bool with_silu) const {
+        float f[V];
+#pragma unroll
+        for (int j = 0; j < V; j++) f[j] = to_float(x.v[j]) * scale[j] + offset[j];
+        if (with_silu) {
+#pragma unroll
+            for (int j = 0; j < V; j++) f[j] = silu(f[j]);
+        }
         Vector<T, V> y;
 #pragma unroll
-        for (int j = 0; j < V; j++) {
-            float f = to_float(x.v[j]) * scale[j] + offset[j];
-            y.v[j] = from_float<T>(with_silu ? silu(f) : f);
-        }
+        for (int j = 0; j < V; j++) y.v[j] = from_float<T>(f[j]);
         return y;
     }
 };
@@ -147,11 +135,57 @@ __device__ __forceinline__ float2 sum_of_parts(const float2* total) {
     return *total;
 }
 
+// The sums of a block's `groups` groups from `first_group` on: of its warps, then of the block, at `totals`. A slab has
+// V groups at most, and warp g writes the total of group g.
+template <typename T>
+__device__ __forceinline__ void sum_block(const ChannelSums<T>& mine, const Groups<VEC<T>>& group, int first_group,
+                                          int groups, float2 (&of_warps)[VEC<T>][GROUP_NORM_THREADS<T> / 32],
+                                          float2* totals) {
+    constexpr int V = VEC<T>, WARPS = GROUP_NORM_THREADS<T> / 32;
+    const int warp = threadIdx.x / 32;
+    for (int g = 0; g < groups; g++) {
+        float2 total = make_float2(0.f, 0.f);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            if (group.of[j] == first_group + g) {
+                total.x += mine.sum[j];
+                total.y += mine.square[j];
+            }
+        total = make_float2(warp_sum(total.x), warp_sum(total.y));
+        if (threadIdx.x % 32 == 0) of_warps[g][warp] = total;
+    }
+    __syncthreads();
+    if (warp < groups) {
+        const float2 total = threadIdx.x % 32 < WARPS ? of_warps[warp][threadIdx.x % 32] : make_float2(0.f, 0.f);
+        const float2 sum = make_float2(warp_sum(total.x), warp_sum(total.y));
+        if (threadIdx.x % 32 == 0) totals[warp] = sum;
+    }
+}
+
+// Vectors of x that a thread of group_norm_fused holds. 32x32 maps of 640 channels need 11, 14 let 64x64 maps be in 3
+// parts; the 1024 threads of f32 have registers for 4.
+template <typename T> constexpr int FUSED_VECTORS = sizeof(T) == 2 ? 14 : 4;
+// Splits of group_norm_stats at most: two on each of 144 multiprocessors.
+constexpr int MOST_SPLITS = 288;
+// Blocks of group_norm_stats and group_norm_apply on a multiprocessor, and so the registers that they get.
+template <typename T> constexpr int STREAMS = sizeof(T) == 2 ? 2 : 1;
+
+// Adds up a group's part of the block's [lanes, width] arrays; the whole warp gets the result.
+__device__ __forceinline__ float2 fold(const float* sums, const float* squares, int lanes, int width, int group,
+                                       int channels) {
+    float2 total = make_float2(0.f, 0.f);
+    for (int j = threadIdx.x % 32; j < lanes * channels; j += 32) {
+        int at = j / channels * width + group * channels + j % channels;
+        total.x += sums[at];
+        total.y += squares[at];
+    }
+    return make_float2(warp_sum(total.x), warp_sum(total.y));
+}
+
 template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
-    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>, WARPS = THREADS / 32;
+    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>;
     using Chunk = Vector<T, V>;
-    // A slab has V groups at most.
-    __shared__ float2 of_warps[V][WARPS], totals[V], statistics[V];
+    __shared__ float2 of_warps[V][THREADS / 32], totals[V], statistics[V];
     const int channels = a.c / a.groups, groups = a.groups / gridDim.x;
     const int width = groups * channels, vectors = width / V, lanes = THREADS / vectors;
     const int lane = threadIdx.x / vectors, slab_column = threadIdx.x % vectors * V;
@@ -174,28 +208,12 @@ template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
     }
     const float shift = warp < groups ? to_float(x[blockIdx.x * width + warp * channels]) : 0.f;
     const int first_group = blockIdx.x * groups;
-    const Groups<V> group(lane < lanes ? column : 0, channels);
+    const Groups<V> group(lane < lanes ? column : blockIdx.x * width, channels);
     ChannelSums<T> mine(x, group, channels);
 #pragma unroll
     for (int i = 0; i < FUSED_VECTORS<T>; i++)
         if (i < rows) mine.add(held[i]);
-    for (int g = 0; g < groups; g++) {
-        float2 total = make_float2(0.f, 0.f);
-#pragma unroll
-        for (int j = 0; j < V; j++)
-            if (group.of[j] == first_group + g) {
-                total.x += mine.sum[j];
-                total.y += mine.square[j];
-            }
-        total = make_float2(warp_sum(total.x), warp_sum(total.y));
-        if (threadIdx.x % 32 == 0) of_warps[g][warp] = total;
-    }
-    __syncthreads();
-    if (warp < groups) {
-        const float2 total = threadIdx.x % 32 < WARPS ? of_warps[warp][threadIdx.x % 32] : make_float2(0.f, 0.f);
-        const float2 sum = make_float2(warp_sum(total.x), warp_sum(total.y));
-        if (threadIdx.x % 32 == 0) totals[warp] = sum;
-    }
+    sum_block(mine, group, first_group, groups, of_warps, totals);
     sync_parts();
     if (warp < groups) {
         const float2 total = sum_of_parts(totals + warp);
@@ -212,6 +230,11 @@ template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
         }
     }
     wait_for_parts();
+}
+
+// Of each group of each image, behind the sums: where out is x, its first element is soon another.
+__device__ __forceinline__ float* shifts(const GroupNormArgs& a) {
+    return a.partial + size_t(2) * a.b * a.groups * a.splits;
 }
 
 template <typename T> __device__ void group_norm_stats(const GroupNormArgs& a) {
@@ -234,129 +257,89 @@ template <typename T> __device__ void group_norm_stats(const GroupNormArgs& a) {
     __syncthreads();
     for (int g = threadIdx.x / 32; g < a.groups; g += THREADS / 32) {
         float2 total = fold(sums, squares, lanes, a.c, g, channels);
-        float2* out = reinterpret_cast<float2*>(a.partial) + (size_t(image) * a.groups + g) * a.splits + split;
-        if (threadIdx.x % 32 == 0) *out = total;
+        if (threadIdx.x % 32 == 0) {
+            const size_t at = size_t(image) * a.groups + g;
+            reinterpret_cast<float2*>(a.partial)[at * a.splits + split] = total;
+            if (split == 0) shifts(a)[at] = to_float(x[g * channels]);
+        }
     }
 }
 
 template <typename T> __device__ void group_norm_apply(const GroupNormArgs& a) {
-    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>;
+    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>, BATCH = 8 / sizeof(T);
     using Chunk = Vector<T, V>;
     extern __shared__ float2 statistics[];  // [groups]: mean, rstd
     const int channels = a.c / a.groups, vectors = a.c / V, lanes = THREADS / vectors;
     const int column = threadIdx.x % vectors * V, lane = threadIdx.x / vectors;
     const int image = blockIdx.y;
-    const T* x = static_cast<const T*>(a.x) + size_t(image) * a.hw * a.x_pitch;
-    T* out = static_cast<T*>(a.out) + size_t(image) * a.hw * a.out_pitch;
-    const int rows = (a.hw + gridDim.x - 1) / gridDim.x;
-    const int first = blockIdx.x * rows + lane, end = min(a.hw, int(blockIdx.x + 1) * rows);
+    const int first = blockIdx.x * a.rows_per_split, end = min(a.hw, first + a.rows_per_split);
+    // This thread's last row.
+    const size_t last = size_t(image) * a.hw + end - 1 - lane;
+    const T* x = static_cast<const T*>(a.x) + last * a.x_pitch + column;
+    T* out = static_cast<T*>(a.out) + last * a.out_pitch + column;
+    int rows = lane < lanes ? (end - first - lane + lanes - 1) / lanes : 0;
 
     Chunk weight, bias;
+    uint4 held[BATCH];
+    // out may be x: a batch is read before it is written.
+    auto load = [&] {
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            if (i < rows) held[i] = *reinterpret_cast<const uint4*>(x - size_t(i * lanes) * a.x_pitch);
+        x -= size_t(BATCH * lanes) * a.x_pitch;
+    };
+    load();
+    for (int g = threadIdx.x / 32; g < a.groups; g += THREADS / 32) {
+        const size_t at = size_t(image) * a.groups + g;
+        const float2* partial = reinterpret_cast<const float2*>(a.partial) + at * a.splits;
+        const float shift = shifts(a)[at];
+        float2 part[MOST_SPLITS / 32], total = make_float2(0.f, 0.f);
+#pragma unroll
+        for (int i = 0; i < MOST_SPLITS / 32; i++) {
+            const int split = i * 32 + threadIdx.x % 32;
+            part[i] = split < a.splits ? partial[split] : make_float2(0.f, 0.f);
+        }
+#pragma unroll
+        for (int i = 0; i < MOST_SPLITS / 32; i++) total.x += part[i].x, total.y += part[i].y;
+        total = make_float2(warp_sum(total.x), warp_sum(total.y));
+        if (threadIdx.x % 32 == 0) statistics[g] = mean_rstd(total, float(a.hw) * channels, shift, a.eps);
+    }
     if (lane < lanes) {
         weight = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.weight) + column);
         bias = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.bias) + column);
     }
-    for (int g = threadIdx.x / 32; g < a.groups; g += THREADS / 32) {
-        const float2* partial = reinterpret_cast<const float2*>(a.partial) + (size_t(image) * a.groups + g) * a.splits;
-        float2 total = make_float2(0.f, 0.f);
-        for (int split = threadIdx.x % 32; split < a.splits; split += 32) {
-            total.x += partial[split].x;
-            total.y += partial[split].y;
-        }
-        total = make_float2(warp_sum(total.x), warp_sum(total.y));
-        float shift = to_float(x[g * channels]);
-        if (threadIdx.x % 32 == 0) statistics[g] = mean_rstd(total, float(a.hw) * channels, shift, a.eps);
-    }
     __syncthreads();
     if (lane >= lanes) return;
     const Affine<T> affine(weight, bias, statistics, Groups<V>(column, channels), 0);
-#pragma unroll 4
-    for (int row = first; row < end; row += lanes) {
-        Chunk v = *reinterpret_cast<const Chunk*>(x + size_t(row) * a.x_pitch + column);
-        *reinterpret_cast<Chunk*>(out + size_t(row) * a.out_pitch + column) = affine(v, a.silu);
+    while (rows > 0) {
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            const Chunk& v = reinterpret_cast<const Chunk&>(held[i]);
+            if (i < rows) *reinterpret_cast<Chunk*>(out - size_t(i * lanes) * a.out_pitch) = affine(v, a.silu);
+        }
+        out -= size_t(BATCH * lanes) * a.out_pitch;
+        rows -= BATCH;
+        load();
     }
 }
 
-// Rows of up to CHANNELS channels, grid (m / 8), 8 warps.
-template <typename T, int CHANNELS> __device__ void layer_norm(const LayerNormArgs& a) {
-    constexpr int V = VEC<T>, LOADS = CHANNELS / (32 * V);
-    const int row = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row >= a.m) return;
-    const T* x = static_cast<const T*>(a.x) + size_t(row) * a.x_pitch;
-    T* out = static_cast<T*>(a.out) + size_t(row) * a.out_pitch;
-
-    Vector<T, V> v[LOADS];
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < LOADS; i++) {
-        int c = (i * 32 + lane) * V;
-        if (c < a.c) {
-            v[i] = *reinterpret_cast<const Vector<T, V>*>(x + c);
-#pragma unroll
-            for (int j = 0; j < V; j++) sum += to_float(v[i].v[j]);
-        }
-    }
-    const float mean = warp_sum(sum) / a.c;
-    float square = 0;
-#pragma unroll
-    for (int i = 0; i < LOADS; i++) {
-        if ((i * 32 + lane) * V < a.c) {
-#pragma unroll
-            for (int j = 0; j < V; j++) {
-                float d = to_float(v[i].v[j]) - mean;
-                square += d * d;
-            }
-        }
-    }
-    const float rstd = rsqrtf(warp_sum(square) / a.c + a.eps);
-#pragma unroll
-    for (int i = 0; i < LOADS; i++) {
-        int c = (i * 32 + lane) * V;
-        if (c < a.c) {
-            auto weight = *reinterpret_cast<const Vector<T, V>*>(static_cast<const T*>(a.weight) + c);
-            auto bias = *reinterpret_cast<const Vector<T, V>*>(static_cast<const T*>(a.bias) + c);
-            Vector<T, V> y;
-#pragma unroll
-            for (int j = 0; j < V; j++) {
-                float f = (to_float(v[i].v[j]) - mean) * rstd;
-                y.v[j] = from_float<T>(f * to_float(weight.v[j]) + to_float(bias.v[j]));
-            }
-            *reinterpret_cast<Vector<T, V>*>(out + c) = y;
-        }
-    }
-}
-
-#define INSTANTIATE(NAME, T)                                               \
-    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)    \
-        group_norm_fused_##NAME(const __grid_constant__ GroupNormArgs a) { \
-        after_previous_kernel();                                           \
-        group_norm_fused<T>(a);                                            \
-    }                                                                      \
-    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)    \
-        group_norm_stats_##NAME(const __grid_constant__ GroupNormArgs a) { \
-        after_previous_kernel();                                           \
-        group_norm_stats<T>(a);                                            \
-    }                                                                      \
-    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)    \
-        group_norm_apply_##NAME(const __grid_constant__ GroupNormArgs a) { \
-        after_previous_kernel();                                           \
-        group_norm_apply<T>(a);                                            \
+#define INSTANTIATE(NAME, T)                                                        \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)             \
+        group_norm_fused_##NAME(const __grid_constant__ GroupNormArgs a) {          \
+        after_previous_kernel();                                                    \
+        group_norm_fused<T>(a);                                                     \
+    }                                                                               \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>, STREAMS<T>) \
+        group_norm_stats_##NAME(const __grid_constant__ GroupNormArgs a) {          \
+        after_previous_kernel();                                                    \
+        group_norm_stats<T>(a);                                                     \
+    }                                                                               \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>, STREAMS<T>) \
+        group_norm_apply_##NAME(const __grid_constant__ GroupNormArgs a) {          \
+        after_previous_kernel();                                                    \
+        group_norm_apply<T>(a);                                                     \
     }
 
 INSTANTIATE(f16, half)
 INSTANTIATE(bf16, __nv_bfloat16)
 INSTANTIATE(f32, float)
-
-// Fewer channels, fewer registers, more rows at once: faster for 8192 rows of 320 channels, not for fewer (cuda/LOG.md).
-#define LAYER_NORM(NAME, T, CHANNELS)                                             \
-    extern "C" __global__ void __launch_bounds__(256)                             \
-        layer_norm_##CHANNELS##_##NAME(const __grid_constant__ LayerNormArgs a) { \
-        after_previous_kernel();                                                  \
-        layer_norm<T, CHANNELS>(a);                                               \
-    }
-LAYER_NORM(f16, half, 512)
-LAYER_NORM(f16, half, 2048)
-LAYER_NORM(bf16, __nv_bfloat16, 512)
-LAYER_NORM(bf16, __nv_bfloat16, 2048)
-LAYER_NORM(f32, float, 512)
-LAYER_NORM(f32, float, 2048)
