@@ -39,7 +39,7 @@ constexpr int WARPGROUPS = 4;
 constexpr int QUERIES = 64;   // of a warpgroup
 constexpr int BOX = 64;       // channels of a box: 128 bytes
 constexpr int ROW = BOX * 2;  // bytes
-constexpr float LARGEST = 0x1p15f;  // that a weight may be: halves end at 65504
+constexpr float LARGEST = 0x1p15f;  // sum of a thread's weights that bounds each: halves end at 65504
 constexpr int TURN = 1;             // the first of the warpgroups' named barriers
 
 template <typename T, int D, int M, int KEYS, unsigned STAGES>
@@ -140,7 +140,8 @@ __device__ __forceinline__ void attention(const AttentionSm90Args& p) {
             WgmmaRegisters<D>::run(T(), o, weights[step], v + step * (16 * ROW / 16), 1);
         wgmma_commit();
     };
-    // The same by this warp alone, where the scores have become exponentials.
+    // The same by this warp alone, where the scores have become exponentials. The slot is not free yet: the sums of this
+    // tile, for which all four warps are needed, have not been started.
     auto scores_again = [&](unsigned slot) {
         // Forgotten, or the addresses would be kept in registers all the time.
         unsigned at = thread;

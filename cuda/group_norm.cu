@@ -15,7 +15,7 @@
 // 3. What does not depend on the statistics is loaded before they are folded.
 // SD 1.5: hw 64..4096, c 320..2560; the VAE: hw up to 262144, c 128..512.
 //
-// Test: cargo test --release --test kernels group_norm        Bench: cargo bench --bench kernels group_norm
+// Test: cargo test --release --test kernels norm        Bench: cargo bench --bench kernels group_norm
 #include "common.cuh"
 #include "hopper.cuh"
 
@@ -162,10 +162,10 @@ __device__ __forceinline__ void sum_block(const ChannelSums<T>& mine, const Grou
     }
 }
 
-// Vectors of x that a thread of group_norm_fused holds. 32x32 maps of 640 channels need 11, 14 let 64x64 maps be in 3
+// Vectors of x that a thread of group_norm_fused holds, mirrored in src/gpu/group_norm.rs. 32x32 maps of 640 channels need 11, 14 let 64x64 maps be in 3
 // parts; the 1024 threads of f32 have registers for 4.
 template <typename T> constexpr int FUSED_VECTORS = sizeof(T) == 2 ? 14 : 4;
-// Splits of group_norm_stats at most: two on each of 144 multiprocessors.
+// Splits of group_norm_stats at most, mirrored in src/gpu/group_norm.rs: two on each of 144 multiprocessors.
 constexpr int MOST_SPLITS = 288;
 // Blocks of group_norm_stats and group_norm_apply on a multiprocessor, and so the registers that they get.
 template <typename T> constexpr int STREAMS = sizeof(T) == 2 ? 2 : 1;

@@ -1,7 +1,8 @@
 // LayerNorm: y = (x - mean) * rstd * weight + bias over each row of x [m,c]. One warp per row, which is held in registers
 // between the three passes.
 //
-// SD 1.5: m 128..8192, c 320..1280. Test: cargo test --release --test kernels layer_norm
+// SD 1.5: m 128..8192, c 320..1280.
+// Test: cargo test --release --test kernels norm        Bench: cargo bench --bench kernels layer_norm
 #include "common.cuh"
 
 template <typename T> constexpr int VEC = 16 / sizeof(T);

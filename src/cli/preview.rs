@@ -26,7 +26,8 @@ pub struct PreviewArgs {
     #[arg(long, value_name = "NAME", requires = "preview")]
     preview_method: Option<PreviewMethod>,
     /// A tiny VAE that decodes previews, as TAESD for Stable Diffusion 1.x and 2.x and TAESDXL for XL, while the
-    /// model's own decodes the picture: a .safetensors file, a folder in the diffusers layout, or one on the hub
+    /// model's own decodes the picture: a .safetensors file, a folder in the diffusers layout, or one on the hub;
+    /// instead of --preview-method
     #[arg(
         long,
         value_name = "MODEL",

@@ -128,7 +128,12 @@ impl Run {
             say_notice(opened.notice.as_deref());
         }
         let (terminal, nothing_shown) = self.output.terminal(self.json);
-        let mut warnings = self.from.warnings(&origins[0]);
+        let mut warnings: Vec<String> = Vec::new();
+        for warning in origins.iter().flat_map(|origin| self.from.warnings(origin)) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
         warnings.extend(nothing_shown.map(String::from));
         warn(&warnings);
 

@@ -73,10 +73,14 @@ impl ModelSource {
         }
     }
 
-    /// What [`ModelSource::recorded`] says, if it is there or can be downloaded.
+    /// What [`ModelSource::recorded`] says, if it is there or can be downloaded; nothing that it never says.
     pub fn of_recorded(text: &str) -> Option<Self> {
         match ModelSource::of_path(text.into()) {
-            ModelSource::Location(Location::Disk(path)) if !path.exists() => None,
+            ModelSource::Location(Location::Disk(path))
+                if !path.exists() || recorded_path(&path) != path.to_string_lossy() =>
+            {
+                None
+            }
             source => Some(source),
         }
     }

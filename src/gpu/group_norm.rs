@@ -4,8 +4,9 @@ use super::clusters::{Clusters, MAX_CLUSTER};
 
 /// Most channels of a block of any of the kernels, which has a thread for each 16 bytes of them.
 pub const CHANNELS: usize = 4096;
-/// Splits that `group_norm_apply` can add up.
+/// Splits that `group_norm_apply` can add up, mirrored in cuda/group_norm.cu.
 const MOST_SPLITS: usize = 288;
+
 /// What there is to norm.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -41,6 +42,11 @@ impl Shape {
         self.groups.is_multiple_of(groups).then_some((self.groups / groups, lanes))
     }
 
+    /// Rows that a thread of `group_norm_fused` holds: FUSED_VECTORS in cuda/group_norm.cu.
+    fn held(&self) -> usize {
+        if self.vector == 8 { 14 } else { 4 }
+    }
+
     /// On a chip of so many multiprocessors.
     pub fn plan(&self, multiprocessors: usize, clusters: Clusters) -> Plan {
         self.fused(clusters).unwrap_or_else(|| self.twice(multiprocessors))
@@ -50,9 +56,7 @@ impl Shape {
     /// while others store, nor fill the chip (cuda/LOG.md).
     fn fused(&self, clusters: Clusters) -> Option<Plan> {
         let (slabs, lanes) = self.slabs()?;
-        // FUSED_VECTORS in cuda/group_norm.cu.
-        let held = if self.vector == 8 { 14 } else { 4 };
-        let fits = |&parts: &usize| self.pixels.div_ceil(parts) <= lanes * held;
+        let fits = |&parts: &usize| self.pixels.div_ceil(parts) <= lanes * self.held();
         let possible = (1..=MAX_CLUSTER).filter(|&parts| clusters.resident(parts) > 0).filter(fits);
         // As many parts as all run at once, with work for all of their threads.
         let busy =
@@ -121,9 +125,14 @@ mod tests {
                                     "{shape:?}"
                                 );
                             }
-                            Plan::Fused { parts, .. } => {
+                            Plan::Fused { slabs, parts } => {
                                 let (_, lanes) = shape.slabs().expect("it has slabs");
-                                assert!(parts <= MAX_CLUSTER && pixels <= parts * lanes * 14, "{shape:?}");
+                                let held = parts * lanes * shape.held();
+                                assert!(parts <= MAX_CLUSTER && pixels <= held, "{shape:?}");
+                                assert!(
+                                    (c / slabs).is_multiple_of(vector) && groups % slabs == 0,
+                                    "{shape:?}"
+                                );
                             }
                         }
                     }

@@ -189,9 +189,10 @@ impl Recorded {
 
     /// ControlNets and what they read, where they are not the picture's.
     fn other_controlnets(&self, origin: &Origin) -> Vec<String> {
+        let model = |net: &UsedControlNet| format!("{} (hash {})", plain(&net.name), net.hash);
+        let recorded = self.controlnets();
         let mut others = Vec::new();
-        for (there, here) in self.controlnets().iter().zip(&origin.controlnets) {
-            let model = |net: &UsedControlNet| format!("{} (hash {})", plain(&net.name), net.hash);
+        for (there, here) in recorded.iter().zip(&origin.controlnets) {
             if model(there) != model(here) {
                 others.push(format!("was steered by {}, this is {}", model(there), model(here)));
             }
@@ -202,6 +203,8 @@ impl Recorded {
                 ));
             }
         }
+        let left = recorded.iter().skip(origin.controlnets.len());
+        others.extend(left.map(|net| format!("was steered by {} too, which is left out here", model(net))));
         others
     }
 

@@ -189,6 +189,7 @@ impl Resnet {
     /// The same for an `x` that nobody reads again: a resnet with a shortcut norms it in place, and takes no
     /// more memory than the map between its convs. `out` is not `x`.
     pub fn forward_last(&self, ops: &mut dyn Ops, name: &str, out: Tensor, x: Tensor) {
+        assert_ne!(out.address, x.address, "{name}");
         let normed = if self.conv_shortcut.is_some() { x } else { out };
         ops.scope(name, |ops| self.forward_with(ops, out, x, normed, None));
     }

@@ -312,3 +312,29 @@ impl SelfAttention {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::count::Count;
+
+    /// Maps that do not fit the buffer would be a panic.
+    #[test]
+    fn any_channels_fit_the_planned_maps() {
+        for channels in [&[16][..], &[8, 32], &[64, 8], &[8, 64, 8, 16], &[16, 16, 32, 32]] {
+            let block_out_channels = channels.to_vec();
+            let config = VaeConfig { block_out_channels, norm_num_groups: 8, ..VaeConfig::sd15() };
+            let vae = Vae::new(&config, Carried::WHOLE, &mut Plan::measure(DType::F16));
+            for [h, w] in [[1, 1], [3, 5], [16, 8]] {
+                let scale = config.scale_factor();
+                let ops: &mut dyn Ops = &mut Count::new(DType::F16);
+                let latents = ops.arena().alloc([2, h, w, 4], DType::F32);
+                let out = ops.alloc([2, scale * h, scale * w, 3]);
+                vae.decode(ops, out, latents);
+                let moments = ops.alloc([2, h, w, 8]);
+                let picture = ops.alloc([2, scale * h, scale * w, vae.picture_channels()]);
+                vae.encode(ops, moments, picture);
+            }
+        }
+    }
+}

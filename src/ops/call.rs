@@ -79,6 +79,7 @@ impl Call {
             Call::GroupNorm(v) => {
                 assert!(v.out.shape == v.x.shape && v.x.c().is_multiple_of(v.groups), "{v:?}");
                 assert!(v.weight.c() == v.x.c() && v.bias.c() == v.x.c(), "{v:?}");
+                assert!(v.out.address != v.x.address || v.out == v.x, "{v:?}");
             }
             Call::LayerNorm(v) => {
                 assert!(

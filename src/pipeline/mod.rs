@@ -60,6 +60,9 @@ use crate::ops::*;
 use crate::text::{Inversions, Tokenizer};
 use crate::weights::{Plan, RandomWeights, Source, fill_requests};
 
+/// Weights that are filled at once: enough for all cores, few enough to say how far it is.
+const REQUESTS_AT_ONCE: usize = 32;
+
 /// Called while weights load, with bytes done and bytes in all.
 pub type OnLoad<'a> = &'a mut dyn FnMut(usize, usize);
 /// Called between steps, with model evaluations done and in all; may break off.
@@ -113,8 +116,6 @@ impl Pipeline {
         let mut plan = Plan::new(weights.base, weights.bytes, dtype);
         let tokens = tokenizers.iter().map(Tokenizer::max_length).fold(config.max_tokens(), usize::min);
         let models = Models { tokens, ..Models::new(config, new_tokens, &mut plan) };
-        /// Enough for all cores, few enough to say how far it is.
-        const REQUESTS_AT_ONCE: usize = 32;
         let start = Instant::now();
         let mut done = 0;
         for requests in plan.requests.chunks(REQUESTS_AT_ONCE) {

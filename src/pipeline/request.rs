@@ -209,14 +209,10 @@ impl Request {
         let others_fit = is_short
             && is_countable(rows, config.unet.largest_map(height / scale, width / scale))
             && config.controlnets.iter().all(|net| is_countable(1, net.largest_map(height, width)));
-        let largest_map = |h, w| {
-            let preview = config.preview_vae.as_ref().map_or(0, |vae| vae.largest_map(h, w));
-            config.vae.largest_map(h, w).max(preview)
-        };
         let vae_fits = is_short
             && match self.tile(config, width, height) {
-                Some([h, w]) => is_countable(1, largest_map(scale * h, scale * w)),
-                None => is_countable(images, largest_map(height, width)),
+                Some([h, w]) => is_countable(1, largest_vae_map(config, scale * h, scale * w)),
+                None => is_countable(images, largest_vae_map(config, height, width)),
             };
         if !(others_fit && vae_fits) {
             let pictures = if images == 1 { "picture" } else { "pictures at once" };
@@ -260,10 +256,10 @@ impl Request {
         Table::new(&model.scheduler, &sampling)
     }
 
-    /// The largest tile, where a pass's picture is encoded and decoded in tiles from the outset: because the user says so, or
-    /// because the kernels cannot count the whole.
+    /// The largest tile, where a pass's picture is encoded and decoded in tiles from the outset: because the user
+    /// says so, or because the kernels cannot count the whole.
     fn tile(&self, config: &ModelConfig, width: usize, height: usize) -> Option<[usize; 2]> {
-        let whole = is_countable(self.images, config.vae.largest_map(height, width));
+        let whole = is_countable(self.images, largest_vae_map(config, height, width));
         self.possible_tile(config, width, height).filter(|_| self.tiling.when == Tiled::On || !whole)
     }
 
@@ -312,6 +308,12 @@ impl Request {
     pub fn is_guided(&self, config: &ModelConfig) -> bool {
         self.guidance_scale > 1.0 && config.unet.time_cond_proj_dim.is_none()
     }
+}
+
+/// Elements of the largest map of the VAEs that a picture of h x w passes through.
+fn largest_vae_map(config: &ModelConfig, h: usize, w: usize) -> usize {
+    let preview = config.preview_vae.as_ref().map_or(0, |vae| vae.largest_map(h, w));
+    config.vae.largest_map(h, w).max(preview)
 }
 
 /// Kernels count the elements of a tensor with 31 bits.

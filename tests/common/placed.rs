@@ -56,6 +56,7 @@ pub fn label(call: &Call) -> String {
     let activation = match call {
         Call::Linear(Linear { activation: Some(activation), .. })
         | Call::Activate(Activate { activation, .. }) => format!(" {activation:?}"),
+        Call::GroupNorm(GroupNorm { silu: true, .. }) => " silu".to_string(),
         _ => String::new(),
     };
     format!("{} {}{activation} ({})", call.name(), call.shape(), fields.join(" "))

@@ -96,7 +96,7 @@ fn norm() {
     });
 }
 
-/// Slabs for several turns of a chip's clusters, rows for several of its blocks' shared memories.
+/// Single blocks in several waves, and one group that no cluster holds.
 #[test]
 fn group_norm_of_more_than_a_chip_holds() {
     on_gpu(&ALL, |cuda| {
