@@ -20,22 +20,9 @@ impl Cuda {
         {
             return self.linear_sm90(v, v.out, &linear_sm90::LINEAR, &self.kernels.linear_sm90);
         }
-        let (m, n, k) = (v.x.rows(), v.out.c(), v.x.c());
         if self.kind == Kind::Naive {
-            let args = LinearArgs {
-                out: v.out.address,
-                x: v.x.address,
-                weight: v.weight.address,
-                bias: address(v.bias),
-                residual: address(v.residual),
-                m: int(m),
-                n: int(n),
-                k: int(k),
-                out_pitch: int(v.out.pitch),
-                x_pitch: int(v.x.pitch),
-                residual_pitch: pitch(v.residual),
-            };
-            self.start(&self.kernels.linear_naive, naive_tiles(m, n), &args)?;
+            let tiles = naive_tiles(v.x.rows(), v.out.c());
+            self.start(&self.kernels.linear_naive, tiles, &arguments(v, v.out))?;
         } else {
             self.product(v)?;
         }
@@ -113,19 +100,7 @@ impl Cuda {
         let args = LinearSm90Args {
             x: map(v.x, m, tile.m)?,
             weight: map(v.weight, n, tile.columns)?,
-            linear: LinearArgs {
-                out: out.address,
-                x: v.x.address,
-                weight: v.weight.address,
-                bias: address(v.bias),
-                residual: address(v.residual),
-                m: int(m),
-                n: int(n),
-                k: int(k),
-                out_pitch: int(out.pitch),
-                x_pitch: int(v.x.pitch),
-                residual_pitch: pitch(v.residual),
-            },
+            linear: arguments(v, out),
             tiles: int(plan.tiles),
             tiles_n: int(plan.tiles_n),
             unused: [0; 14],
@@ -137,5 +112,22 @@ impl Cuda {
             cluster: 1,
         };
         self.start(&kernels[plan.tile], launch, &args)
+    }
+}
+
+/// Of a layer whose result goes to `out`, which may have fewer columns than the weight has rows.
+fn arguments(v: &Linear, out: Tensor) -> LinearArgs {
+    LinearArgs {
+        out: out.address,
+        x: v.x.address,
+        weight: v.weight.address,
+        bias: address(v.bias),
+        residual: address(v.residual),
+        m: int(v.x.rows()),
+        n: int(v.weight.w()),
+        k: int(v.x.c()),
+        out_pitch: int(out.pitch),
+        x_pitch: int(v.x.pitch),
+        residual_pitch: pitch(v.residual),
     }
 }
