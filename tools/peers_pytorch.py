@@ -26,6 +26,7 @@ import diffusers
 import torch
 import torch._inductor.config
 import transformers
+from checkpoint_format import END
 from make_checkpoint import make_scheduler, make_text_encoder, make_unet, make_vae, save_tokenizer
 
 PROMPT = "a lighthouse at dawn"
@@ -104,7 +105,7 @@ def make_pipeline(way, device):
     for name in ("unet", "vae"):
         models[name].to(memory_format=way.memory_format)
     with tempfile.TemporaryDirectory() as folder:
-        save_tokenizer(Path(folder))
+        save_tokenizer(Path(folder), END)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
     pipeline = diffusers.StableDiffusionPipeline(
         **models,
