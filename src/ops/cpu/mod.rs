@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
-use super::{Arena, Backend, Call, DType, FillRows, Graph, Ops, Region, Tensor};
+use super::{Arena, Backend, Call, DType, FillRows, Graph, Opener, Ops, Region, Tensor};
 use crate::error::Result;
 use memory::Memory;
 
@@ -121,6 +121,11 @@ impl Backend for Cpu {
         }
     }
 
+    fn beside(&self) -> Opener {
+        let memory = self.memory.clone();
+        Box::new(|| Ok(Box::new(Cpu { memory, ..Cpu::new() })))
+    }
+
     fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {
         self.memory.reserve(bytes, purpose)
     }
@@ -154,6 +159,16 @@ impl Backend for Cpu {
     fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
         assert_eq!(bytes.len(), from.bytes(), "room for {from}");
         bytes.copy_from_slice(self.memory.bytes_mut(from));
+        Ok(())
+    }
+
+    fn copy(&mut self, to: Tensor, from: Tensor) -> Result<()> {
+        assert_eq!((to.shape, to.dtype), (from.shape, from.dtype), "copying {from} to {to}");
+        self.memory.copy(to, from);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<()> {
         Ok(())
     }
 
