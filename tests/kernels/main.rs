@@ -10,6 +10,8 @@ mod common;
 #[cfg(sdrt_cuda)]
 mod cases;
 #[cfg(sdrt_cuda)]
+mod engine;
+#[cfg(sdrt_cuda)]
 mod full;
 #[cfg(sdrt_cuda)]
 mod gpu;
