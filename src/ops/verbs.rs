@@ -289,6 +289,17 @@ impl Conv2d {
         })
     }
 
+    /// The same for images `start .. start + count` alone.
+    pub fn images(&self, start: usize, count: usize) -> Conv2d {
+        Conv2d {
+            out: self.out.images(start, count),
+            x: self.x.images(start, count),
+            row: self.row.map(|row| TableRow { index: row.index.columns(start, count), ..row }),
+            residual: self.residual.map(|residual| residual.images(start, count)),
+            ..*self
+        }
+    }
+
     /// Side of the kernel that an output pixel sees `x` through.
     pub fn kernel(&self) -> usize {
         if self.upsample { 2 } else { self.weight.h() }
