@@ -169,9 +169,9 @@ struct ScaleArgs {
 static_assert(sizeof(ScaleArgs) == 24, "mirrored in src/gpu/kernels.rs");
 
 struct ModelInputArgs {
-    void* out;           // T [rows,h*w,c]: rows is b, or 2b with guidance
+    void* out;           // T [rows,h*w,c]: b, and as many more as have guidance
     const float* x;      // [b,n]
-    const float* table;  // [steps,ROW_WIDTH]
+    const float* table;  // [rows of all tables,ROW_WIDTH]
     const int* index;    // [b]
     int rows, b, n, c;   // n = h*w*c
     int out_pitch, unused;
@@ -181,10 +181,10 @@ static_assert(sizeof(ModelInputArgs) == 56, "mirrored in src/gpu/kernels.rs");
 struct SamplerStepArgs {
     float* x;                       // [b,n], n = h*w*c
     float* saved;                   // [b,n]
-    float* history;                 // [4,b,n]
-    const void* output;             // T [b,n], or [2b,n] with guidance: unconditional first
-    const float* noise;             // [steps,b,n]
-    const float* table;             // [steps,ROW_WIDTH]
+    float* history;                 // [b,4,n]
+    const void* output;             // T [guided + b,n]: the unconditional ones of the first images, then all
+    const float* noise;             // [rows of all tables,n]
+    const float* table;             // [rows of all tables,ROW_WIDTH]
     const int* index;               // [b]
     const float* guidance;          // [b]
     const float* guidance_rescale;  // [b]

@@ -9,14 +9,16 @@
 
 // Layout of a packed row, as sampler::Row::pack writes it.
 constexpr int ROW_WIDTH = 22, IN_SCALE = 0, NEXT = 1, SAVE = 9, REMEMBER = 17, KNOWN = 20;
-constexpr int BASIS = 8;  // x, e, saved, noise, h0, h1, h2, h3
+constexpr int BASIS = 8;    // x, e, saved, noise, h0, h1, h2, h3
+constexpr int HISTORY = 4;  // entries of an image's history
 constexpr int THREADS = 256;
 
-// out[r] = x[r mod b] * in_scale
+// out[r] = x[i] * in_scale: the first rows - b images are shown twice
 template <typename T> __device__ void model_input(const ModelInputArgs& a) {
     const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i >= size_t(a.rows) * a.n) return;
-    const int image = i / a.n % a.b;
+    const int shown = i / a.n, guided = a.rows - a.b;
+    const int image = shown < guided ? shown : shown - guided;
     const float in_scale = a.table[a.index[image] * ROW_WIDTH + IN_SCALE];
     const size_t out = i / a.c * a.out_pitch + i % a.c;
     static_cast<T*>(a.out)[out] = from_float<T>(a.x[size_t(image) * a.n + i % a.n] * in_scale);
@@ -71,22 +73,22 @@ __device__ float rescale_factor(const T* __restrict__ u, const T* __restrict__ c
 // Guidance, then two linear combinations of the basis, and the history shifted by one if the row says so; then what is known.
 // Grid (chunks of an image, b).
 template <typename T> __device__ void sampler_step(const SamplerStepArgs& a) {
-    const size_t size = size_t(a.b) * a.n;
     const int image = blockIdx.y;
-    const T* output = static_cast<const T*>(a.output);
+    const bool guided = image < a.guided;
+    const T* unconditional = static_cast<const T*>(a.output) + size_t(image) * a.n;
+    const T* conditional = unconditional + size_t(a.guided) * a.n;
     float factor = 1.f;
-    if (a.guided && a.guidance_rescale[image] != 0.f) {  // the same for the whole block
-        const T* u = output + size_t(image) * a.n;
-        factor = rescale_factor(u, u + size, a.n, a.guidance[image], a.guidance_rescale[image]);
-    }
+    if (guided && a.guidance_rescale[image] != 0.f)  // the same for the whole block
+        factor = rescale_factor(unconditional, conditional, a.n, a.guidance[image], a.guidance_rescale[image]);
     const int at = blockIdx.x * THREADS + threadIdx.x;
     if (at >= a.n) return;
     const size_t i = size_t(image) * a.n + at;
     const int step = a.index[image];
     const float* row = a.table + step * ROW_WIDTH;
+    float* history = a.history + size_t(image) * HISTORY * a.n + at;
 
-    float e = to_float(output[i]);
-    if (a.guided) e = factor * guide(e, to_float(output[size + i]), a.guidance[image]);
+    float e = to_float(conditional[at]);
+    if (guided) e = factor * guide(to_float(unconditional[at]), e, a.guidance[image]);
 
     // A zero coefficient leaves its term out: what was never written may hold a NaN.
     float basis[BASIS];
@@ -98,8 +100,8 @@ template <typename T> __device__ void sampler_step(const SamplerStepArgs& a) {
         else if (j == 1) basis[j] = e;
         else if (!used) continue;
         else if (j == 2) basis[j] = a.saved[i];
-        else if (j == 3) basis[j] = a.noise[size_t(step) * size + i];
-        else basis[j] = a.history[(j - 4) * size + i];
+        else if (j == 3) basis[j] = a.noise[size_t(step) * a.n + at];
+        else basis[j] = history[(j - 4) * a.n];
     }
     float next = 0.f, save = 0.f;
 #pragma unroll
@@ -109,8 +111,8 @@ template <typename T> __device__ void sampler_step(const SamplerStepArgs& a) {
     }
     if (row[REMEMBER] != 0.f) {
 #pragma unroll
-        for (int j = 3; j > 0; j--) a.history[j * size + i] = basis[4 + j - 1];
-        a.history[i] = row[REMEMBER + 1] * basis[0] + row[REMEMBER + 2] * e;
+        for (int j = HISTORY - 1; j > 0; j--) history[j * a.n] = basis[4 + j - 1];
+        history[0] = row[REMEMBER + 1] * basis[0] + row[REMEMBER + 2] * e;
     }
     if (a.mask) {
         const float mask = a.mask[i / a.c];

@@ -34,7 +34,7 @@ def write_clip_tokenizer(folder, merges, padding=END):
 
 
 def make_clip(vocabulary, width, layers, heads, activation="quick_gelu", projected=False):
-    """A small CLIP text encoder for a tokenizer of `write_clip_tokenizer`, whose last two tokens are start and end.
+    """A CLIP text encoder for a tokenizer of `write_clip_tokenizer`, whose last two tokens are start and end.
     `projected`: with the projection of pooled texts that XL takes."""
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(
         CLIPTextConfig(

@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
-"""Times sdrt beside what a user of PyTorch would run, on one NVIDIA card: SD 1.5, 512x512, guidance on.
+"""Times sdrt beside what a user of PyTorch would run, on one NVIDIA card: SD 1.5 at 512x512 or SDXL at
+1024x1024, guidance on.
 
-    python tools/peers.py run RECORD.jsonl [--only sdrt,eager,..] [--batches 1,2,4,8] [--steps 50] [--sdrt COMMAND]
-    python tools/peers.py report RECORD.jsonl [--table FILE.md] [--chart FILE.svg]
+    python tools/peers.py run RECORD.jsonl [--model sd15|sdxl] [--only sdrt,eager,..] [--batches 1,2,4,8]
+                              [--steps 50] [--sdrt COMMAND]
+    python tools/peers.py report RECORD.jsonl [--model sd15|sdxl] [--table FILE.md] [--chart FILE.svg]
 
 `run` starts a process for each way and adds a line of JSON to the record for each stage and number of pictures as
 soon as it is measured, so that calls for parts make one record, and one that was cut off leaves what it had. Let
 each call time sdrt too: ratios are to the sdrt of the same call. torch.compile takes minutes for each number.
+Models may share a record: each has a table of its own.
 
     fp32           diffusers as it comes: TF32 in convolutions, not in matrix products; 1 picture only
     eager          the same in fp16
     channels-last  the same, U-Net and VAE in channels_last
-    graph          the same, text encoder, U-Net and VAE decoder each in a CUDA graph
-    compile        torch.compile(mode="reduce-overhead") of the three, channels_last, fused QKV
+    graph          the same, each text encoder, U-Net and VAE decoder in a CUDA graph of its own
+    compile        torch.compile(mode="reduce-overhead") of each, channels_last, fused QKV
     sdrt           `sdrt bench`, whose stages hold more: peers_report.py says what
 
 Needs tools/requirements.txt. `report` needs neither those nor a GPU.
@@ -29,7 +32,7 @@ import sys
 import tempfile
 import time
 
-from peers_report import NAMES, Record, chart, table
+from peers_report import MODELS, NAMES, chart, read_records, table
 
 STAGES = ("text_encode", "unet_step", "vae_decode", "image")
 
@@ -49,7 +52,7 @@ def time_sdrt(arguments):
     version = subprocess.run([*sdrt, "--version"], check=True, capture_output=True, text=True).stdout.split()[-1]
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "bench.jsonl")
-        command = [*sdrt, "bench", "--random-weights", "sd15", "--device", "cuda", "--dtype", "f16"]
+        command = [*sdrt, "bench", "--random-weights", arguments.model, "--device", "cuda", "--dtype", "f16"]
         command += ["--images", arguments.batches, "--steps", str(arguments.steps), "--json", str(file)]
         subprocess.run(command, check=True, stdout=sys.stderr)
         lines = file.read_text().splitlines()
@@ -63,7 +66,8 @@ def time_pytorch(way, arguments):
     """The rows of peers_pytorch.py, as they come."""
     batches = "1" if way == "fp32" else arguments.batches
     command = [sys.executable, str(pathlib.Path(__file__).with_name("peers_pytorch.py")), way]
-    command += ["--batches", batches, "--steps", str(arguments.steps), "--seconds", str(arguments.seconds)]
+    command += ["--model", arguments.model, "--batches", batches]
+    command += ["--steps", str(arguments.steps), "--seconds", str(arguments.seconds)]
     # A cache of its own, so that the first calls tell what compiling costs.
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
@@ -80,7 +84,7 @@ def time_pytorch(way, arguments):
 def run(arguments):
     card, driver = card_and_driver()
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    stamp = {"run": date, "card": card, "driver": driver}
+    stamp = {"run": date, "card": card, "driver": driver, "model": arguments.model}
     failed = []
     with arguments.record.open("a", buffering=1) as record:
         for way in arguments.only.split(","):
@@ -100,14 +104,18 @@ def run(arguments):
 
 
 def report(arguments):
-    record = Record.read(arguments.record)
-    markdown = table(record)
+    records = read_records(arguments.record)
+    if arguments.model:
+        if arguments.model not in records:
+            sys.exit(f"peers.py: {arguments.record} has nothing of {arguments.model}")
+        records = {arguments.model: records[arguments.model]}
+    markdown = "\n".join(map(table, records.values()))
     if arguments.table:
         arguments.table.write_text(markdown)
     else:
         print(markdown, end="")
     if arguments.chart:
-        arguments.chart.write_text(chart(record))
+        arguments.chart.write_text(chart(next(iter(records.values()))))
 
 
 def ways(text):
@@ -128,6 +136,7 @@ def main():
     commands = parser.add_subparsers(required=True)
     measure = commands.add_parser("run", help="measure, and add to the record")
     measure.add_argument("record", type=pathlib.Path)
+    measure.add_argument("--model", choices=MODELS, default="sd15")
     measure.add_argument("--only", type=ways, default=",".join(NAMES), help="ways to measure, in this order")
     measure.add_argument("--batches", type=batches, default="1,2,4,8", help="pictures at once")
     measure.add_argument("--steps", type=int, default=50, help="steps of a whole picture")
@@ -136,8 +145,9 @@ def main():
     measure.set_defaults(command=run)
     show = commands.add_parser("report", help="a table and a chart from a record")
     show.add_argument("record", type=pathlib.Path)
+    show.add_argument("--model", choices=MODELS, help="this one alone; default: all that are in the record")
     show.add_argument("--table", type=pathlib.Path, help="Markdown; default: on stdout")
-    show.add_argument("--chart", type=pathlib.Path, help="SVG")
+    show.add_argument("--chart", type=pathlib.Path, help="SVG, of the first model")
     show.set_defaults(command=report)
     arguments = parser.parse_args()
     try:

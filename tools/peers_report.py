@@ -17,14 +17,28 @@ NAMES = {
 COLUMNS = ("fp32", "eager", "channels-last", "graph", "compile", "sdrt")
 STAGES = {"unet_step": "U-Net step", "vae_decode": "VAE decode", "text_encode": "text encode"}
 
-NOTES = """\
+COMMON_NOTES = """\
 In brackets: how many times as long as sdrt. The stages of sdrt hold more than those of PyTorch: its U-Net step has
 guidance and sampler in it, its VAE decode ends with 8-bit pixels in host memory, and its text encode computes the
 keys and values of all cross-attentions and the time embeddings of all steps. A whole picture is the same for both:
 prompt to 8-bit pixels in host memory, with DDIM.
 """
+XL_NOTES = """\
+PyTorch decodes in fp32, with TF32 in convolutions, in every way: XL's VAE asks for it (`force_upcast`). sdrt decodes in
+fp16. Zeros stand for the empty negative prompt in both; sdrt encodes it all the same.
+"""
 COMPOSED = "A ~ marks what was not measured whole, but is the sum of its measured stages.\n"
 ELSEWHERE = "A * marks ratios to an sdrt that was measured in another call.\n"
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    size: str
+    notes: str = COMMON_NOTES
+
+
+MODELS = {"sd15": Model("SD 1.5", "512x512"), "sdxl": Model("SDXL base", "1024x1024", COMMON_NOTES + XL_NOTES)}
 
 
 @dataclass(frozen=True)
@@ -51,27 +65,14 @@ class Time:
 
 
 class Record:
-    """Times by what was measured; of a repeated measurement the last counts."""
+    """One model's times by what was measured; of a repeated measurement the last counts."""
 
     def __init__(self, rows):
         self.rows = rows
+        self.model = MODELS[rows[0]["model"]]
         self.times = {(row["way"], What.of(row)): Time(row["median_ms"], row["run"]) for row in rows}
         self.sdrt_of_run = {(row["run"], What.of(row)): row["median_ms"] for row in rows if row["way"] == "sdrt"}
         self.compose()
-
-    @classmethod
-    def read(cls, path):
-        try:
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            cards = sorted({row["card"] for row in rows})
-            record = cls(rows)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            sys.exit(f"peers.py: {path} is no record of `peers.py run`: {error!r}")
-        if not rows:
-            sys.exit(f"peers.py: {path} is empty: `peers.py run {path}` measures")
-        if len(cards) > 1:
-            sys.exit(f"peers.py: {path} is of several cards, which cannot be compared: {', '.join(cards)}")
-        return record
 
     def compose(self):
         """Sums stages to the whole pictures that were not measured."""
@@ -114,6 +115,22 @@ class Record:
         return f"{text} ({time.ms / sdrt.ms:.2f}x*)" if sdrt else text
 
 
+def read_records(path):
+    """The file's records by model. Rows that name none are of SD 1.5."""
+    try:
+        rows = [{"model": "sd15", **json.loads(line)} for line in path.read_text().splitlines()]
+        cards = sorted({row["card"] for row in rows})
+        models = sorted({row["model"] for row in rows}, key=list(MODELS).index)
+        records = {model: Record([row for row in rows if row["model"] == model]) for model in models}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f"peers.py: {path} is no record of `peers.py run`: {error!r}")
+    if not rows:
+        sys.exit(f"peers.py: {path} is empty: `peers.py run {path}` measures")
+    if len(cards) > 1:
+        sys.exit(f"peers.py: {path} is of several cards, which cannot be compared: {', '.join(cards)}")
+    return records
+
+
 def pictures(number):
     return "1 picture" if number == 1 else f"{number} pictures"
 
@@ -136,11 +153,11 @@ def table(record):
         for images in record.images():
             line(f"{pictures(images)} of {steps} steps, s", What("image", images, steps))
     cells = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{conditions(record)}\n\n{cells}\n\n{notes(cells)}{compile_times(record)}"
+    return f"{conditions(record)}\n\n{cells}\n\n{notes(record, cells)}{compile_times(record)}"
 
 
-def notes(cells):
-    return NOTES + (COMPOSED if "~" in cells else "") + (ELSEWHERE if "*)" in cells else "")
+def notes(record, cells):
+    return record.model.notes + (COMPOSED if "~" in cells else "") + (ELSEWHERE if "*)" in cells else "")
 
 
 def conditions(record):
@@ -151,7 +168,8 @@ def conditions(record):
     software = ", ".join(f"{name} {' and '.join(sorted(versions[name]))}" for name in versions)
     drivers = " and ".join(sorted({row["driver"] for row in record.rows}))
     return (
-        f"Medians of SD 1.5 with random weights, 512x512, guidance on, fp16 where not said otherwise."
+        f"Medians of {record.model.name} with random weights, {record.model.size}, guidance on,"
+        f" fp16 where not said otherwise."
         f" One {record.card()}, driver {drivers}, {dates(record)}; {software}."
     )
 
@@ -216,7 +234,8 @@ def chart(record):
     times = {way: of for way, of in times.items() if of}
     if not times:
         sys.exit("peers.py: a chart shows whole pictures, and the record has none")
-    caption = f"SD 1.5, random weights, 512x512, guidance on, {steps} steps; one {record.card()}, {dates(record)}"
+    caption = f"{record.model.name}, random weights, {record.model.size}, guidance on, {steps} steps"
+    caption += f"; one {record.card()}, {dates(record)}"
     if any(time.composed for of in times.values() for time in of.values()):
         caption += "; ~: the sum of measured stages"
     size = f'width="{WIDTH}" height="{HEIGHT}"'

@@ -178,11 +178,14 @@ pub struct Scale {
     pub scale: f32,
 }
 
-/// `out[r] = x[r mod b] · in_scale`, with `in_scale` from the row of the sampler table at `index[r mod b]`.
-/// With guidance `out` has 2b images (unconditional first), without it b.
+/// `out[r] = x[i] · in_scale`, with `in_scale` from the row of the sampler table at `index[i]`, for the image i of
+/// each row r.
+///
+/// The first g images have guidance, so that two rows show them; `out` has b + g rows: the unconditional ones of
+/// those g, then the conditional ones of all. So `i = r` where `r < g`, else `r - g`.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelInput {
-    pub out: Tensor,   // [b or 2b,h,w,c], of which the columns may be some of a wider tensor's
+    pub out: Tensor,   // [b + g,h,w,c], of which the columns may be some of a wider tensor's
     pub x: Tensor,     // f32 [b,h,w,c]
     pub table: Tensor, // f32 [1,1,n,sampler::ROW_WIDTH]
     pub index: Tensor, // i32 [1,1,1,at least b]
@@ -190,14 +193,14 @@ pub struct ModelInput {
 
 /// Classifier-free guidance and one row of the sampler table, all in f32.
 ///
-/// With `u` and `c` the unconditional and conditional halves of `output`, and `phi = guidance_rescale[b]`,
+/// `output` has the rows of [`ModelInput`]. Of an image with guidance, `u` and `c` are the unconditional and the
+/// conditional one; with `phi = guidance_rescale[b]`,
 /// ```text
 /// g = u + guidance[b]·(c - u)
 /// e = phi·(std(c)/std(g))·g + (1 - phi)·g
 /// ```
 /// with the standard deviations over the whole image, divided by n - 1 (`rescale_noise_cfg` of diffusers; Lin et
-/// al. 2023, section 3.4). They are not computed where `phi` is 0. Without guidance, `output` has b images and
-/// is `e`.
+/// al. 2023, section 3.4). They are not computed where `phi` is 0. Of an image without guidance, `e` is its one row.
 ///
 /// With `row = table[index[b]]` (layout:
 /// [`crate::sampler::Row::pack`]), and on the right hand side the values before the step:
@@ -219,9 +222,9 @@ pub struct ModelInput {
 pub struct SamplerStep {
     pub x: Tensor,                // f32 [b,h,w,c], updated
     pub saved: Tensor,            // f32 [b,h,w,c], updated
-    pub history: Tensor,          // f32 [4·b,h,w,c]: h0 of all images, then h1, ...; updated
-    pub output: Tensor,           // [b or 2b,h,w,c]
-    pub noise: Tensor,            // f32 [n·b,h,w,c]: row 0 of all images, then row 1, ...
+    pub history: Tensor,          // f32 [4·b,h,w,c]: h0 to h3 of the first image, then of the next; updated
+    pub output: Tensor,           // [b + g,h,w,c]
+    pub noise: Tensor,            // f32 [n,h,w,c]
     pub table: Tensor,            // f32 [1,1,n,sampler::ROW_WIDTH]
     pub index: Tensor,            // i32 [1,1,1,at least b]
     pub guidance: Tensor,         // f32 [1,1,1,b]

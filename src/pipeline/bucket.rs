@@ -8,7 +8,9 @@ use crate::ops::*;
 /// The graphs of one shape and their memory.
 pub(super) struct Bucket {
     pub tensors: Tensors,
-    pub encode: Graph,
+    pub prompts: Graph,
+    /// Behind `prompts`.
+    pub times: Graph,
     /// Of whole pictures to start from.
     pub encode_picture: Option<Graph>,
     pub denoise: Graph,
@@ -45,8 +47,11 @@ impl Bucket {
             decode_preview: of_whole(models.preview_vae.is_some(), &|ops| {
                 models.decode_preview(ops, &tensors);
             })?,
-            encode: backend.record(&mut |ops| models.encode(ops, &tensors))?,
-            denoise: backend.record_steps(tensors.index, &mut |ops| models.denoise(ops, &tensors))?,
+            prompts: backend.record(&mut |ops| models.encode_prompts(ops, &tensors))?,
+            times: backend.record(&mut |ops| models.encode_times(ops, &tensors))?,
+            denoise: backend.record_steps(tensors.denoising.index, &mut |ops| {
+                models.denoise(ops, &tensors.denoising);
+            })?,
             tensors,
             region,
         })

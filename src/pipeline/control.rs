@@ -1,8 +1,9 @@
 //! ControlNets of a request: what steers a picture, and what is written of it in front of a run.
 
+use super::denoising::Denoising;
 use super::numbers::write_floats;
 use super::request::{Pass, Request};
-use super::tensors::{Shape, Tensors};
+use super::tensors::Shape;
 use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::model::conditioned::Conditioned;
@@ -115,21 +116,15 @@ pub(super) struct ControlTensors {
 }
 
 impl ControlTensors {
-    /// Beside the U-Net's tables and its input, of images, height and width.
-    pub fn new(
-        ops: &mut dyn Ops,
-        net: &ControlNet,
-        shape: &Shape,
-        time_table: Tensor,
-        context: Tensor,
-        [inputs, h, w]: [usize; 3],
-    ) -> Self {
-        let [time_rows, _, n, _] = time_table.shape;
-        let [rows, _, tokens, _] = context.shape;
+    /// Beside those of the U-Net.
+    pub fn new(ops: &mut dyn Ops, net: &ControlNet, shape: &Shape, unet: &Denoising) -> Self {
+        let [time_rows, _, n, _] = unet.time_table.shape;
+        let [rows, _, tokens, _] = unet.context.shape;
+        let [h, w] = unet.shape.map;
         let c = net.config.encoder.block_out_channels[0];
         ControlTensors {
             hint: ops.alloc([1, shape.height, shape.width, 4]),
-            embedding: ops.alloc([inputs, h, w, c]),
+            embedding: ops.alloc([unet.inputs, h, w, c]),
             time_table: ops.alloc([time_rows, 1, n, net.time_columns()]),
             context: ops.alloc([rows, 1, tokens, net.context_columns()]),
             gains: ops.arena().alloc([time_rows, 1, n, 1], DType::F32),
@@ -140,13 +135,13 @@ impl ControlTensors {
 /// Writes the pictures that ControlNets read, and how much they act at each step.
 pub(super) fn write_controls(
     backend: &mut dyn Backend,
-    t: &Tensors,
+    controls: &[ControlTensors],
     request: &Request,
     config: &ModelConfig,
     pass: &Pass,
 ) -> Result<()> {
     let evaluations = pass.table.evaluations();
-    for ((control, tensors), net) in request.controls.iter().zip(&t.controls).zip(&config.controlnets) {
+    for ((control, tensors), net) in request.controls.iter().zip(controls).zip(&config.controlnets) {
         let order = if net.is_bgr { [2, 1, 0] } else { [0, 1, 2] };
         let image = control.image.resized(pass.width, pass.height);
         let pixels = image.rgb.chunks_exact(3).flat_map(|pixel| {

@@ -53,7 +53,7 @@ impl Bucket {
             Canvas::Tile { latents, picture } => {
                 let decoder = TileDecoder { vae, latents, picture };
                 self.unrecorded(backend, models, shape, |backend| {
-                    decoder.decode(backend, self.tensors.latents)
+                    decoder.decode(backend, self.tensors.denoising.latents)
                 })
             }
         }

@@ -1,5 +1,6 @@
 //! What is written in front of a replay, but for prompts and latents.
 
+use super::denoising::Denoising;
 use super::request::Request;
 use super::tensors::Tensors;
 use crate::error::Result;
@@ -19,7 +20,9 @@ pub(super) fn write_times(
         let thousandths = 1000.0 * (request.guidance_scale - 1.0);
         backend.write(guidance, bytemuck::cast_slice(&vec![thousandths; guidance.len()]))?;
     }
-    backend.write(t.table, &padded(&table.pack(), t.table.len()))
+    let Denoising { table: tables, shape, .. } = &t.denoising;
+    let one = padded(&table.pack(), tables.len() / shape.images);
+    backend.write(*tables, &one.repeat(shape.images))
 }
 
 /// The bytes of `values`, followed by zeros up to `len` elements.

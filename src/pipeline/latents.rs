@@ -1,9 +1,9 @@
 //! What the latents start as, and what is known of them while a part is painted.
 
+use super::denoising::Denoising;
 use super::encoded::{Encoded, Masked};
 use super::numbers::write_floats;
 use super::request::Request;
-use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::Backend;
 use crate::rng::NoiseSource;
@@ -23,16 +23,16 @@ pub(super) enum Start {
 /// latents of a picture are not drawn.
 pub(super) fn write_latents(
     backend: &mut dyn Backend,
-    t: &Tensors,
+    d: &Denoising,
     request: &Request,
     table: &Table,
     start: &Start,
 ) -> Result<()> {
-    let [images, h, w, c] = t.latents.shape;
+    let [images, h, w, c] = d.latents.shape;
     let n = h * w * c;
     let noise_rows: Vec<usize> = table.noise_rows().collect();
     let last_row = noise_rows.last().map_or(0, |row| row + 1);
-    let mut row_noise = vec![0f32; last_row * images * n];
+    let mut row_noise = vec![0f32; last_row * n];
     let [mut latents, mut init, mut noise, mut masked_latents] = [(); 4].map(|()| Vec::<f32>::new());
     for image in 0..images {
         let mut generator = request.rng.source(request.seed.wrapping_add(image as u64));
@@ -60,26 +60,27 @@ pub(super) fn write_latents(
         init.extend(picture);
         noise.extend(drawn);
         for row in &noise_rows {
-            row_noise[(row * images + image) * n..][..n].copy_from_slice(&draw());
+            row_noise[row * n..][..n].copy_from_slice(&draw());
+        }
+        if last_row > 0 {
+            let rows = d.noise.images(image * d.shape.evaluations, last_row);
+            backend.write(rows, bytemuck::cast_slice(&row_noise))?;
         }
     }
-    backend.write(t.latents, bytemuck::cast_slice(&latents))?;
-    if last_row > 0 {
-        backend.write(t.noise.images(0, last_row * images), bytemuck::cast_slice(&row_noise))?;
-    }
+    backend.write(d.latents, bytemuck::cast_slice(&latents))?;
     let Some(masked) = masked(start) else { return Ok(()) };
-    if let Some(known) = t.known {
+    if let Some(known) = d.known {
         backend.write(known.mask, bytemuck::cast_slice(&masked.mask.repeat(images)))?;
         backend.write(known.latents, bytemuck::cast_slice(&init))?;
         backend.write(known.noise, bytemuck::cast_slice(&noise))?;
     }
-    write_input(backend, t, masked, &masked_latents)
+    write_input(backend, d, masked, &masked_latents)
 }
 
 /// Writes what an inpainting U-Net sees beside its latents.
-fn write_input(backend: &mut dyn Backend, t: &Tensors, masked: &Masked, latents: &[f32]) -> Result<()> {
-    let Some(input) = t.input else { return Ok(()) };
-    let c = t.latents.c();
+fn write_input(backend: &mut dyn Backend, d: &Denoising, masked: &Masked, latents: &[f32]) -> Result<()> {
+    let Some(input) = d.input else { return Ok(()) };
+    let c = d.latents.c();
     let mut columns = vec![0f32; input.len()];
     let masks = masked.mask.iter().cycle();
     // The pictures come twice where both rows of guidance have an input.

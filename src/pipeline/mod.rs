@@ -12,6 +12,7 @@
 mod bucket;
 mod control;
 mod decode;
+mod denoising;
 mod encode;
 mod encoded;
 mod enlarge;
@@ -22,6 +23,7 @@ mod latents;
 mod loras;
 mod model;
 mod numbers;
+mod predicted;
 mod preview;
 mod prompts;
 mod request;
@@ -258,8 +260,9 @@ impl Pipeline {
         let start = Instant::now();
         prompts.write(backend, t, request, pass, &self.description)?;
         write_times(backend, t, request, table)?;
-        write_controls(backend, t, request, config, pass)?;
-        backend.replay(&bucket.encode)?;
+        write_controls(backend, &t.denoising.controls, request, config, pass)?;
+        backend.replay(&bucket.prompts)?;
+        backend.replay(&bucket.times)?;
         times.text += start.elapsed();
 
         let latents = match (latents, &request.init) {
@@ -274,10 +277,16 @@ impl Pipeline {
         };
 
         let start = Instant::now();
-        write_latents(backend, t, request, table, &latents)?;
-        backend.write(t.guidance, &padded(&vec![request.guidance_scale; request.images], request.images))?;
-        backend.write(t.index, bytemuck::cast_slice(&t.first_index()))?;
-        backend.write(t.rescale, &padded(&vec![request.guidance_rescale; request.images], request.images))?;
+        write_latents(backend, &t.denoising, request, table, &latents)?;
+        backend.write(
+            t.denoising.guidance,
+            &padded(&vec![request.guidance_scale; request.images], request.images),
+        )?;
+        backend.write(t.denoising.index, bytemuck::cast_slice(&t.denoising.first_index()))?;
+        backend.write(
+            t.denoising.rescale,
+            &padded(&vec![request.guidance_rescale; request.images], request.images),
+        )?;
         let evaluations = table.evaluations();
         let done = Watched { backend, models: &self.models, bucket, shape, request, table }.denoise(watch)?;
         if done < evaluations {
@@ -289,7 +298,7 @@ impl Pipeline {
 
     /// The latents of a shape at the size of a pass.
     fn enlarged(&mut self, shape: &Shape, pass: &Pass) -> Result<Vec<f32>> {
-        let latents = self.buckets[shape].tensors.latents;
+        let latents = self.buckets[shape].tensors.denoising.latents;
         let floats = read_floats(&mut *self.backend, latents)?;
         let scale = self.description.config.vae.scale_factor();
         Ok(enlarge(&floats, latents.shape, [pass.height / scale, pass.width / scale]))
@@ -344,11 +353,11 @@ impl Pipeline {
         let bucket = &self.buckets[&shape];
         let (backend, models, t) = (&mut *self.backend, &self.models, &bucket.tensors);
         // A loop that has run leaves the index past the table.
-        backend.write(t.index, bytemuck::cast_slice(&t.first_index()))?;
+        backend.write(t.denoising.index, bytemuck::cast_slice(&t.denoising.first_index()))?;
         bucket.unrecorded(backend, models, &shape, |backend| {
             backend.run(&mut |ops| match stage {
                 Stage::Encode => models.encode(ops, t),
-                Stage::Denoise => models.denoise(ops, t),
+                Stage::Denoise => models.denoise(ops, &t.denoising),
                 Stage::Decode => models.decode(ops, t),
             })
         })

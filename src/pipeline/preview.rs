@@ -1,9 +1,7 @@
 //! Pictures of a request that is not done: what the model makes of its latents so far.
 //!
-//! The loop runs in pieces, and between two the host works out the clean sample that the last evaluation
-//! predicted. The model's output itself is gone by then, but the sampler's row is linear: what the latents were
-//! before and after the step says what it was. So the sample needs no kernel and no memory, and the loop is the
-//! same whether previews are asked for or not.
+//! The loop runs in pieces, and between two the host works out the clean sample that the last evaluation predicted
+//! ([`State`]). So the loop is the same whether previews are asked for or not.
 
 use std::ops::ControlFlow;
 use std::str::FromStr;
@@ -11,13 +9,14 @@ use std::str::FromStr;
 use super::Request;
 use super::bucket::Bucket;
 use super::numbers::read_floats;
+use super::predicted::State;
 use super::request::Picture;
 use super::stages::Models;
-use super::tensors::{Shape, Tensors};
+use super::tensors::Shape;
 use crate::error::{Error, Result};
 use crate::model::config::{AutoencoderConfig, ModelConfig, RGB, VaeConfig};
 use crate::ops::{Backend, ToRgb8};
-use crate::sampler::{Row, Table};
+use crate::sampler::Table;
 
 /// Called with the model evaluations that are done, and a preview of each picture. An error breaks off.
 pub type OnPreview<'a> = &'a mut dyn FnMut(usize, Vec<Picture>) -> Result<()>;
@@ -141,14 +140,17 @@ impl Watched<'_> {
                 break;
             }
             let Some(row) = row else { break };
-            let before = State::read(self.backend, &self.bucket.tensors, row)?;
+            let d = &self.bucket.tensors.denoising;
+            let before = (0..d.shape.images).map(|picture| State::read(self.backend, d, picture, row));
+            let before = before.collect::<Result<Vec<State>>>()?;
             if self.run(&mut done, row + 1, on_step)?.is_break() {
                 break;
             }
-            let t = &self.bucket.tensors;
-            let after = read_floats(self.backend, t.latents)?;
-            if let Some(sample) = before.predicted(&self.table.rows[row], &after) {
-                let pictures = self.preview(previews.method, &sample, &after)?;
+            let after = read_floats(self.backend, d.latents)?;
+            let pictures = before.iter().zip(after.chunks_exact(after.len() / d.shape.images));
+            let samples = pictures.map(|(before, after)| before.predicted(&self.table.rows[row], after));
+            if let Some(samples) = samples.collect::<Option<Vec<_>>>() {
+                let pictures = self.preview(previews.method, &samples.concat(), &after)?;
                 (previews.on_preview)(done, pictures)?;
             }
         }
@@ -173,15 +175,15 @@ impl Watched<'_> {
     }
 
     fn preview(&mut self, method: PreviewMethod, sample: &[f32], latents: &[f32]) -> Result<Vec<Picture>> {
-        let t = &self.bucket.tensors;
-        let [_, h, w, c] = t.latents.shape;
+        let latents_of = self.bucket.tensors.denoising.latents;
+        let [_, h, w, c] = latents_of.shape;
         if let (PreviewMethod::Projection, Some(projection)) = (method, projection(&self.models.config)) {
             let rgb: Vec<u8> = sample.chunks_exact(c).flat_map(|pixel| projection.colour(pixel)).collect();
             return Ok(self.request.pictures(w, h, &rgb));
         }
-        self.backend.write(t.latents, bytemuck::cast_slice(sample))?;
+        self.backend.write(latents_of, bytemuck::cast_slice(sample))?;
         let rgb = self.bucket.decode_preview(self.backend, self.models, &self.shape)?;
-        self.backend.write(t.latents, bytemuck::cast_slice(latents))?;
+        self.backend.write(latents_of, bytemuck::cast_slice(latents))?;
         Ok(self.request.pictures(self.shape.width, self.shape.height, &rgb))
     }
 }
@@ -195,122 +197,10 @@ impl Projection {
     }
 }
 
-/// What a row reads, as it is before the step.
-struct State {
-    x: Vec<f32>,
-    saved: Vec<f32>,
-    noise: Vec<f32>,
-    /// The newest of all pictures, then the one before, ...
-    history: Vec<f32>,
-    /// Where a part is painted: the mask, and the latents that are kept where it is 0.
-    known: Option<[Vec<f32>; 2]>,
-}
-
-impl State {
-    fn read(backend: &mut dyn Backend, t: &Tensors, row: usize) -> Result<Self> {
-        let images = t.latents.b();
-        Ok(State {
-            x: read_floats(backend, t.latents)?,
-            saved: read_floats(backend, t.saved)?,
-            noise: read_floats(backend, t.noise.images(row * images, images))?,
-            history: read_floats(backend, t.history)?,
-            known: match t.known {
-                Some(known) => {
-                    Some([read_floats(backend, known.mask)?, read_floats(backend, known.latents)?])
-                }
-                None => None,
-            },
-        })
-    }
-
-    /// The clean sample that the model predicted in a row that made `after` of the latents; `None` if the latents do
-    /// not depend on the model in it. Where the latents are kept after every step, they are what it comes to.
-    fn predicted(&self, row: &Row, after: &[f32]) -> Option<Vec<f32>> {
-        let n = after.len();
-        let next = row.next.0;
-        let of_output = next[1];
-        let [of_x, of_e, ..] = row.predicted.0;
-        let sample = |i: usize| {
-            if let Some([mask, kept]) = &self.known
-                && mask[i * mask.len() / n] == 0.0
-            {
-                return kept[i];
-            }
-            let history = [0, 1, 2, 3].map(|age| self.history[age * n + i]);
-            let [h0, h1, h2, h3] = history;
-            let basis = [self.x[i], 0.0, self.saved[i], self.noise[i], h0, h1, h2, h3];
-            // What has no coefficient may be anything in memory.
-            let rest: f64 =
-                next.iter().zip(basis).filter(|(c, _)| **c != 0.0).map(|(c, x)| c * f64::from(x)).sum();
-            let output = (f64::from(after[i]) - rest) / of_output;
-            (of_x * f64::from(self.x[i]) + of_e * output) as f32
-        };
-        (of_output != 0.0).then(|| (0..n).map(sample).collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::pipeline::KnownShapes;
-    use crate::sampler::{Sampler, Sampling, Schedule, SchedulerConfig};
-
-    fn numbers(seed: u32, n: usize) -> Vec<f32> {
-        (0..n as u32)
-            .map(|i| ((seed + i).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0)
-            .collect()
-    }
-
-    /// For every sampler and row: the latents after the step, and the prediction that follows from them.
-    #[test]
-    fn the_predicted_sample_follows_from_two_latents() {
-        for sampler in Sampler::ALL {
-            let sampling = Sampling::new(sampler, Schedule::Model, 6);
-            let table = Table::new(&SchedulerConfig::sd15(), &sampling).unwrap();
-            let n = 5;
-            for (i, row) in table.rows.iter().enumerate() {
-                let state = State {
-                    x: numbers(1, n),
-                    saved: numbers(100, n),
-                    noise: numbers(200, n),
-                    history: numbers(300, 4 * n),
-                    known: None,
-                };
-                let output = numbers(400, n);
-                let basis = |j: usize| {
-                    let h = [0, 1, 2, 3].map(|age| state.history[age * n + j]);
-                    [state.x[j], output[j], state.saved[j], state.noise[j], h[0], h[1], h[2], h[3]]
-                        .map(f64::from)
-                };
-                let sum = |terms: [f64; 8], j: usize| -> f64 {
-                    terms.iter().zip(basis(j)).map(|(c, x)| c * x).sum()
-                };
-                let after: Vec<f32> = (0..n).map(|j| sum(row.next.0, j) as f32).collect();
-                let predicted = state.predicted(row, &after).expect("a row that depends on the output");
-                for (j, got) in predicted.into_iter().enumerate() {
-                    let want = sum(row.predicted.0, j);
-                    let error = (f64::from(got) - want).abs();
-                    assert!(error < 1e-4 * want.abs().max(1.0), "{sampler} row {i}: {got}, not {want}");
-                }
-            }
-        }
-    }
-
-    /// Steps to no noise end at what was predicted.
-    #[test]
-    fn the_last_prediction_is_the_picture() {
-        for sampler in
-            [Sampler::Ddim, Sampler::Euler, Sampler::EulerAncestral, Sampler::DpmPp2m, Sampler::Lcm]
-        {
-            let sampling = Sampling::new(sampler, Schedule::Model, 6);
-            let config = SchedulerConfig { set_alpha_to_one: Some(true), ..SchedulerConfig::sd15() };
-            let table = Table::new(&config, &sampling).unwrap();
-            let row = table.rows.last().unwrap();
-            for (next, predicted) in row.next.0.iter().zip(row.predicted.0).take(2) {
-                assert!((next - predicted).abs() < 1e-3, "{sampler}: {:?} and {:?}", row.next, row.predicted);
-            }
-        }
-    }
 
     #[test]
     fn projections_are_of_the_latents_that_they_were_made_for() {

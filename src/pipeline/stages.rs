@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::control::ControlTensors;
+use super::denoising::Denoising;
 use super::tensors::{Canvas, PictureTensors, Shape, Tensors};
 use crate::model::autoencoder::Autoencoder;
 use crate::model::blocks::Carried;
@@ -10,7 +11,7 @@ use crate::model::clip::{ClipText, Pooled};
 use crate::model::conditioned::Conditioned;
 use crate::model::config::{AutoencoderConfig, ClipConfig, ModelConfig};
 use crate::model::controlnet::{ControlInputs, ControlNet};
-use crate::model::time::AddedInputs;
+use crate::model::time::{AddedInputs, TimeInputs};
 use crate::model::tiny_vae::TinyVae;
 use crate::model::unet::UNet;
 use crate::ops::count::Count;
@@ -67,34 +68,48 @@ impl Models {
         std::iter::once(&self.text_encoder).chain(&self.text_encoder_2)
     }
 
+    /// What the U-Net and the ControlNets are told: of the prompts, of the times, of the control pictures.
     pub(super) fn encode(&self, ops: &mut dyn Ops, t: &Tensors) {
+        self.encode_prompts(ops, t);
+        self.encode_times(ops, t);
+    }
+
+    pub(super) fn encode_prompts(&self, ops: &mut dyn Ops, t: &Tensors) {
+        let d = &t.denoising;
         ops.scope("encode", |ops| {
-            let [rows, _, tokens, _] = t.context.shape;
+            let [rows, _, tokens, _] = d.context.shape;
             let states = ops.alloc([rows, 1, tokens, self.config.unet.cross_attention_dim]);
-            let text_time = self.config.unet.text_time;
-            let embeds = text_time.map(|text_time| ops.alloc([1, 1, rows, text_time.width()]));
             let texts = if t.encoded_apart { 2 } else { 1 };
             for text in 0..texts {
                 let rows = rows / texts;
-                self.encode_rows(ops, t, text * rows..(text + 1) * rows, states, embeds);
+                self.encode_rows(ops, t, text * rows..(text + 1) * rows, states);
             }
             // Each chunk for itself, as A1111 does. Its mean is not restored for XL.
             let [texts, _, _, length] = t.token_weights.shape;
             let x = Tensor { shape: [texts, 1, length, states.c()], ..states };
             let restore_mean = !self.config.is_xl();
             ops.emphasize(Emphasize { x, weight: t.token_weights, restore_mean });
-            let mut time = t.time;
-            if let (Some(xl), Some(embeds), Some(text_time)) = (&t.xl, embeds, text_time) {
-                let pooled = embeds.columns(0, text_time.pooled_dim);
+            if let (Some(xl), Some(text_time)) = (&t.xl, self.config.unet.text_time) {
+                let pooled = xl.embeds.columns(0, text_time.pooled_dim);
                 let x = Tensor { shape: [rows, 1, 1, pooled.c()], ..pooled };
                 ops.emphasize(Emphasize { x, weight: xl.pooled_weights, restore_mean: false });
-                time.added = Some(AddedInputs { embeds, time_ids: xl.time_ids });
             }
-            self.unet.context(ops, t.context, states);
-            self.unet.time_table(ops, t.time_table, time);
-            for (net, control) in self.controlnets.iter().zip(&t.controls) {
+            self.unet.context(ops, d.context, states);
+            for (net, control) in self.controlnets.iter().zip(&d.controls) {
+                ops.scope("controlnet", |ops| net.context(ops, control.context, states));
+            }
+        });
+    }
+
+    /// After the prompts, which XL's times take in.
+    pub(super) fn encode_times(&self, ops: &mut dyn Ops, t: &Tensors) {
+        let d = &t.denoising;
+        ops.scope("encode", |ops| {
+            let added = t.xl.map(|xl| AddedInputs { embeds: xl.embeds, time_ids: xl.time_ids });
+            let time = TimeInputs { added, ..t.time };
+            self.unet.time_table(ops, d.time_table, time);
+            for (net, control) in self.controlnets.iter().zip(&d.controls) {
                 ops.scope("controlnet", |ops| {
-                    net.context(ops, control.context, states);
                     net.time_table(ops, control.time_table, time);
                     net.embed(ops, control.embedding, control.hint);
                 });
@@ -103,30 +118,23 @@ impl Models {
     }
 
     /// Hidden states, of XL those of both encoders side by side, and pooled prompts of some rows of the batch.
-    fn encode_rows(
-        &self,
-        ops: &mut dyn Ops,
-        t: &Tensors,
-        rows: Range<usize>,
-        states: Tensor,
-        embeds: Option<Tensor>,
-    ) {
+    fn encode_rows(&self, ops: &mut dyn Ops, t: &Tensors, rows: Range<usize>, states: Tensor) {
         let [_, _, _, length] = t.ids.shape;
-        let chunks = t.ids.b() / t.context.b();
-        let skip = t.clip_skip[usize::from(rows.end == t.context.b())];
-        let of_rows =
-            |x: Tensor| x.images(rows.start * x.b() / t.context.b(), rows.len() * x.b() / t.context.b());
+        let all = t.denoising.context.b();
+        let chunks = t.ids.b() / all;
+        let skip = t.clip_skip[usize::from(rows.end == all)];
+        let of_rows = |x: Tensor| x.images(rows.start * x.b() / all, rows.len() * x.b() / all);
         let is_xl = self.config.is_xl();
         let states = of_rows(states);
         let states = Tensor { shape: [rows.len() * chunks, 1, length, states.c()], ..states };
         let width = self.config.clip.hidden_size;
         let hidden = self.text_encoder.from_end(states.columns(0, width), skip, !is_xl);
         self.text_encoder.forward(ops, of_rows(t.ids), hidden, None);
-        if let (Some(second), Some(xl), Some(embeds)) = (&self.text_encoder_2, &t.xl, embeds) {
+        if let (Some(second), Some(xl)) = (&self.text_encoder_2, &t.xl) {
             let hidden = second.from_end(states.columns(width, states.c() - width), skip, false);
             let pooled_dim = self.config.unet.text_time.map_or(0, |text_time| text_time.pooled_dim);
-            let first = embeds.row(rows.start);
-            let out = Tensor { shape: [1, 1, rows.len(), embeds.c()], ..first }.columns(0, pooled_dim);
+            let first = xl.embeds.row(rows.start);
+            let out = Tensor { shape: [1, 1, rows.len(), xl.embeds.c()], ..first }.columns(0, pooled_dim);
             let ends = xl.ends.columns(rows.start, rows.len());
             second.forward(ops, of_rows(xl.ids_2), hidden, Some(Pooled { out, ends }));
         }
@@ -138,33 +146,32 @@ impl Models {
     }
 
     /// One model evaluation and the sampler row that follows from it.
-    pub(super) fn denoise(&self, ops: &mut dyn Ops, t: &Tensors) {
+    pub(super) fn denoise(&self, ops: &mut dyn Ops, d: &Denoising) {
         ops.scope("denoise", |ops| {
-            let [_, h, w, c] = t.latents.shape;
-            let input = t.input.unwrap_or_else(|| ops.alloc([t.inputs, h, w, c]));
-            let output = ops.alloc([t.context.b(), h, w, c]);
-            let index = t.sampler_index();
-            ops.model_input(ModelInput { out: input.columns(0, c), x: t.latents, table: t.table, index });
-            let time = t.time_row(t.time_table);
+            let [_, h, w, c] = d.latents.shape;
+            let input = d.input.unwrap_or_else(|| ops.alloc([d.inputs, h, w, c]));
+            let output = ops.alloc([d.context.b(), h, w, c]);
+            let index = d.sampler_index();
+            ops.model_input(ModelInput { out: input.columns(0, c), x: d.latents, table: d.table, index });
             let inputs = |control: &ControlTensors| ControlInputs {
                 embedding: control.embedding,
-                time: t.time_row(control.time_table),
+                time: d.time_row(control.time_table),
                 context: control.context,
-                gain: t.time_row(control.gains),
+                gain: d.time_row(control.gains),
             };
-            let controls: Vec<_> = self.controlnets.iter().zip(t.controls.iter().map(inputs)).collect();
-            self.unet.forward(ops, output, input, time, t.context, &controls);
+            let controls: Vec<_> = self.controlnets.iter().zip(d.controls.iter().map(inputs)).collect();
+            self.unet.forward(ops, output, input, d.time_row(d.time_table), d.context, &controls);
             ops.sampler_step(SamplerStep {
-                x: t.latents,
-                saved: t.saved,
-                history: t.history,
+                x: d.latents,
+                saved: d.saved,
+                history: d.history,
                 output,
-                noise: t.noise,
-                table: t.table,
+                noise: d.noise,
+                table: d.table,
                 index,
-                guidance: t.guidance,
-                guidance_rescale: t.rescale,
-                known: t.known,
+                guidance: d.guidance,
+                guidance_rescale: d.rescale,
+                known: d.known,
             });
         });
     }
@@ -184,7 +191,7 @@ fn decode(vae: &Autoencoder, ops: &mut dyn Ops, t: &Tensors) {
     match t.canvas {
         Canvas::Whole { rgb } => {
             let picture = ops.alloc(rgb.shape);
-            vae.decode(ops, picture, t.latents);
+            vae.decode(ops, picture, t.denoising.latents);
             ops.to_rgb8(ToRgb8 { out: rgb, x: picture });
         }
         Canvas::Tile { latents, picture } => vae.decode(ops, picture, latents),
@@ -244,7 +251,7 @@ impl Counted {
                 })
             }),
             encode: count(&Models::encode),
-            denoise: count(&Models::denoise),
+            denoise: count(&|models, ops, t| models.denoise(ops, &t.denoising)),
             decode: count(&Models::decode),
             decode_preview: models.preview_vae.is_some().then(|| count(&Models::decode_preview)),
         }

@@ -1,12 +1,11 @@
 //! What a recorded set of graphs works on: the shape that it is for, and the tensors that live from one replay to the next.
 
 use super::control::ControlTensors;
+use super::denoising::{Denoising, DenoisingShape};
 use super::stages::Models;
-use crate::model::conditioned::Conditioned;
 use crate::model::config::{ModelConfig, RGB, TextTimeConfig};
 use crate::model::time::TimeInputs;
 use crate::ops::*;
-use crate::sampler::ROW_WIDTH;
 
 /// What a recorded set of graphs is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,28 +70,9 @@ pub(super) struct Tensors {
     pub xl: Option<XlTensors>,
     /// Without what the encoders add.
     pub time: TimeInputs,
-    pub time_table: Tensor, // [rows or 1,1,evaluations,time columns]
-    pub context: Tensor,    // [rows,1,tokens,context columns]
-    pub latents: Tensor,    // f32 [images,h,w,c]
-    pub saved: Tensor,      // f32 [images,h,w,c]
-    pub history: Tensor,    // f32 [4·images,h,w,c]
-    pub noise: Tensor,      // f32 [evaluations·images,h,w,c]
-    pub table: Tensor,      // f32 [evaluations,ROW_WIDTH]
-    /// Where each image is in the sampler's table, then where each row is in the time table; all of them
-    /// grow by one at the end of a step.
-    pub index: Tensor, // i32 [images + rows]
-    pub guidance: Tensor,   // f32 [images]
-    pub rescale: Tensor,    // f32 [images]
+    pub denoising: Denoising,
     pub canvas: Canvas,
     pub picture: Option<PictureTensors>,
-    /// Of pictures of which a part is painted, by a U-Net that sees latents only.
-    pub known: Option<Known>,
-    /// Images that the U-Net reads. The rows of guidance share one where they begin alike.
-    pub inputs: usize,
-    /// What an inpainting U-Net sees: the latents in the first columns, then the mask, then the masked picture.
-    pub input: Option<Tensor>, // [inputs,h,w,in_channels, padded]
-    /// One for each ControlNet that acts.
-    pub controls: Vec<ControlTensors>,
 }
 
 /// Where latents become colours.
@@ -123,6 +103,8 @@ pub(super) struct XlTensors {
     /// Where the first chunk of each row ends, counted from the first token of its pass.
     pub ends: Tensor, // i32 [rows]
     pub pooled_weights: Tensor, // f32 [rows,1,1,1]
+    /// The pooled prompts; behind each, room for the features of its `time_ids`.
+    pub embeds: Tensor, // [1,1,rows,TextTimeConfig::width]
     pub time_ids: Tensor, // f32 [rows,1,1,6]
 }
 
@@ -133,22 +115,29 @@ impl Tensors {
         let [h, w, c] = [shape.height / scale, shape.width / scale, vae.latent_channels()];
         let (rows, images, n) = (shape.unet_batch(), shape.images, shape.evaluations);
         let (texts, length) = (rows * shape.chunks, models.tokens);
-        let time_rows = if unet.text_time.is_some() { rows } else { 1 };
-        let time_table = ops.alloc([time_rows, 1, n, models.unet.time_columns()]);
-        let context = ops.alloc([rows, 1, shape.chunks * length, models.unet.context_columns()]);
         let tile_picture = shape.tile.map(|[h, w]| ops.alloc([1, scale * h, scale * w, RGB]));
         let [encoded_h, encoded_w] = shape.tile.unwrap_or([h, w]);
         let picture = shape.from_picture.then(|| PictureTensors {
             picture: ops.alloc([1, scale * encoded_h, scale * encoded_w, models.vae.picture_channels()]),
             encoded: ops.alloc([1, encoded_h, encoded_w, vae.encoded_channels()]),
         });
-        let input_channels = models.unet.input_channels();
-        let inputs = if models.unet.begins_without_context() { images } else { rows };
-        let input = models.config.paints_into_pictures().then(|| ops.alloc([inputs, h, w, input_channels]));
+        let rows_share_time = unet.text_time.is_none();
+        let denoising = Denoising::new(
+            ops,
+            models,
+            &DenoisingShape {
+                images,
+                guided: rows - images,
+                map: [h, w],
+                evaluations: n,
+                chunks: shape.chunks,
+                time_tables: if rows_share_time { 1 } else { rows },
+                blended: shape.blended,
+            },
+        );
         let controls = models.controlnets[..shape.controls].iter();
-        let controls = controls
-            .map(|net| ControlTensors::new(ops, net, shape, time_table, context, [inputs, h, w]))
-            .collect();
+        let controls = controls.map(|net| ControlTensors::new(ops, net, shape, &denoising)).collect();
+        let embeds = unet.text_time.map(|text_time| ops.alloc([1, 1, rows, text_time.width()]));
         let arena = ops.arena();
         let canvas = match (shape.tile, tile_picture) {
             (Some([h, w]), Some(picture)) => {
@@ -158,15 +147,15 @@ impl Tensors {
         };
         let mut i32 = |shape| arena.alloc(shape, DType::I32);
         let ids = i32([texts, 1, 1, length]);
-        let index = i32([1, 1, 1, images + rows]);
-        let xl_ids = unet.text_time.map(|_| (i32([texts, 1, 1, length]), i32([1, 1, 1, rows])));
+        let xl_ids = embeds.map(|embeds| (embeds, i32([texts, 1, 1, length]), i32([1, 1, 1, rows])));
         let mut f32 = |shape| arena.alloc(shape, DType::F32);
         Tensors {
             ids,
             token_weights: f32([texts, 1, 1, length]),
             clip_skip: shape.clip_skip,
             encoded_apart: shape.guided && shape.clip_skip[0] != shape.clip_skip[1],
-            xl: xl_ids.map(|(ids_2, ends)| XlTensors {
+            xl: xl_ids.map(|(embeds, ids_2, ends)| XlTensors {
+                embeds,
                 ids_2,
                 ends,
                 pooled_weights: f32([rows, 1, 1, 1]),
@@ -177,43 +166,9 @@ impl Tensors {
                 guidance: unet.time_cond_proj_dim.map(|_| f32([1, 1, 1, n])),
                 added: None,
             },
-            time_table,
-            context,
-            latents: f32([images, h, w, c]),
-            saved: f32([images, h, w, c]),
-            history: f32([4 * images, h, w, c]),
-            noise: f32([n * images, h, w, c]),
-            table: f32([1, 1, n, ROW_WIDTH]),
-            guidance: f32([1, 1, 1, images]),
-            rescale: f32([1, 1, 1, images]),
-            index,
+            denoising: Denoising { controls, ..denoising },
             canvas,
             picture,
-            known: shape.blended.then(|| Known {
-                mask: f32([images, h, w, 1]),
-                latents: f32([images, h, w, c]),
-                noise: f32([images, h, w, c]),
-            }),
-            inputs,
-            input,
-            controls,
         }
-    }
-
-    pub fn sampler_index(&self) -> Tensor {
-        self.index.columns(0, self.latents.b())
-    }
-    /// The row of each row of the batch in a table that is laid out as the time table.
-    pub fn time_row(&self, table: Tensor) -> TableRow {
-        let [time_rows, _, n, columns] = table.shape;
-        let index = self.index.columns(self.latents.b(), self.context.b());
-        TableRow { table: Tensor { shape: [1, 1, time_rows * n, columns], ..table }, index }
-    }
-
-    /// The index in front of the first step.
-    pub fn first_index(&self) -> Vec<i32> {
-        let [time_rows, _, n, _] = self.time_table.shape;
-        let time = (0..self.context.b()).map(|row| if time_rows > 1 { (row * n) as i32 } else { 0 });
-        std::iter::repeat_n(0, self.latents.b()).chain(time).collect()
     }
 }

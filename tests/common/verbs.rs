@@ -303,17 +303,18 @@ pub fn model_input_scales(backend: &mut dyn Backend, tolerance: f64) {
         table: upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32),
         index: upload(backend, &index.map(|i| i as f32), [1, 1, 1, b], DType::I32),
     };
-    for (copies, width) in [(1, 4), (2, 4), (2, 12)] {
+    for (guided, width) in [(0, 4), (1, 4), (3, 4), (3, 12)] {
         let dtype = backend.dtype();
-        let wide = backend.arena().alloc([copies * b, 5, 3, width], dtype);
+        let wide = backend.arena().alloc([guided + b, 5, 3, width], dtype);
         backend.write(wide, &vec![0; wide.bytes()]).expect("write");
         let out = wide.columns(0, 4);
         backend.run(&mut |ops| ops.model_input(ModelInput { out, ..arguments })).expect("run");
         let scaled = x.chunks(pixels * 4).zip(index).flat_map(|(x, i)| x.iter().map(move |x| (x, i)));
-        let want: Vec<f32> = scaled.map(|(x, i)| x * table[i * ROW_WIDTH]).collect();
+        let all: Vec<f32> = scaled.map(|(x, i)| x * table[i * ROW_WIDTH]).collect();
+        let want = [&all[..guided * pixels * 4], &all].concat();
         let got = download(backend, wide);
         let got: Vec<f32> = got.chunks_exact(width).flat_map(|row| &row[..4]).copied().collect();
-        check(&format!("model_input x{copies} of {width} columns"), &got, &want.repeat(copies), tolerance);
+        check(&format!("model_input, {guided} guided, {width} columns"), &got, &want, tolerance);
     }
 }
 
@@ -344,9 +345,8 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
     let shape = [b, h, w, 4];
     let n = h * w * 4;
     let first = [2, 0];
-    for (guided, blended) in [(false, false), (true, false), (true, true)] {
+    for (guided, blended) in [(0, false), (1, false), (2, false), (2, true)] {
         let dtype = backend.dtype();
-        let copies = if guided { 2 } else { 1 };
         let mut table = random(3, rows * ROW_WIDTH);
         for (row, coefficients) in table.chunks_exact_mut(ROW_WIDTH).enumerate() {
             coefficients[17] = if NOISELESS.contains(&row) { 0.0 } else { 1.0 };
@@ -354,9 +354,10 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
                 (coefficients[1 + term], coefficients[9 + term]) = (0.0, 0.0);
             }
         }
-        let output = rounded(&random(4, copies * b * n), dtype);
-        let mut noise = random(5, rows * b * n);
-        for (row, noise) in noise.chunks_exact_mut(b * n).enumerate() {
+        let output = rounded(&random(4, (guided + b) * n), dtype);
+        let (unconditional, conditional) = output.split_at(guided * n);
+        let mut noise = random(5, rows * n);
+        for (row, noise) in noise.chunks_exact_mut(n).enumerate() {
             if NOISELESS.contains(&row) {
                 noise.fill(f32::NAN);
             }
@@ -367,9 +368,7 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
         let mut saved = random(7, b * n);
         let mut history = random(8, 4 * b * n);
         saved[..n].fill(f32::NAN);
-        for age in 0..4 {
-            history[age * b * n..][..n].fill(f32::NAN);
-        }
+        history[..4 * n].fill(f32::NAN);
 
         // Painted, known, and both; what is painted alone reads nothing of what is known.
         let mask: Vec<f32> = (0..b * h * w).map(|pixel| [1.0, 0.0, 0.25][pixel % 3]).collect();
@@ -380,8 +379,8 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
             x: upload(backend, &x, shape, DType::F32),
             saved: upload(backend, &saved, shape, DType::F32),
             history: upload(backend, &history, [4 * b, h, w, 4], DType::F32),
-            output: upload(backend, &output, [copies * b, h, w, 4], dtype),
-            noise: upload(backend, &noise, [rows * b, h, w, 4], DType::F32),
+            output: upload(backend, &output, [guided + b, h, w, 4], dtype),
+            noise: upload(backend, &noise, [rows, h, w, 4], DType::F32),
             table: upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32),
             index: upload(backend, &first.map(|i| i as f32), [1, 1, 1, b], DType::I32),
             guidance: upload(backend, &guidance, [1, 1, 1, b], DType::F32),
@@ -399,11 +398,12 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
 
             for image in 0..b {
                 let row = &table[index[image] * ROW_WIDTH..][..ROW_WIDTH];
-                let guided_at = |at: usize| output[at] + guidance[image] * (output[b * n + at] - output[at]);
+                let guided_at =
+                    |at| unconditional[at] + guidance[image] * (conditional[at] - unconditional[at]);
                 let of_image = image * n..(image + 1) * n;
-                let factor = match guided {
+                let factor = match image < guided {
                     true => {
-                        let spread = deviation(&output[b * n + image * n..][..n]);
+                        let spread = deviation(&conditional[image * n..][..n]);
                         let all: Vec<f32> = of_image.map(guided_at).collect();
                         rescale[image] * (spread / deviation(&all)) as f32 + 1.0 - rescale[image]
                     }
@@ -411,12 +411,13 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
                 };
                 for j in 0..n {
                     let at = image * n + j;
-                    let e = match guided {
+                    let e = match image < guided {
                         true => factor * guided_at(at),
-                        false => output[at],
+                        false => conditional[at],
                     };
-                    let h = [0, 1, 2, 3].map(|age| history[age * b * n + at]);
-                    let noise = noise[index[image] * b * n + at];
+                    let entry = |age: usize| (4 * image + age) * n + j;
+                    let h = [0, 1, 2, 3].map(|age| history[entry(age)]);
+                    let noise = noise[index[image] * n + j];
                     let basis = [x[at], e, saved[at], noise, h[0], h[1], h[2], h[3]];
                     let sum = |coefficients: &[f32]| {
                         let mut sum = 0.0;
@@ -435,7 +436,7 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
                     (x[at], saved[at]) = (next, sum(&row[9..17]));
                     if row[17] != 0.0 {
                         for (age, value) in [sum(&row[18..20]), h[0], h[1], h[2]].into_iter().enumerate() {
-                            history[age * b * n + at] = value;
+                            history[entry(age)] = value;
                         }
                     }
                 }
@@ -445,11 +446,14 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
             };
             check(&name("x"), &download(backend, call.x), &x, tolerance);
             check(&name("saved"), &download(backend, call.saved), &saved, tolerance);
-            let newest = download(backend, call.history.images(0, b));
-            check(&name("h0"), &newest, &history[..b * n], tolerance);
-            if step == steps - 1 {
-                let second = download(backend, call.history.images(b, b));
-                check(&name("h1"), &second, &history[b * n..2 * b * n], tolerance);
+            for image in 0..b {
+                for (age, h) in
+                    ["h0", "h1"].into_iter().enumerate().take(if step == steps - 1 { 2 } else { 1 })
+                {
+                    let entry = 4 * image + age;
+                    let got = download(backend, call.history.images(entry, 1));
+                    check(&name(h), &got, &history[entry * n..][..n], tolerance);
+                }
             }
         }
     }

@@ -4,6 +4,9 @@ use super::memory::Memory;
 use crate::ops::{ModelInput, SamplerStep, Tensor};
 use crate::sampler::ROW_WIDTH;
 
+/// Entries of an image's history.
+const HISTORY: usize = 4;
+
 /// The table row that an image is at, and its number.
 fn table_row(memory: &Memory, table: Tensor, index: Tensor, image: usize) -> (usize, &[f32; ROW_WIDTH]) {
     let (rows, _) = memory.slice::<f32>(table).as_chunks();
@@ -15,28 +18,31 @@ fn table_row(memory: &Memory, table: Tensor, index: Tensor, image: usize) -> (us
 
 pub fn model_input(memory: &Memory, v: &ModelInput) {
     let x = memory.rows::<f32>(v.x);
+    let guided = v.out.b() - v.x.b();
     let scales: Vec<f32> =
         (0..v.x.b()).map(|image| table_row(memory, v.table, v.index, image).1[0]).collect();
     memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
-        let row = row % x.count;
-        let scale = scales[row / v.x.tokens()];
-        out.iter_mut().zip(x.row(row)).for_each(|(out, x)| *out = x * scale);
+        let (shown, pixel) = (row / v.x.tokens(), row % v.x.tokens());
+        let image = if shown < guided { shown } else { shown - guided };
+        let x = x.row(image * v.x.tokens() + pixel);
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = x * scales[image]);
     });
 }
 
 pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
     let (images, pixels) = (v.x.b(), v.x.tokens());
-    let guided = v.output.b() == 2 * images;
+    let guided = v.output.b() - images;
+    let is_guided = |image: usize| image < guided;
     let (output, noise) = (memory.rows::<f32>(v.output), memory.rows::<f32>(v.noise));
     let (saved, history) = (memory.rows_mut::<f32>(v.saved), memory.rows_mut::<f32>(v.history));
     let guidance = memory.slice::<f32>(v.guidance);
     let guide = |image: usize, (u, c): (f32, f32)| u + guidance[image] * (c - u);
     let factors: Vec<f32> = (0..images)
         .map(|image| match memory.slice::<f32>(v.guidance_rescale)[image] {
-            phi if guided && phi != 0.0 => {
+            phi if is_guided(image) && phi != 0.0 => {
                 let halves = || {
                     let rows = image * pixels..(image + 1) * pixels;
-                    rows.flat_map(|row| pairs(output.row(row), output.row(images * pixels + row)))
+                    rows.flat_map(|row| pairs(output.row(row), output.row(guided * pixels + row)))
                 };
                 let spread = deviation(halves().map(|(_, c)| c));
                 let guided = deviation(halves().map(|pair| guide(image, pair)));
@@ -62,15 +68,15 @@ pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
         let saved = unsafe { saved.columns_mut(row, 0..saved.c) };
         let [h0, h1, h2, h3] = [0, 1, 2, 3].map(|age| {
             // SAFETY: as above.
-            unsafe { history.columns_mut((age * images + image) * pixels + pixel, 0..history.c) }
+            unsafe { history.columns_mut((HISTORY * image + age) * pixels + pixel, 0..history.c) }
         });
-        let noise = noise.row((step * images + image) * pixels + pixel);
+        let noise = noise.row(step * pixels + pixel);
+        let conditional = output.row(guided * pixels + row);
         for j in 0..x.len() {
-            let e = if guided {
-                let halves = (output.row(row)[j], output.row(images * pixels + row)[j]);
-                factors[image] * guide(image, halves)
+            let e = if is_guided(image) {
+                factors[image] * guide(image, (output.row(row)[j], conditional[j]))
             } else {
-                output.row(row)[j]
+                conditional[j]
             };
             let basis = [x[j], e, saved[j], noise[j], h0[j], h1[j], h2[j], h3[j]];
             x[j] = combine(next, &basis);

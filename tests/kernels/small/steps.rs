@@ -33,7 +33,7 @@ impl Loop {
         let (x, x_start) = f32(1, n, shape, 1.0);
         let (saved, saved_start) = f32(2, n, shape, 1.0);
         let (history, history_start) = f32(3, 4 * n, [4 * b, h, w, C], 1.0);
-        let (noise, _) = f32(4, rows * n, [rows * b, h, w, C], 1.0);
+        let (noise, _) = f32(4, rows * n / b, [rows, h, w, C], 1.0);
         // Small enough that the state does not grow; a row remembers, as any coefficient that is not zero says.
         let (table, _) = f32(5, rows * ROW_WIDTH, [1, 1, rows, ROW_WIDTH], 0.25);
         let (guidance, _) = f32(6, b, [1, 1, 1, b], 2.0);

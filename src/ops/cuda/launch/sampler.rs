@@ -45,7 +45,7 @@ impl Cuda {
             known_noise,
             n: int(v.x.len() / v.x.b()),
             c: int(v.x.c()),
-            guided: i32::from(v.output.b() > v.x.b()),
+            guided: int(v.output.b() - v.x.b()),
         };
         // A block belongs to one image.
         let mut launch = Launch::each(v.x.len() / v.x.b());
