@@ -93,7 +93,8 @@ impl CublasLt {
         };
         if !self.plans.contains_key(&product) {
             let plan = during(Plan::new(self.handle, &product), describe)?;
-            tracing::trace!(?product, taken = plan.is_some(), "chose a cuBLASLt algorithm");
+            let algorithm = plan.as_ref().map(|plan| plan.algorithm.data);
+            tracing::trace!(?product, ?algorithm, "chose a cuBLASLt algorithm");
             self.plans.insert(product, plan);
         }
         let Some(plan) = &self.plans[&product] else {
@@ -102,7 +103,7 @@ impl CublasLt {
             // SAFETY: parts of what the caller vouches for.
             return unsafe {
                 self.multiply(gpu, first, at)?;
-                self.multiply(gpu, rest, at.from_row(&product, first.images * product.rows))
+                self.multiply(gpu, rest, at.skip_rows(&product, first.images * product.rows))
             };
         };
         let Layouts { w, x, residual: residual_layout, y } = &plan.operands;
@@ -150,9 +151,9 @@ impl Drop for CublasLt {
 }
 
 impl Operands {
-    /// Without the rows before `row`.
-    fn from_row(self, product: &Product, row: usize) -> Operands {
-        let bytes = |pitch: usize| (row * pitch * product.dtype.size()) as u64;
+    /// Of the rows behind the first ones.
+    fn skip_rows(self, product: &Product, rows: usize) -> Operands {
+        let bytes = |pitch: usize| (rows * pitch * product.dtype.size()) as u64;
         Operands {
             y: self.y + bytes(product.y_pitch),
             x: self.x + bytes(product.x_pitch),

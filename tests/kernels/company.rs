@@ -2,7 +2,7 @@
 //! make of the batch. On Hopper, `SDRT_ARCH=80` tries the portable kernels.
 
 use sdrt::model::config::ModelConfig;
-use sdrt::ops::{Call, DType, Ops};
+use sdrt::ops::{Call, DType};
 use sdrt::pipeline::{Shape, count};
 
 use super::cases;
