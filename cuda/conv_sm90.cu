@@ -246,11 +246,12 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
 #pragma unroll
             for (int e = 0; e < 8; e++) v[i][e] += more[i][e];
     };
-    // AT_ONCE items at a time, so that many loads are under way.
-    auto finish = [&](auto at_once, auto load) {
-        constexpr int AT_ONCE = decltype(at_once)::value;
+    // With at least so many splits; AT_ONCE items at a time, so that many loads are under way.
+    auto finish = [&](auto least_splits, auto at_once, auto load) {
+        constexpr int LEAST = decltype(least_splits)::value, AT_ONCE = decltype(at_once)::value;
+        constexpr int MOST_ITEMS = ((BM + LEAST - 1) / LEAST * CHUNKS + STRIDE - 1) / STRIDE;
 #pragma unroll
-        for (int i0 = 0; i0 < ITEMS; i0 += AT_ONCE) {
+        for (int i0 = 0; i0 < MOST_ITEMS; i0 += AT_ONCE) {
             if (first + i0 * STRIDE >= last_item) break;
             float v[AT_ONCE][8];
             const float* from[AT_ONCE];
@@ -272,13 +273,12 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
         }
     };
     constexpr Int<ITEMS % 4 == 0 ? 4 : ITEMS % 5 == 0 ? 5 : 1> FEW;
-    constexpr Int<ITEMS % 2 == 0 ? 2 : 1> FEWER;
     if (aligned && splits > 2) {
-        finish(FEWER, many_splits);
+        finish(Int<3>(), Int<ITEMS % 2 == 0 ? 2 : 1>(), many_splits);
     } else if (aligned && splits == 2) {
-        finish(FEW, two_splits);
+        finish(Int<2>(), FEW, two_splits);
     } else if (aligned) {
-        finish(FEW, one_split);
+        finish(Int<1>(), FEW, one_split);
     } else {
 #pragma unroll 1
         for (int item = first; item < last_item; item += STRIDE) {
