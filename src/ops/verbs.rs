@@ -3,7 +3,8 @@
 //! Every verb is a plain struct of tensors and scalars, output first. Accumulation, norm statistics
 //! and softmax are f32 whatever the activations are; a result is rounded to the output's dtype once.
 //! Outputs never overlap inputs, except where a field says so. No verb writes what another takes as its
-//! weight: a backend may read weights ahead.
+//! weight: a backend may read weights ahead. An image of a result, `[b,..]`, has the same bytes however many
+//! others there are.
 
 use std::ops::Range;
 

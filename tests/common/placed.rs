@@ -262,6 +262,13 @@ impl Placed {
         backend.run(&mut |ops| ops.issue(self.call)).expect("run");
     }
 
+    /// Whether images behind the first one begin where vectors of halves may.
+    pub fn images_are_aligned(&self) -> bool {
+        let mut later = images(&self.call, 1, 1);
+        let mut later = tensors(&mut later).into_iter();
+        later.all(|(_, tensor)| tensor.dtype.size() != 2 || tensor.address.is_multiple_of(16))
+    }
+
     /// Runs the call for images `start .. start + count` alone; returns the bytes of their output.
     pub fn run_images(&self, backend: &mut dyn Backend, start: usize, count: usize) -> Vec<u8> {
         let call = images(&self.call, start, count);
