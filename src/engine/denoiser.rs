@@ -200,7 +200,7 @@ impl<'a> Denoiser<'a> {
             tell_steps(batch.members(), 0);
             1
         } else {
-            batch.run(backend, steps, &mut |members, done| {
+            batch.run(backend, steps, |members, done| {
                 tell_steps(members, done);
                 match shared.interrupt.load(Ordering::Relaxed) {
                     true => ControlFlow::Break(()),

@@ -40,7 +40,7 @@ pub(super) enum Task {
 }
 
 enum Next {
-    Task(Task),
+    Task(Box<Task>),
     Begin(Arc<Painting>),
     Stop,
 }
@@ -49,7 +49,7 @@ impl Desk<'_> {
     pub fn run(&mut self) {
         loop {
             match self.next() {
-                Next::Task(task) => self.work(task),
+                Next::Task(task) => self.work(*task),
                 Next::Begin(painting) => self.begin(painting),
                 Next::Stop => return,
             }
@@ -69,7 +69,7 @@ impl Desk<'_> {
             let mut guard = shared.lock();
             let state = &mut *guard;
             if let Some(task) = state.tasks.pop_front() {
-                return Next::Task(task);
+                return Next::Task(Box::new(task));
             }
             if state.stopped {
                 return Next::Stop;

@@ -190,7 +190,7 @@ impl<P> Batch<P> {
         &mut self,
         backend: &mut dyn Backend,
         steps: usize,
-        on_step: &mut dyn FnMut(&[Member<P>], usize) -> ControlFlow<()>,
+        mut on_step: impl FnMut(&[Member<P>], usize) -> ControlFlow<()>,
     ) -> Result<usize> {
         let left = |member: &Member<P>| member.ready.evaluations() - member.ready.done;
         assert!(self.members.iter().all(|member| steps <= left(member)), "too many steps");
@@ -215,7 +215,7 @@ impl<P> Batch<P> {
             let row = self.members[i].ready.done;
             before.push(State::read(backend, &self.current().denoising, i, row)?);
         }
-        self.run(backend, 1, &mut |_, _| ControlFlow::Continue(()))?;
+        self.run(backend, 1, |_, _| ControlFlow::Continue(()))?;
         let mut samples = Vec::new();
         for (&i, before) in watched.iter().zip(before) {
             let after = read_floats(backend, self.current().denoising.latents.images(i, 1))?;

@@ -102,7 +102,7 @@ impl Pipeline {
         let (denoising, region) = match self.spare.iter().position(fits).map(|at| self.spare.swap_remove(at))
         {
             Some(Spare { denoising, region, .. }) => (denoising, region),
-            None => Ready::new(&mut *self.backend, &self.models, key, guided)?,
+            None => Ready::reserve(&mut *self.backend, &self.models, key, guided)?,
         };
         let table = pass.table.clone();
         let from = &self.buckets[&shape].tensors.denoising;

@@ -68,7 +68,7 @@ pub struct Ready {
 
 impl Ready {
     /// Takes memory for a picture.
-    pub(super) fn new(
+    pub(super) fn reserve(
         backend: &mut dyn Backend,
         models: &Models,
         key: BatchKey,

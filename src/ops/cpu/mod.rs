@@ -1,8 +1,7 @@
 //! The backend for machines without a GPU, and the oracle of the GPU's tests: every verb in f32.
 //!
 //! Addresses are host addresses. A graph is the list of recorded verbs. Work is split by shape and
-//! summed in a fixed order, so a machine gives the same bytes every time; and the same bytes alone and in
-//! a batch, unless a map has less than five pixels.
+//! summed in a fixed order, so a machine gives the same bytes every time, alone and in a batch.
 
 mod attention;
 mod conv;
