@@ -11,11 +11,9 @@ mod common;
 #[cfg(sdrt_cuda)]
 mod cases;
 #[cfg(sdrt_cuda)]
-<<<<<<< HEAD
-mod engine;
-=======
 mod company;
->>>>>>> company
+#[cfg(sdrt_cuda)]
+mod engine;
 #[cfg(sdrt_cuda)]
 mod full;
 #[cfg(sdrt_cuda)]
