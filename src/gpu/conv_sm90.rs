@@ -138,11 +138,10 @@ impl Tile {
             Together => clusters.resident(splits) > 0,
             // Where a block has one tile, nothing would overlap. Splits are there to share a tile of few images.
             InTurns => {
-                let pays = match splits {
-                    1 => tiles > self.sharing * clusters.resident(self.sharing),
-                    _ => shape.b > REFERENCE_IMAGES,
-                };
-                pays && shape.vectors && self.kept_bytes(splits, clusters) <= PARTIAL_BYTES
+                let at_once = self.sharing * clusters.resident(self.sharing);
+                let pays = if splits == 1 { tiles > at_once } else { shape.b > REFERENCE_IMAGES };
+                let fits = at_once > 0 && self.kept_bytes(splits, clusters) <= PARTIAL_BYTES;
+                pays && fits && shape.vectors
             }
         }
     }
