@@ -6,7 +6,9 @@ use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
-use ::image::{DynamicImage, ImageDecoder, ImageReader, metadata::Orientation};
+use ::image::error::{LimitError, LimitErrorKind};
+use ::image::metadata::Orientation;
+use ::image::{DynamicImage, ImageDecoder, ImageError, ImageReader};
 
 use crate::error::{Error, Result};
 
@@ -26,16 +28,21 @@ impl Raster {
     /// [`Error::File`] if it cannot be read, or is no PNG, JPEG or WebP.
     pub fn read(path: &Path, background: [u8; 3]) -> Result<Self> {
         let bytes = fs::read(path).map_err(|error| Error::file(path, format!("cannot be read: {error}")))?;
-        let image = decode(&bytes).map_err(|error| {
-            Error::file(
-                path,
-                format!("is not a picture that can be read ({error}); expected PNG, JPEG or WebP"),
-            )
+        Self::decode(&bytes, background, u64::MAX).map_err(|message| Error::file(path, message))
+    }
+
+    /// As [`Raster::read`], from a file's bytes; at most `most_pixels` are unpacked.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn decode(bytes: &[u8], background: [u8; 3], most_pixels: u64) -> std::result::Result<Self, String> {
+        let image = decode(bytes, most_pixels).map_err(|error| {
+            format!("is not a picture that can be read ({error}); expected PNG, JPEG or WebP")
         })?;
         let rgba = image.into_rgba8();
         let (width, height) = (rgba.width() as usize, rgba.height() as usize);
         if width == 0 || height == 0 {
-            return Err(Error::file(path, format!("has {width}x{height} pixels; expected at least one")));
+            return Err(format!("has {width}x{height} pixels; expected at least one"));
         }
         let over = |pixel: [u8; 4]| {
             let opacity = u32::from(pixel[3]);
@@ -61,8 +68,12 @@ impl Raster {
     }
 }
 
-fn decode(bytes: &[u8]) -> ::image::ImageResult<DynamicImage> {
+fn decode(bytes: &[u8], most_pixels: u64) -> ::image::ImageResult<DynamicImage> {
     let mut decoder = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > most_pixels {
+        return Err(ImageError::Limits(LimitError::from_kind(LimitErrorKind::DimensionError)));
+    }
     // A picture is worth more than broken EXIF.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder)?;
