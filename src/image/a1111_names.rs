@@ -1,5 +1,6 @@
 //! How A1111 names samplers and schedules, beyond the labels of our own.
 
+use crate::error::Result;
 use crate::sampler::{Sampler, Schedule};
 
 /// `Euler a`, or from before A1111 1.9 and from sd.cpp both in one: `DPM++ 2M Karras`.
@@ -19,5 +20,18 @@ pub fn automatic(sampler: Sampler) -> Schedule {
         "DPM++ 2M SDE" | "DPM++ 3M SDE" => Schedule::Exponential,
         "Euler" | "Euler a" | "Heun" | "LMS" => Schedule::Linspace,
         _ => Schedule::Model,
+    }
+}
+
+/// The schedule of a request: `None` and `automatic` go by the sampler, `Uniform` is what the samplers of
+/// k-diffusion do by themselves.
+///
+/// # Errors
+/// [`Error::Invalid`](crate::Error::Invalid) for a name that is none.
+pub fn schedule(name: Option<&str>, sampler: Sampler) -> Result<Schedule> {
+    match name.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("" | "automatic") => Ok(automatic(sampler)),
+        Some("uniform") => Ok(Schedule::Linspace),
+        Some(name) => name.parse(),
     }
 }
