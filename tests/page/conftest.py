@@ -1,3 +1,10 @@
+"""Tests of the page of `sdrt serve` in headless Chromium, which leave screenshots in `screenshots/`.
+
+    pip install -r tests/page/requirements.txt
+    pytest tests/page                                    # against a stub
+    pytest tests/page --server http://127.0.0.1:7860     # against `sdrt serve`
+"""
+
 import re
 import shutil
 import threading
@@ -53,8 +60,15 @@ class Studio:
     def open(self) -> "Studio":
         self.page.goto(self.address)
         expect(self.page.locator("#model")).not_to_be_empty()
-        self.page.locator("#more").evaluate("details => details.open = true")
+        self.unfold_settings()
         return self
+
+    def unfold_settings(self) -> None:
+        self.page.locator("#more").evaluate("details => details.open = true")
+
+    def fold_settings(self) -> None:
+        """As they are at first on a phone; a wide window leaves them open."""
+        self.page.locator("#more").evaluate("details => details.open = innerWidth > 832")
 
     def field(self, label: str) -> Locator:
         return self.page.get_by_label(label, exact=True)

@@ -34,8 +34,13 @@ MODEL = {
         "default_size": "256x256",
         "default_steps": 25,
         "default_guidance_scale": 5.0,
+        "default_sampler": "ddim",
         "samplers": ["ddim", "euler", "euler-a", "dpm++2m"],
     },
+}
+FIELDS = {
+    "prompt", "n", "size", "response_format", "output_format", "stream", "partial_images", "progress",
+    "negative_prompt", "num_inference_steps", "guidance_scale", "sampler", "seed", "strength",
 }
 
 
@@ -116,8 +121,10 @@ class Handler(BaseHTTPRequestHandler):
             self.paint("image_generation", json.loads(body))
         elif self.path == "/v1/images/edits":
             kind = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-            parts = message_from_bytes(kind + body).get_payload()
-            fields = {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts}
+            fields = {
+                part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
+                for part in message_from_bytes(kind + body).get_payload()
+            }
             if not fields.pop("image", b"").startswith((b"\x89PNG", b"\xff\xd8", b"RIFF")):
                 return self.refuse(400, "image: expected a PNG, JPEG or WebP.")
             self.paint("image_edit", {name: value.decode() for name, value in fields.items()})
@@ -125,6 +132,8 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, f"Nothing is at {self.path}.")
 
     def paint(self, kind, body):
+        if unknown := body.keys() - FIELDS:
+            return self.refuse(400, f"{min(unknown)}: there is no such field.")
         steps = int(body.get("num_inference_steps", MODEL["sdrt"]["default_steps"]))
         previews = int(body.get("partial_images", 0))
         seed = int(body["seed"]) if "seed" in body else random.randrange(2**32)
@@ -136,18 +145,17 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        progress = {"step": 0, "steps": steps, "queue_position": 0, "predicted_seconds": steps * self.server.step_seconds}
         try:
-            self.wait_for_turn(progress)
+            self.wait_for_turn()
             try:
+                self.send_progress()
                 for step in range(1, steps + 1):
                     time.sleep(self.server.step_seconds)
-                    left = (steps - step) * self.server.step_seconds
-                    self.send("sdrt.progress", progress | {"step": step, "predicted_seconds": left})
+                    self.send_progress(step, steps, left=(steps - step) * self.server.step_seconds)
                     index = step * (previews + 1) // steps - 1
                     if step < steps and index > (step - 1) * (previews + 1) // steps - 1:
                         preview = base64.b64encode(png(width // 8, height // 8, seed)).decode()
-                        self.send(f"{kind}.partial_image", {"b64_json": preview, "partial_image_index": index, "size": size})
+                        self.send(f"{kind}.partial_image", {"b64_json": preview, "partial_image_index": index})
                 said = f"{body['prompt']}\nSteps: {steps}, Seed: {seed}"
                 picture = base64.b64encode(png(width, height, seed, said)).decode()
                 self.send(f"{kind}.completed", {"b64_json": picture, "seed": seed, "size": size})
@@ -158,7 +166,7 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.cancellations += 1
 
-    def wait_for_turn(self, progress):
+    def wait_for_turn(self):
         server = self.server
         server.queue.append(self)
         try:
@@ -167,11 +175,14 @@ class Handler(BaseHTTPRequestHandler):
                     place = server.queue.index(self) + 1
                     if place == 1 and server.painting < 2:
                         server.painting += 1
-                        return
-                self.send("sdrt.progress", progress | {"queue_position": place})
+                        break
+                self.send_progress(place=place, left=place)
                 time.sleep(0.05)
         finally:
             server.queue.remove(self)
+
+    def send_progress(self, step=0, steps=0, place=0, left=None):
+        self.send("sdrt.progress", {"step": step, "steps": steps, "queue_position": place, "predicted_seconds": left})
 
     def send(self, event, data):
         self.wfile.write(f"event: {event}\ndata: {json.dumps({'type': event} | data)}\n\n".encode())

@@ -31,6 +31,17 @@ def test_settings_of_another_model_are_left(studio):
     expect(studio.field("Prompt")).to_have_value("a red fox")
 
 
+def test_what_is_typed_before_the_model_is_known(studio):
+    studio.set(prompt="a red fox")
+    waiting = []
+    studio.page.route("**/v1/models", lambda route: waiting.append(route))
+    studio.page.reload()
+    studio.set(prompt="a blue owl")
+    waiting[0].continue_()
+    expect(studio.page.locator("#model")).not_to_be_empty()
+    expect(studio.field("Prompt")).to_have_value("a blue owl")
+
+
 def test_back_to_the_defaults(studio):
     steps = studio.field("Steps").input_value()
     studio.set(prompt="a red fox", num_inference_steps=7)
@@ -41,10 +52,10 @@ def test_back_to_the_defaults(studio):
 
 def test_pictures_survive_a_reload(studio):
     painted(studio)
-    assert seeds(studio) == [12, 11, 10]
+    assert seeds(studio) == [10, 11, 12]
     studio.open()
     expect(studio.done).to_have_count(3)
-    assert seeds(studio) == [12, 11, 10]
+    assert seeds(studio) == [10, 11, 12]
     assert studio.tiles.first.locator("img").evaluate("async (image) => (await image.decode(), image.naturalWidth)") > 0
 
 
@@ -95,13 +106,13 @@ def test_delete_and_undo(studio):
     painted(studio)
     studio.action("Delete", tile=1)
     studio.action("Delete", tile=1)
-    assert seeds(studio) == [12]
+    assert seeds(studio) == [10]
     toast = studio.page.locator("#toast")
     expect(toast).to_contain_text("2 pictures deleted.")
     studio.screenshot("deleted")
     toast.get_by_role("button", name="Undo").click()
     expect(toast).to_be_hidden()
-    assert seeds(studio) == [12, 11, 10]
+    assert seeds(studio) == [10, 11, 12]
     studio.open()
     expect(studio.done).to_have_count(3)
 
@@ -114,12 +125,12 @@ def test_the_large_view(studio):
     painted(studio)
     viewer = studio.page.locator("#viewer")
     studio.tiles.first.locator(".open").click()
-    expect(viewer).to_contain_text("seed 12")
-    studio.page.keyboard.press("ArrowLeft")
-    expect(viewer).to_contain_text("seed 12")
-    studio.page.keyboard.press("ArrowRight")
-    studio.page.keyboard.press("ArrowRight")
     expect(viewer).to_contain_text("seed 10")
+    studio.page.keyboard.press("ArrowLeft")
+    expect(viewer).to_contain_text("seed 10")
+    studio.page.keyboard.press("ArrowRight")
+    studio.page.keyboard.press("ArrowRight")
+    expect(viewer).to_contain_text("seed 12")
     studio.page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
     expect(studio.tiles.nth(2).locator(".open")).to_be_focused()
@@ -132,7 +143,7 @@ def test_delete_in_the_large_view(studio):
     studio.page.keyboard.press("Delete")
     expect(viewer).to_contain_text("seed 11")
     viewer.get_by_role("button", name="Undo").click()
-    expect(viewer).to_contain_text("seed 12")
+    expect(viewer).to_contain_text("seed 10")
     for _ in range(3):
         viewer.get_by_role("button", name="Delete").click()
     expect(viewer).to_be_hidden()

@@ -33,9 +33,12 @@ let startPicture = null; // a Blob
 const fields = () => [...form.elements].filter(({ name }) => name);
 
 function readSettings() {
-  const filled = fields().filter(({ value }) => value !== "");
-  const number = ({ type }) => type === "number" || type === "range";
-  return Object.fromEntries(filled.map((field) => [field.name, number(field) ? field.valueAsNumber : field.value]));
+  const settings = {};
+  for (const { name, type, value } of fields()) {
+    const numeric = type === "number" || type === "range";
+    if (value !== "") settings[name] = numeric ? Number(value) : value;
+  }
+  return settings;
 }
 
 function fillSettings(settings) {
@@ -65,9 +68,12 @@ async function loadModel() {
   if (!response.ok) throw await refusal(response);
   [model] = (await response.json()).data;
   find("#model").textContent = model.id;
-  form.elements.sampler.append(...(model.sdrt?.samplers ?? []).map((name) => new Option(name)));
+  const { default_sampler, samplers = [] } = model.sdrt ?? {};
+  const { sampler } = form.elements;
+  if (default_sampler) sampler.options[0].textContent += ` (${default_sampler})`;
+  sampler.append(...samplers.map((name) => new Option(name, name)));
   // Size, steps and sampler are those of the model that they were set for.
-  fillSettings(saved.model === model.id ? saved : defaults());
+  fillSettings(saved.model === model.id ? { sampler: saved.sampler ?? "" } : defaults());
 }
 
 function setStartPicture(blob) {
@@ -140,8 +146,9 @@ async function* serverEvents(response) {
   }
 }
 
-function pictureRequest({ width, height, model: _, ...settings }, picture) {
-  const body = { ...settings, n: 1, stream: true, response_format: "b64_json", output_format: "png" };
+function pictureRequest({ width, height, ...settings }, picture) {
+  const format = { response_format: "b64_json", output_format: "png" };
+  const body = { ...settings, ...format, n: 1, stream: true, progress: true };
   if (width && height) body.size = `${width}x${height}`;
   if (!picture) {
     const headers = { "Content-Type": "application/json" };
@@ -149,7 +156,7 @@ function pictureRequest({ width, height, model: _, ...settings }, picture) {
   }
   const parts = new FormData();
   Object.entries(body).forEach(([name, value]) => parts.append(name, value));
-  parts.append("image", picture, "start.png");
+  parts.append("image", picture, "picture");
   return ["v1/images/edits", { method: "POST", body: parts }];
 }
 
@@ -261,10 +268,12 @@ async function remove(entry) {
   takeOut(entry);
   (viewer.open ? viewer : document.body).append(toast); // Outside of an open dialog nothing can be clicked.
   toast.hidden = false;
-  find("span", toast).textContent = deleted.length === 1 ? "Picture deleted." : `${deleted.length} pictures deleted.`;
+  const { length } = deleted;
+  find("span", toast).textContent = length === 1 ? "Picture deleted." : `${length} pictures deleted.`;
   clearTimeout(toastTimer);
   toastTimer = setTimeout(hideToast, 10_000);
-  await inStore("readwrite", (store) => store.delete(entry.id));
+  await inStore("readwrite", (store) => store.delete(entry.id)).catch((error) =>
+    say(`The browser could not delete this picture: ${error.message}`));
 }
 
 function hideToast() {
@@ -307,9 +316,10 @@ function paint() {
   const { n, seed = -1, strength, ...settings } = readSettings();
   if (startPicture) settings.strength = strength;
   announced = "";
+  const newest = Math.max(Date.now(), inOrder()[0]?.id ?? 0) + n;
   for (let i = 0; i < n; i += 1) {
-    const id = Math.max(Date.now(), (inOrder()[0]?.id ?? 0) + 1);
-    run(addEntry({ id, startPicture, settings: seed < 0 ? settings : { ...settings, seed: seed + i } }));
+    const own = seed < 0 ? settings : { ...settings, seed: seed + i };
+    run(addEntry({ id: newest - i, startPicture, settings: own }));
   }
   gallery.firstElementChild.scrollIntoView({ block: "nearest" });
 }
@@ -341,10 +351,12 @@ async function painted(entry, signal) {
     const wait = response.headers.get("Retry-After");
     if (wait && [429, 503].includes(response.status)) {
       const { message } = await refusal(response);
+      announced = `Busy: ${message}.`;
       for (let left = Number(wait) || 5; left > 0 && !signal.aborted; left -= 1) {
-        showEntry(entry, "waiting", `${message} Trying again in ${left} s.`);
+        showEntry(entry, "waiting", `Trying again in ${left} s: ${message}`);
         await new Promise((resolve) => setTimeout(resolve, 1000));
       }
+      announced = "";
       continue;
     }
     if (!response.ok) throw await refusal(response);
@@ -359,9 +371,9 @@ async function painted(entry, signal) {
 
 function showProgress(entry, { step, steps, queue_position, predicted_seconds }) {
   const left = predicted_seconds >= 1 ? `, about ${Math.round(predicted_seconds)} s left` : "";
-  entry.fraction = step / steps;
+  entry.fraction = steps ? step / steps : 0;
   if (queue_position > 0) showEntry(entry, "waiting", `Place ${queue_position} in the queue${left}`);
-  else showEntry(entry, "painting", `Step ${step} of ${steps}${left}`);
+  else showEntry(entry, "painting", steps ? `Step ${step} of ${steps}${left}` : "Starting");
 }
 
 function cancel(entry) {
@@ -465,11 +477,12 @@ function pressed(event) {
   event.preventDefault();
 }
 
-function dropped(event) {
+function dragged(event) {
+  if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
-  document.body.classList.toggle("dropping", event.type === "dragover");
-  const [file] = event.dataTransfer.files;
-  if (event.type === "drop" && file) startFrom(file);
+  const inside = event.type === "dragover" || (event.type === "dragleave" && event.relatedTarget);
+  document.body.classList.toggle("dropping", Boolean(inside));
+  if (event.type === "drop") startFrom(event.dataTransfer.files[0]);
 }
 
 gallery.addEventListener("click", act);
@@ -479,7 +492,7 @@ viewer.addEventListener("close", () => {
   if (!form.contains(document.activeElement)) find(".open", viewed.tile).focus();
 });
 document.addEventListener("keydown", pressed);
-for (const type of ["dragover", "dragleave", "drop"]) document.addEventListener(type, dropped);
+for (const type of ["dragover", "dragleave", "drop"]) document.addEventListener(type, dragged);
 form.addEventListener("input", settingsChanged);
 form.addEventListener("invalid", () => (find("#more").open = true), true);
 form.addEventListener("submit", (event) => {
