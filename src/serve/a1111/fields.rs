@@ -33,7 +33,7 @@ const LATENT: &str = "Latent";
 
 /// What both requests have.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-struct Common {
+pub struct Common {
     #[schema(max_length = 4000)]
     prompt: Option<String>,
     #[schema(max_length = 4000)]
@@ -83,10 +83,27 @@ struct Overrides {
     others: BTreeMap<String, Value>,
 }
 
-#[derive(Debug, Default, Deserialize, ToSchema)]
-pub struct Txt2Img {
+/// As /openapi.json shows them; read one by one, they say which field is wrong.
+#[derive(Deserialize, ToSchema)]
+#[allow(dead_code)]
+pub struct Txt2ImgBody {
     #[serde(flatten)]
     common: Common,
+    #[serde(flatten)]
+    own: Txt2Img,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[allow(dead_code)]
+pub struct Img2ImgBody {
+    #[serde(flatten)]
+    common: Common,
+    #[serde(flatten)]
+    own: Img2Img,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct Txt2Img {
     /// Hires fix with the upscaler `Latent`.
     enable_hr: Option<bool>,
     #[schema(exclusive_minimum = 1)]
@@ -105,8 +122,6 @@ pub struct Txt2Img {
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct Img2Img {
-    #[serde(flatten)]
-    common: Common,
     /// One picture, in Base64 or as a data URL.
     init_images: Option<Vec<String>>,
     /// Light is painted.
@@ -120,7 +135,7 @@ pub struct Img2Img {
 }
 
 impl Txt2Img {
-    pub fn order(&self, app: &App, headers: &HeaderMap) -> Result<Order, ApiError> {
+    pub fn order(&self, common: &Common, app: &App, headers: &HeaderMap) -> Result<Order, ApiError> {
         let hires = self.enable_hr == Some(true);
         let is_set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         let upscaler = self.hr_upscaler.as_deref().unwrap_or(LATENT);
@@ -132,7 +147,7 @@ impl Txt2Img {
             ("hr_prompt", hires && is_set(&self.hr_prompt), "both passes have one prompt"),
             ("hr_negative_prompt", hires && is_set(&self.hr_negative_prompt), "both passes have one prompt"),
         ])?;
-        let request = self.common.request(app)?;
+        let request = common.request(app)?;
         let hires = hires.then(|| Hires {
             scale: self.hr_scale.unwrap_or(HIRES_SCALE),
             strength: self.denoising_strength.unwrap_or(Hires::DEFAULT_STRENGTH),
@@ -143,12 +158,12 @@ impl Txt2Img {
 }
 
 impl Img2Img {
-    pub async fn order(&self, app: &App, headers: &HeaderMap) -> Result<Order, ApiError> {
+    pub async fn order(&self, common: &Common, app: &App, headers: &HeaderMap) -> Result<Order, ApiError> {
         refuse([("resize_mode", self.resize_mode.unwrap_or_default() != 0, "there is 0 alone")])?;
         let [picture] = self.init_images.as_deref().unwrap_or_default() else {
             return Err(ApiError::field("init_images", "expected one picture in Base64"));
         };
-        let mut request = self.common.request(app)?;
+        let mut request = common.request(app)?;
         let picture = app.decode("init_images", from_base64("init_images", picture)?, Role::Start).await?;
         let mask = match &self.mask {
             Some(mask) => Some(app.decode("mask", from_base64("mask", mask)?, Role::Mask).await?),
@@ -159,8 +174,8 @@ impl Img2Img {
             _ => mask,
         });
         let own = picture.size_below(app.engine.description().config.vae.scale_factor());
-        request.width = self.common.width.unwrap_or(own[0]);
-        request.height = self.common.height.unwrap_or(own[1]);
+        request.width = common.width.unwrap_or(own[0]);
+        request.height = common.height.unwrap_or(own[1]);
         request.init = Some(Init { picture, mask, strength: self.denoising_strength.unwrap_or(STRENGTH) });
         order(app, headers, request)
     }

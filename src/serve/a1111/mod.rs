@@ -55,7 +55,7 @@ pub struct Painted {
 /// Paints pictures from a prompt.
 ///
 /// Prompts are in A1111's style, and seeds give the noise of its GPU. What is left out is the model's own.
-#[utoipa::path(post, path = "/sdapi/v1/txt2img", tag = "A1111", request_body = Txt2Img, responses(
+#[utoipa::path(post, path = "/sdapi/v1/txt2img", tag = "A1111", request_body = Txt2ImgBody, responses(
     (status = 200, body = Painted), Refusals
 ))]
 pub async fn txt2img(
@@ -64,13 +64,13 @@ pub async fn txt2img(
     headers: HeaderMap,
     body::Json(parameters): body::Json<Value>,
 ) -> Result<Json<Painted>, ApiError> {
-    let fields: Txt2Img = body::from_json(&parameters)?;
-    let order = fields.order(&app, &headers)?;
+    let (common, own): (Common, Txt2Img) = (body::from_json(&parameters)?, body::from_json(&parameters)?);
+    let order = own.order(&common, &app, &headers)?;
     paint(&app, order, parameters, line).await
 }
 
 /// Paints a picture anew, as a whole or where a mask is light.
-#[utoipa::path(post, path = "/sdapi/v1/img2img", tag = "A1111", request_body = Img2Img, responses(
+#[utoipa::path(post, path = "/sdapi/v1/img2img", tag = "A1111", request_body = Img2ImgBody, responses(
     (status = 200, body = Painted), Refusals
 ))]
 pub async fn img2img(
@@ -79,8 +79,8 @@ pub async fn img2img(
     headers: HeaderMap,
     body::Json(mut parameters): body::Json<Value>,
 ) -> Result<Json<Painted>, ApiError> {
-    let fields: Img2Img = body::from_json(&parameters)?;
-    let order = fields.order(&app, &headers).await?;
+    let (common, own): (Common, Img2Img) = (body::from_json(&parameters)?, body::from_json(&parameters)?);
+    let order = own.order(&common, &app, &headers).await?;
     for pictures in ["init_images", "mask"] {
         parameters[pictures] = Value::Null;
     }
