@@ -36,6 +36,17 @@ fn send(server: &Server, body: &serde_json::Value) -> TcpStream {
     stream
 }
 
+/// Clients of a server with batches of one. The next picture may be prepared already while one is denoised.
+fn until_one_waits(server: &Server) -> Vec<TcpStream> {
+    let mut clients = Vec::new();
+    while server.metric("sdrt_queue_depth") == 0.0 {
+        assert!(clients.len() < 5);
+        clients.push(send(server, &long()));
+        thread::sleep(Duration::from_millis(300));
+    }
+    clients
+}
+
 fn is_idle(server: &Server) -> bool {
     server.metric("sdrt_running") == 0.0 && server.metric("sdrt_queue_depth") == 0.0
 }
@@ -169,14 +180,7 @@ fn ten_thousand_junk_requests_change_nothing() {
 #[test]
 fn a_full_queue_and_a_short_deadline_are_answered_with_429() {
     let server = Server::start(&[&LONG[..], &["--max-batch", "1", "--max-queue", "1"]].concat());
-    let mut clients = vec![send(&server, &long())];
-    server.wait_for("one runs", |server| server.metric("sdrt_running") == 1.0);
-    // The next may be prepared already while one is denoised.
-    while server.metric("sdrt_queue_depth") == 0.0 {
-        assert!(clients.len() < 5);
-        clients.push(send(&server, &long()));
-        thread::sleep(Duration::from_millis(300));
-    }
+    let clients = until_one_waits(&server);
     let full = server.generate(json!({}));
     full.refused(429, None, "too many pictures wait");
     assert_eq!(full.json()["error"]["code"], "queue_full");
@@ -195,21 +199,20 @@ fn a_full_queue_and_a_short_deadline_are_answered_with_429() {
 #[test]
 fn the_important_are_painted_first() {
     let server = Server::start(&[&LONG[..], &["--max-batch", "1"]].concat());
-    let running = send(&server, &long());
-    server.wait_for("one runs", |server| server.metric("sdrt_running") == 1.0);
+    let clients = until_one_waits(&server);
     thread::scope(|scope| {
         let finished = |priority: i32| {
             let server = &server;
             scope.spawn(move || {
-                server.generate(json!({ "priority": priority, "num_inference_steps": 100 })).ok();
+                server.generate(json!({ "priority": priority, "size": "128x128" })).ok();
                 Instant::now()
             })
         };
         let low = finished(-1);
-        server.wait_for("one waits", |server| server.metric("sdrt_queue_depth") == 1.0);
-        let high = finished(1);
         server.wait_for("two wait", |server| server.metric("sdrt_queue_depth") == 2.0);
-        drop(running);
+        let high = finished(1);
+        server.wait_for("three wait", |server| server.metric("sdrt_queue_depth") == 3.0);
+        drop(clients);
         assert!(high.join().unwrap() < low.join().unwrap());
     });
 }
