@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use sdrt::error::{Error, Result};
 use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
-use sdrt::ops::{Arena, Backend, Call, DType, FillRows, Graph, Ops, Region, Tensor};
+use sdrt::ops::{Arena, Backend, Call, DType, FillRows, Graph, Opener, Ops, Region, Tensor};
 use sdrt::pipeline::{Init, KnownShapes, Picture, Pipeline, Request, Tiled, Tiling, count};
 use sdrt::raster::Raster;
 use sdrt::sampler::Sampler;
