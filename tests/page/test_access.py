@@ -118,7 +118,7 @@ def test_a_screen_reader_is_not_told_every_step(studio):
     studio.paint_done(prompt="a red fox", num_inference_steps=40, seed=5)
     said = studio.page.evaluate("said")
     assert said[-1] == "Picture done, seed 5."
-    assert "Painting 1, 50%." in said
+    assert "1 painting, 50% done." in said
     assert len(said) <= 7
 
 

@@ -148,5 +148,6 @@ def test_delete_in_the_large_view(studio):
         viewer.get_by_role("button", name="Delete").click()
     expect(viewer).to_be_hidden()
     expect(studio.page.locator("#empty")).to_be_visible()
+    expect(studio.field("Prompt")).to_be_focused()
     studio.page.locator("#toast").get_by_role("button", name="Undo").click()
     expect(studio.done).to_have_count(3)

@@ -85,7 +85,7 @@ def test_minus_one_is_a_random_seed(studio):
 
 def test_cancel_ends_the_request(studio):
     before = studio.cancellations()
-    studio.set(prompt="a red fox", num_inference_steps=150).paint()
+    studio.set(prompt="a red fox", num_inference_steps=100).paint()
     expect(studio.tiles.first.locator("progress")).to_be_visible(timeout=30_000)
     studio.page.keyboard.press("Escape")
     expect(studio.tiles).to_have_count(0)

@@ -401,10 +401,10 @@ function showStatus() {
   const waiting = running.filter(({ state }) => state === "waiting").length;
   const done = running.reduce((sum, { fraction }) => sum + fraction, 0) / running.length;
   const percent = `${Math.floor(done * 4) * 25}%`;
-  const parts = [announced];
-  if (running.length > waiting) parts.push(`Painting ${running.length - waiting}, ${percent}.`);
-  if (waiting) parts.push(`${waiting} waiting.`);
-  const text = parts.filter(Boolean).join(" ");
+  const painting = running.length - waiting;
+  const counts = [painting && `${painting} painting`, waiting && `${waiting} waiting`, painting && `${percent} done`];
+  const now = counts.filter(Boolean).join(", ");
+  const text = [announced, now && `${now}.`].filter(Boolean).join(" ");
   if (find("#status").textContent !== text) find("#status").textContent = text;
   document.title = running.length ? `${percent} · sdrt` : "sdrt";
   find("#cancel-all").hidden = running.length === 0;
@@ -467,6 +467,7 @@ function act({ target }) {
 
 function pressed(event) {
   const { key, ctrlKey, metaKey, target } = event;
+  if (event.isComposing) return;
   const command = ctrlKey || metaKey;
   if (command && key === "z" && !toast.hidden && !target.matches("input, textarea")) undo();
   else if (viewer.open && keys[key]) keys[key]();
@@ -489,7 +490,8 @@ gallery.addEventListener("click", act);
 viewer.addEventListener("click", act);
 viewer.addEventListener("close", () => {
   document.body.append(toast);
-  if (!form.contains(document.activeElement)) find(".open", viewed.tile).focus();
+  if (form.contains(document.activeElement)) return;
+  (viewed.tile.isConnected ? find(".open", viewed.tile) : prompt).focus();
 });
 document.addEventListener("keydown", pressed);
 for (const type of ["dragover", "dragleave", "drop"]) document.addEventListener(type, dragged);
