@@ -18,7 +18,7 @@ class Settings(BaseModel):
     ready_within: float = Field(600, gt=0)
     # How many replicas may die under a request before it is given up.
     attempts: int = Field(3, ge=1)
-    max_body_bytes: int = Field(64 << 20, ge=1)
+    max_body_bytes: int = Field(32 << 20, ge=1)
 
 
 def build(settings: Settings):

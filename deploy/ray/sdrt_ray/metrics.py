@@ -1,6 +1,8 @@
 """The metrics of all replicas as one page for Prometheus."""
 
-from prometheus_client import exposition, parser
+from prometheus_client.openmetrics import exposition, parser
+
+CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
 
 
 class Families:
@@ -25,4 +27,5 @@ class Families:
 
 
 def merged(pages):
+    """In the text format of OpenMetrics, as `pages` are."""
     return exposition.generate_latest(Families(pages))

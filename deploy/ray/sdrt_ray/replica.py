@@ -1,6 +1,7 @@
 """A replica: one `sdrt serve`, and the way to it."""
 
 import asyncio
+import contextlib
 import logging
 import os
 
@@ -50,8 +51,9 @@ class Replica:
         ) as answer:
             answer.raise_for_status()
 
-    async def forward(self, request):
-        """Yields the Answer, and the pieces of its body where it is a stream. Left early, it cancels the request."""
+    @contextlib.asynccontextmanager
+    async def sent(self, request):
+        """The request under way, as aiohttp's answer to it and the headers to pass on."""
         try:
             async with self.session.request(
                 request.method,
@@ -61,22 +63,28 @@ class Replica:
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
                 allow_redirects=False,
             ) as answer:
+                if answer.status == 503:
+                    raise ProcessGone(f"sdrt shuts down, or its device is gone: {(await answer.text())[:200]}")
                 headers = end_to_end(answer.headers.items())
-                headers = [(name, value) for name, value in headers if name.lower() not in STATED_BY_THE_PROXY]
-                if answer.content_type != "text/event-stream":
-                    yield Answer(answer.status, headers, await answer.read())
-                    return
-                yield Answer(answer.status, headers, None)
-                async for piece in answer.content.iter_any():
-                    yield piece
+                yield answer, [(name, value) for name, value in headers if name.lower() not in STATED_BY_THE_PROXY]
         except (aiohttp.ClientError, OSError) as error:
             raise ProcessGone(f"sdrt did not answer in full: {error!r}") from error
 
-    async def metrics(self, headers):
-        """The name of this replica, and what its process says at /metrics; nothing where it says something else."""
-        async with self.session.get(f"{self.process.url}/metrics", headers=headers) as answer:
-            text = await answer.text()
-            return serve.get_replica_context().replica_id.unique_id, text if answer.status == 200 else ""
+    async def forward(self, request):
+        """Yields the Answer, and the pieces of its body where it is a stream. Left early, it cancels the request."""
+        async with self.sent(request) as (answer, headers):
+            if answer.content_type != "text/event-stream":
+                yield Answer(answer.status, headers, await answer.read())
+                return
+            yield Answer(answer.status, headers, None)
+            async for piece in answer.content.iter_any():
+                yield piece
+
+    async def ask(self, request):
+        """The name of this replica, and the Answer as a whole."""
+        async with self.sent(request) as (answer, headers):
+            replica = serve.get_replica_context().replica_id.unique_id
+            return replica, Answer(answer.status, headers, await answer.read())
 
     def __del__(self):
         """Called by Serve once nothing is in flight."""

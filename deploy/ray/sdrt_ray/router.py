@@ -1,5 +1,6 @@
 """What clients speak to: passes each request to a replica, and to another one if that dies before it has answered."""
 
+import asyncio
 import json
 import logging
 
@@ -16,9 +17,10 @@ logger = logging.getLogger("ray.serve")
 # The replica or its process died. Painting has no effect but the picture, so another may begin anew.
 LOST = (ProcessGone, RayActorError, ReplicaUnavailableError, WorkerCrashedError)
 RETRY_AFTER_SECONDS = 5
-METRICS_SECONDS = 10
-# They are about what one process did before; the next request may come to another.
-OF_ONE_PROCESS = {"/sdapi/v1/progress", "/sdapi/v1/interrupt", "/sdapi/v1/options"}
+RETRY_PAUSE_SECONDS = 0.2
+BROADCAST_SECONDS = 10
+# They are about what one process has in hand, and do not say which.
+OF_ONE_PROCESS = {"/sdapi/v1/progress", "/sdapi/v1/interrupt"}
 
 
 @serve.deployment
@@ -33,14 +35,16 @@ class Router:
         path = request.url.path
         if path in OF_ONE_PROCESS:
             return error(501, "not_supported", f"{path} is about one process, and here are several")
-        headers = end_to_end(request.headers.items())
-        if path == "/metrics":
-            return await self.metrics(headers)
         body = await self.body_of(request)
         if body is None:
             return error(413, "invalid_request_error", f"a body has at most {self.max_body_bytes} bytes here")
-        query = f"?{request.url.query}" if request.url.query else ""
-        return await self.answer(Request(request.method, request.scope["raw_path"].decode() + query, headers, body))
+        target = request.scope["raw_path"].decode() + (f"?{request.url.query}" if request.url.query else "")
+        given = Request(request.method, target, end_to_end(request.headers.items()), body)
+        if path == "/metrics":
+            return await self.metrics(given)
+        if path.startswith("/pictures/"):
+            return await self.find(given)
+        return await self.answer(given)
 
     async def body_of(self, request):
         """None if it is too long."""
@@ -59,6 +63,7 @@ class Router:
                 return passed_on(answer, pieces)
             except LOST as lost:
                 logger.warning("attempt %d of %d: %s", attempt, self.attempts, summary(lost))
+                await asyncio.sleep(RETRY_PAUSE_SECONDS)
             except BackPressureError:
                 return error(
                     429, "rate_limit_error", "all queues are full", {"Retry-After": f"{RETRY_AFTER_SECONDS}"}
@@ -71,19 +76,30 @@ class Router:
                 raise
         return error(502, "server_error", f"{self.attempts} replicas died while they had this request")
 
-    async def metrics(self, headers):
-        """Of all replicas that answer."""
+    async def ask_all(self, request):
+        """(replica, Answer) of the replicas that answer."""
         try:
-            pages = await self.replicas.broadcast("metrics", headers).results_async(
-                timeout_s=METRICS_SECONDS, return_exceptions=True
+            answers = await self.replicas.broadcast("ask", request).results_async(
+                timeout_s=BROADCAST_SECONDS, return_exceptions=True
             )
-        except (DeploymentUnavailableError, TimeoutError) as unavailable:
-            return error(503, "server_error", str(unavailable))
-        text = metrics.merged(page for page in pages if not isinstance(page, Exception))
-        return Response(text, media_type="text/plain; version=0.0.4")
+        except (DeploymentUnavailableError, TimeoutError) as failure:
+            logger.warning("%s %s of all replicas: %s", request.method, request.target, summary(failure))
+            return []
+        return [answer for answer in answers if not isinstance(answer, Exception)]
+
+    async def metrics(self, request):
+        pages = [(replica, answer.body.decode()) for replica, answer in await self.ask_all(request)]
+        return Response(metrics.merged(pages), media_type=metrics.CONTENT_TYPE)
+
+    async def find(self, request):
+        """What one replica has and the others do not."""
+        answers = [answer for _, answer in await self.ask_all(request)]
+        if not answers:
+            return error(503, "server_error", "no replica answered")
+        return passed_on(min(answers, key=lambda answer: answer.status))
 
 
-def passed_on(answer, pieces):
+def passed_on(answer, pieces=None):
     if answer.body is None:
         response = StreamingResponse(events(pieces), answer.status)
     else:

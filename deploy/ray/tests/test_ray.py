@@ -60,6 +60,21 @@ def test_a_stream_comes_as_it_is_painted(service):
     asyncio.run(work())
 
 
+def test_an_address_leads_to_its_picture_whoever_has_it(service):
+    async def work():
+        async with session() as client:
+            settings = REQUEST | {"response_format": "url"}
+            async with client.post(service.url + PATH, json=settings) as answer:
+                address = (await answer.json())["data"][0]["url"]
+            assert address.startswith(service.url)
+            async with client.get(address) as answer:
+                assert answer.status == 200 and (await answer.read()).startswith(b"\x89PNG")
+            async with client.get(address[:-1]) as answer:
+                assert answer.status != 200
+
+    asyncio.run(work())
+
+
 def test_errors_are_those_of_sdrt(service):
     async def work():
         async with session() as client, client.post(service.url + PATH, json={"prompt": "fox", "n": -1}) as answer:
@@ -75,7 +90,11 @@ def test_who_goes_away_is_cancelled(service):
             before = await counted(client, service, "sdrt_cancellations_total")
             with pytest.raises(TimeoutError):
                 timeout = aiohttp.ClientTimeout(total=1)
-                await client.post(service.url + PATH, json=REQUEST | {"num_inference_steps": 100}, timeout=timeout)
+                await client.post(
+                    service.url + PATH,
+                    json=REQUEST | {"size": "256x256", "num_inference_steps": 100},
+                    timeout=timeout,
+                )
             deadline = time.monotonic() + 10
             while await counted(client, service, "sdrt_cancellations_total") == before:
                 assert time.monotonic() < deadline, "the picture is painted though nobody waits for it"
