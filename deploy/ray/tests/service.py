@@ -71,6 +71,8 @@ def running(folder):
         "HOME": str(folder),
         "RAY_ADDRESS": "local",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A machine that is busy with other things starts a proxy in more than the 5 s that Serve gives it.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(START_SECONDS),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     with log.open("wb") as output:
