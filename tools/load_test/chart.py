@@ -64,7 +64,7 @@ def bars(records):
     yield text(24, 54, "all users together; how many times the first", "quiet")
     left, longest, pitch = 24, 220, min(64, (BOTTOM - TOP) / len(records))
     rates = [record.pictures_per_second() for record in records.values()]
-    for i, (name, rate) in enumerate(zip(records, rates)):
+    for i, (name, rate) in enumerate(zip(records, rates, strict=True)):
         top, length = TOP + i * pitch, longest * rate / max(rates)
         times = f", {rate / rates[0]:.1f}x" if i else ""
         yield text(left, top + pitch * 0.3, name, "bold")

@@ -94,9 +94,9 @@ def main():
             loads = [load(record) for record in records]
             # Where all have one load, the caption says it once.
             same = len(set(loads)) == 1
-            names = [of.server if same else f"{of.server}, {at}" for of, at in zip(records, loads)]
+            names = [of.server if same else f"{of.server}, {at}" for of, at in zip(records, loads, strict=True)]
             caption = ", ".join([conditions(records[0]), *(loads[:1] if same else [])])
-            arguments.chart.write_text(chart(dict(zip(names, records)), caption))
+            arguments.chart.write_text(chart(dict(zip(names, records, strict=True)), caption))
     except OSError as error:
         sys.exit(f"report.py: {error}")
 

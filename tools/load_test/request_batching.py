@@ -18,7 +18,7 @@ class RequestBatcher:
     """Jobs of one key wait until there are `max_batch` of them or the first has waited for `max_wait` seconds.
 
     `paint(key, jobs)` gives a result for each job. It is called on one thread, `run`, for the batch whose first job
-    came first; a batch that fails gives all of its jobs the exception. Who cancels a future takes back a job that waits.
+    came first; a batch that fails gives all of its jobs the exception. Cancelling a future takes back a job that waits.
     """
 
     def __init__(self, paint, max_batch, max_wait):

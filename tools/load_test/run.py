@@ -6,8 +6,8 @@
 
 With --users the load is closed: each of them asks for one picture after the other. With --arrival-rate it is open.
 Every answer is checked to have a picture of the right size. A 429 is no error: its sender comes again after
-Retry-After. What ends within the seconds of measurement counts, whenever it began. Exits with 1 where there were errors.
-Needs requirements.txt. `report.py` compares records.
+Retry-After. What ends within the seconds of measurement counts, whenever it began. Exits with 1 where there were
+errors. Needs requirements.txt. `report.py` compares records.
 """
 
 # Locust replaces Python's blocking calls by gevent's, so it comes first.
@@ -17,6 +17,7 @@ from locust.env import Environment
 
 import argparse
 import datetime
+import resource
 import subprocess
 import sys
 import time
@@ -52,10 +53,9 @@ def measure(arguments):
     while (left := start + arguments.seconds - time.perf_counter()) > 0:
         gevent.sleep(min(left, PROGRESS_SECONDS))
         print_progress(recorder, time.perf_counter() - start)
-    recorder.on, seconds = False, time.perf_counter() - start
+    recorder.on, seconds, unfinished = False, time.perf_counter() - start, locustfile.Painter.under_way
     gpu_busy = gpu.stop() if gpu else None
     counters = observe.growth(counters, observe.counters_of(arguments.url))
-    unfinished = locustfile.Painter.under_way
     runner.quit()
     return Record(
         server=arguments.name or arguments.url,
@@ -134,6 +134,9 @@ def main():
     if arguments.users is not None and arguments.users < 1:
         parser.error("--users takes 1 or more")
 
+    # A connection for every user: the usual limit is 1024 files.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     wait_until_ready(arguments.url, arguments.ready_within)
     try:
         record = measure(arguments)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Answers OpenAI's image endpoints with one picture of noise, the largest that PNG makes: shows how many requests a second `run.py` itself can make.
+"""Answers OpenAI's image endpoints with one picture of noise: shows how many requests a second `run.py` can make.
 
     python tools/load_test/stub_server.py [--port 7861] [--delay 0] [--reject 0]
 

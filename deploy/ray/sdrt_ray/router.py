@@ -34,7 +34,7 @@ class Router:
     async def __call__(self, request):
         path = request.url.path
         if path in OF_ONE_PROCESS:
-            return error(501, "not_supported", f"{path} is about one process, and here are several")
+            return error(501, "invalid_request_error", f"{path} is about one process, and here are several")
         body = await self.body_of(request)
         if body is None:
             return error(413, "invalid_request_error", f"a body has at most {self.max_body_bytes} bytes here")
