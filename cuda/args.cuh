@@ -13,7 +13,7 @@ struct Conv2dArgs {
     const void* table;     // T [n,o] or null: row index[b] is added to every pixel of image b
     const int* index;      // [b]
     const void* residual;  // T [b,ho,wo,o] or null; may be out
-    float* partial;        // f32 [splits,m,o] with splits > 1, m = b*ho*wo
+    float* partial;        // f32 [splits,m,o] with splits > 1, m = b*ho*wo; in turns, what threads keep
     int b, h, w, i;
     int ho, wo, o;
     int k, stride, pad, upsample;  // k: of the kernel that slides over x
@@ -99,7 +99,7 @@ struct GroupNormArgs {
     float* partial;      // f32 [b,groups,splits,2]: sums of (x-shift) and (x-shift)^2, then [b,groups]: the shifts
     int b, hw, c, groups;
     int out_pitch, x_pitch;
-    int splits, rows_per_split;
+    int splits, rows_per_split;  // of group_norm_apply: rows of a block
     int silu;
     float eps;
 };

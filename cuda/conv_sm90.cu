@@ -15,8 +15,8 @@
 //       for each k tile:  wait until the slot is full;  sum += A B^T  (wgmma);  the slot is empty
 //   one split:   sums -> shared -> + offset + residual -> out
 //   many splits: the blocks of a cluster are the splits of one tile. Each puts its sums into shared memory, and each
-//                finishes its share of the rows from the sums of all, its own first and then round: no two read from the
-//                same block at a time, and equal inputs give equal bytes.
+//                finishes its share of the rows from the sums of all, split ^ rank after split ^ rank: no two read from the
+//                same block at a time, and all add up the same tree, wherever in a tile a pixel is.
 //
 // Which tile for which shape: src/gpu/conv_sm90.rs.
 // Test: cargo test --release --test kernels conv2d        Bench: cargo bench --bench kernels conv2d
@@ -30,6 +30,10 @@ constexpr int HALF_PAD = 4, PAD = 8;
 // Named barriers.
 constexpr int CONSUMERS_MET = 1, OFFSETS_READY = 2;
 
+template <int VALUE> struct Int {
+    static constexpr int value = VALUE;
+};
+
 __device__ __forceinline__ void consumers_sync() { named_sync(CONSUMERS_MET, CONSUMERS * WARPGROUP); }
 
 // Whether rows of out and of the residual can be accessed 8 channels at a time.
@@ -37,6 +41,33 @@ template <typename T> __device__ __forceinline__ bool is_aligned(const Conv2dArg
     uint64_t pointers = reinterpret_cast<uint64_t>(a.out) | reinterpret_cast<uint64_t>(a.residual);
     int counts = a.o | a.out_pitch | (a.residual ? a.residual_pitch : 0);
     return pointers % (8 * sizeof(T)) == 0 && counts % 8 == 0;
+}
+
+// v[i] = 8 sums of an item in COUNT splits, from what the blocks of the cluster have at from[i] and `second_half` floats
+// further: those of `split ^ rank` for splits from `first` on, as far as there are so many, in pairs, then pairs of pairs.
+template <int COUNT, int N>
+__device__ __forceinline__ void sum_splits(float (&v)[N][8], const float* const (&from)[N], int second_half, int first,
+                                           int splits, int rank) {
+    float4 part[COUNT][N][2];
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) {
+        const int split = rank ^ (first + n);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                part[n][i][half] = make_float4(0.f, 0.f, 0.f, 0.f);
+                if (split < splits) part[n][i][half] = load_cluster(from[i] + half * second_half, split);
+            }
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++)
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            auto term = [&](int n) { return reinterpret_cast<const float*>(&part[n][i][e / 4])[e % 4]; };
+            v[i][e] = term(0) + term(1);
+            if constexpr (COUNT == 4) v[i][e] += term(2) + term(3);
+        }
 }
 
 template <typename T, int BM, int BN, int STAGES>
@@ -139,10 +170,6 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
 
     const int k_tiles = count_k_tiles();
     float sum[MI][BN / 2];
-#pragma unroll
-    for (int mi = 0; mi < MI; mi++)
-#pragma unroll
-        for (int i = 0; i < BN / 2; i++) sum[mi][i] = 0.f;
     for (int n = 0; n < k_tiles; n++) {
         const int slot = n % STAGES;
         barrier_wait(&full[slot], n / STAGES & 1);
@@ -156,7 +183,7 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
 #pragma unroll
             for (int mi = 0; mi < MI; mi++)
                 // 16 halves of k are 32 bytes, 64 rows are 8192: in units of 16.
-                Wgmma<BN>::run(T(), sum[mi], at + step * 2 + mi * 512, bt + step * 2, 1);
+                Wgmma<BN>::run(T(), sum[mi], at + step * 2 + mi * 512, bt + step * 2, n > 0 || step > 0);
         wgmma_commit();
 #pragma unroll
         for (int mi = 0; mi < MI; mi++) keep(sum[mi]);
@@ -193,36 +220,44 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
     // Known anew: what was worked out of it for the residual would take registers from the products.
     int first = first_item;
     asm volatile("" : "+r"(first));
-    // Sums of an item in this block, or in that of a split.
     auto place = [&](int item) { return staged + item / CHUNKS * STAGED + item % CHUNKS * 4; };
-    auto here = [](const float* from, int) { return *reinterpret_cast<const float4*>(from); };
-    auto there = [](const float* from, int split) { return load_cluster(from, split); };
     auto add_offset = [&](float(&v)[8], int item) {
         const float* offset = offsets + (tile.image(item / CHUNKS) - tile.b0) * BN + item % CHUNKS * 8;
 #pragma unroll
         for (int e = 0; e < 8; e++) v[e] += offset[e];
     };
-    auto finish = [&](auto load) {
-        // A few items at once, so that many loads are under way.
-        constexpr int AT_ONCE = ITEMS % 4 == 0 ? 4 : ITEMS % 5 == 0 ? 5 : 1;
+    // v = 8 sums of each of some items.
+    auto one_split = [&](auto& v, const auto& from) {
 #pragma unroll
-        for (int i0 = 0; i0 < ITEMS; i0 += AT_ONCE) {
+        for (int i = 0; i < sizeof(v) / sizeof(v[0]); i++) {
+            *reinterpret_cast<float4*>(v[i]) = *reinterpret_cast<const float4*>(from[i]);
+            *reinterpret_cast<float4*>(v[i] + 4) = *reinterpret_cast<const float4*>(from[i] + SECOND_HALF);
+        }
+    };
+    auto two_splits = [&](auto& v, const auto& from) { sum_splits<2>(v, from, SECOND_HALF, 0, 2, rank); };
+    auto many_splits = [&](auto& v, const auto& from) {
+        sum_splits<4>(v, from, SECOND_HALF, 0, splits, rank);
+        if (splits <= 4) return;
+        constexpr int N = sizeof(v) / sizeof(v[0]);
+        float more[N][8];
+        sum_splits<4>(more, from, SECOND_HALF, 4, splits, rank);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[i][e] += more[i][e];
+    };
+    // With at least so many splits; AT_ONCE items at a time, so that many loads are under way.
+    auto finish = [&](auto least_splits, auto at_once, auto load) {
+        constexpr int LEAST = decltype(least_splits)::value, AT_ONCE = decltype(at_once)::value;
+        constexpr int MOST_ITEMS = ((BM + LEAST - 1) / LEAST * CHUNKS + STRIDE - 1) / STRIDE;
+#pragma unroll
+        for (int i0 = 0; i0 < MOST_ITEMS; i0 += AT_ONCE) {
             if (first + i0 * STRIDE >= last_item) break;
-            float v[AT_ONCE][8] = {};
-            for (int n = 0; n < splits; n++) {
-                const int split = n < splits - rank ? rank + n : rank + n - splits;
-                float4 low[AT_ONCE], high[AT_ONCE];
+            float v[AT_ONCE][8];
+            const float* from[AT_ONCE];
 #pragma unroll
-                for (int i = 0; i < AT_ONCE; i++) {
-                    const float* from = place(min(first + (i0 + i) * STRIDE, last_item - 1));
-                    low[i] = load(from, split), high[i] = load(from + SECOND_HALF, split);
-                }
-#pragma unroll
-                for (int i = 0; i < AT_ONCE; i++) {
-                    v[i][0] += low[i].x, v[i][1] += low[i].y, v[i][2] += low[i].z, v[i][3] += low[i].w;
-                    v[i][4] += high[i].x, v[i][5] += high[i].y, v[i][6] += high[i].z, v[i][7] += high[i].w;
-                }
-            }
+            for (int i = 0; i < AT_ONCE; i++) from[i] = place(min(first + (i0 + i) * STRIDE, last_item - 1));
+            load(v, from);
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
                 const int item = first + (i0 + i) * STRIDE, column = n0 + item % CHUNKS * 8;
@@ -237,28 +272,32 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
             }
         }
     };
-    if (aligned && splits > 1) {
-        finish(there);
+    constexpr Int<ITEMS % 4 == 0 ? 4 : ITEMS % 5 == 0 ? 5 : 1> FEW;
+    if (aligned && splits > 2) {
+        finish(Int<3>(), Int<ITEMS % 2 == 0 ? 2 : 1>(), many_splits);
+    } else if (aligned && splits == 2) {
+        finish(Int<2>(), FEW, two_splits);
     } else if (aligned) {
-        finish(here);
+        finish(Int<1>(), FEW, one_split);
     } else {
 #pragma unroll 1
         for (int item = first; item < last_item; item += STRIDE) {
             const int column = n0 + item % CHUNKS * 8, row = column < a.o ? tile.out_row(p, item / CHUNKS) : -1;
             if (row < 0) continue;
-            float v[8] = {};
-            for (int split = 0; split < splits; split++) {
-                const float4 low = splits > 1 ? there(place(item), split) : here(place(item), 0);
-                const float4 high = splits > 1 ? there(place(item) + SECOND_HALF, split) : here(place(item) + SECOND_HALF, 0);
-                v[0] += low.x, v[1] += low.y, v[2] += low.z, v[3] += low.w;
-                v[4] += high.x, v[5] += high.y, v[6] += high.z, v[7] += high.w;
+            float v[1][8];
+            const float* const from[1] = {place(item)};
+            if (splits > 1) {
+                many_splits(v, from);
+            } else {
+                one_split(v, from);
             }
-            add_offset(v, item);
+            add_offset(v[0], item);
 #pragma unroll
             for (int e = 0; e < 8; e++) {
                 if (column + e >= a.o) break;
-                if (a.residual) v[e] += to_float(static_cast<const T*>(a.residual)[int64_t(row) * a.residual_pitch + column + e]);
-                static_cast<T*>(a.out)[int64_t(row) * a.out_pitch + column + e] = from_float<T>(v[e]);
+                if (a.residual)
+                    v[0][e] += to_float(static_cast<const T*>(a.residual)[int64_t(row) * a.residual_pitch + column + e]);
+                static_cast<T*>(a.out)[int64_t(row) * a.out_pitch + column + e] = from_float<T>(v[0][e]);
             }
         }
     }

@@ -1,4 +1,4 @@
-// Convolution on Hopper where each multiprocessor gets several tiles: what cuda/conv_sm90.cu computes, without splits, by
+// Convolution on Hopper where each multiprocessor gets several tiles: what cuda/conv_sm90.cu computes, bit by bit, by
 // warpgroups in turns ("ping-pong", as in CUTLASS): one multiplies its tile while the other finishes and writes its own.
 //
 // k tiles are short of L2's bandwidth (about 40 bytes a cycle and multiprocessor) before they are short of tensor cores. So
@@ -10,10 +10,15 @@
 //       wait until the slot is empty in every block;  A [128,64] <- box of x;  rows of B [n,64] -> every block
 //     consumer w of two, in turns:  for each tile w, w + 2, ...:
 //       bias, residual and table row of the first 64 rows -> shared (cp.async)
-//       wait until the other has multiplied the tile before
-//       for each k tile:  wait until the slot is full;  sum += A B^T (wgmma);  the slot is empty, say to every block
+//       for each split of k:
+//         wait until the other has multiplied what comes before
+//         for each k tile:  wait until the slot is full;  sum += A B^T (wgmma);  the slot is empty, say to every block
+//         if there are several:  sum + sums kept of splits before -> kept, or they are all
 //       each warp, on its own 16 of each 64 rows:
 //         sums + bias + table row + residual, rounded -> shared (stmatrix) -> out, 16 bytes a thread
+//
+// Splits are there for the sake of few images, which the clusters of conv_sm90.cu compute. Here they only have to be added up
+// in the same order. A pair of tiles goes split by split: a0 b0 a1 b1.., so that one's sums are kept while the other multiplies.
 //
 // Channels of out, all pitches and addresses are multiples of 8 halves. Which tile for which shape: src/gpu/conv_sm90.rs.
 // Test: cargo test --release --test kernels conv2d        Bench: cargo bench --bench kernels conv2d
@@ -24,6 +29,37 @@ constexpr int WARPGROUP = 128;
 constexpr int BM = 128;
 constexpr int MI = BM / 64;  // products of a consumer
 constexpr int TURN = 1;      // named barriers, one for each consumer
+
+// What a block multiplies without a pause, a split of a tile: the order of them all, as each warpgroup knows it.
+struct Steps {
+    const Conv2dArgs& a;
+    int turns, k_tiles;  // tiles of this block; k tiles of each
+
+    __device__ __forceinline__ explicit Steps(const Conv2dSm90Args& p)
+        : a(p.conv),
+          turns((p.groups - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x)),
+          k_tiles(conv_k_tiles(p.conv)) {}
+
+    // Whether the other consumer has a tile beside this one.
+    __device__ __forceinline__ bool paired(int turn) const { return (turn ^ 1) < turns; }
+    __device__ __forceinline__ int turn(int step) const {
+        const int first = step / (2 * a.splits) * 2;
+        return paired(first) ? first + step % 2 : first;
+    }
+    __device__ __forceinline__ int split(int step) const {
+        const int of_pair = step % (2 * a.splits);
+        return paired(step / (2 * a.splits) * 2) ? of_pair / 2 : of_pair;
+    }
+    // K tiles of a split.
+    __device__ __forceinline__ int count(int split) const {
+        return min(a.k_tiles_per_split, k_tiles - split * a.k_tiles_per_split);
+    }
+    // K tiles before a step.
+    __device__ __forceinline__ int before(int turn, int split) const {
+        const int tiles = paired(turn) ? 2 : 1;
+        return (turn & ~1) * k_tiles + tiles * split * a.k_tiles_per_split + (turn & 1 ? count(split) : 0);
+    }
+};
 
 // Group `group` of tiles, and of it the one of this block. Parts follow each other, so that at one time blocks read the same
 // weights; in a part, groups with the same pixels do.
@@ -57,7 +93,7 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
     uint64_t* const empty = full + STAGES;
     const Conv2dArgs& a = p.conv;
     const int warpgroup = threadIdx.x / WARPGROUP;
-    const int k_tiles = conv_k_tiles(a);
+    const Steps steps(p);
 
     if (threadIdx.x == 0) {
 #pragma unroll
@@ -82,18 +118,20 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
                                    tile.n0 + BN / BLOCKS * rank, (1 << BLOCKS) - 1);
         };
         // Weights are there already; x is what the kernel before writes.
-        const int early = min(STAGES, k_tiles);
-        if (blockIdx.x < p.groups) {
+        const int early = min(STAGES, steps.count(0));
+        if (steps.turns > 0) {
             const ConvTile tile = conv_tile<BN, BLOCKS>(p, blockIdx.x);
             KTile k(a, 0);
             for (int n = 0; n < early; n++, k.next(a)) copy_weight(n, tile, k);
         }
         after_previous_kernel();
         int n = 0;
-        for (int group = blockIdx.x; group < p.groups; group += gridDim.x) {
-            const ConvTile tile = conv_tile<BN, BLOCKS>(p, group);
-            KTile k(a, 0);
-            for (int kt = 0; kt < k_tiles; kt++, n++, k.next(a)) {
+        for (int step = 0; step < steps.turns * a.splits; step++) {
+            const int split = steps.split(step);
+            const ConvTile tile = conv_tile<BN, BLOCKS>(p, blockIdx.x + steps.turn(step) * gridDim.x);
+            KTile k(a, split * a.k_tiles_per_split);
+            const int end = n + steps.count(split);
+            for (; n < end; n++, k.next(a)) {
                 const int slot = n % STAGES;
                 if (n >= STAGES) barrier_wait(&empty[slot], (n / STAGES - 1) & 1);
                 if (n >= early) copy_weight(slot, tile, k);
@@ -113,8 +151,16 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
         if (thread < BLOCKS) barrier_arrive_cluster(&empty[slot], thread);
     };
     float sum[MI][BN / 2];
-    for (int turn = warpgroup; blockIdx.x + turn * gridDim.x < p.groups; turn += CONSUMERS) {
-        const int group = blockIdx.x + turn * gridDim.x, first = turn * k_tiles;
+    // Sums of 1, 2 and 4 splits, which wait for as many more: each thread's own.
+    auto kept = [&](int level, int i) {
+        constexpr int EACH = MI * BN / 8;
+        const int threads = gridDim.x * BLOCKS * CONSUMERS * WARPGROUP;
+        const int mine = (blockIdx.x * BLOCKS + cluster_rank()) * CONSUMERS * WARPGROUP + threadIdx.x;
+        return reinterpret_cast<float4*>(a.partial) + (level * EACH + i) * threads + mine;
+    };
+    auto sums = [&](int i) { return &sum[i / (BN / 8)][i % (BN / 8) * 4]; };
+    for (int turn = warpgroup; turn < steps.turns; turn += CONSUMERS) {
+        const int group = blockIdx.x + turn * gridDim.x;
         // Of what the tile is, no more lives on than these.
         int n0, rows[MI][2], table_rows[MI];  // rows of out, lane / 4 of each 8; of the table, for each 64
         {
@@ -154,34 +200,62 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
         stage_vector(BIAS, a.bias, 0);
         stage(0);
 
-        // A barrier tells phases by parity alone: whoever waits for one must know that those before it are over.
-        if (turn > 0) named_sync(TURN + warpgroup, CONSUMERS * WARPGROUP);
-        for (int kt = 0; kt < k_tiles; kt++) {
-            const int n = first + kt, slot = n % STAGES;
-            barrier_wait(&full[slot], n / STAGES & 1);
-            const uint64_t at = tile_descriptor(shared + slot * STAGE);
-            const uint64_t bt = tile_descriptor(shared + slot * STAGE + A_BYTES);
+        for (int split = 0; split < a.splits; split++) {
+            const int first = steps.before(turn, split), k_tiles = steps.count(split);
+            // A barrier tells phases by parity alone: whoever waits for one must know that those before it are over.
+            if (warpgroup == 0 ? (split == 0 ? turn > 0 : steps.paired(turn)) : true)
+                named_sync(TURN + warpgroup, CONSUMERS * WARPGROUP);
+            for (int kt = 0; kt < k_tiles; kt++) {
+                const int n = first + kt, slot = n % STAGES;
+                barrier_wait(&full[slot], n / STAGES & 1);
+                const uint64_t at = tile_descriptor(shared + slot * STAGE);
+                const uint64_t bt = tile_descriptor(shared + slot * STAGE + A_BYTES);
+#pragma unroll
+                for (int mi = 0; mi < MI; mi++) keep(sum[mi]);
+                wgmma_begin();
+#pragma unroll
+                for (int step = 0; step < BK / 16; step++)
+#pragma unroll
+                    for (int mi = 0; mi < MI; mi++)
+                        // 16 halves of k are 32 bytes, 64 rows are 8192: in units of 16.
+                        Wgmma<BN>::run(T(), sum[mi], at + step * 2 + mi * 512, bt + step * 2, kt > 0 || step > 0);
+                wgmma_commit();
+#pragma unroll
+                for (int mi = 0; mi < MI; mi++) keep(sum[mi]);
+                // The products of the k tile before this one are done: its slot is free.
+                wgmma_wait<1>();
+                if (kt > 0) slot_is_empty((n - 1) % STAGES);
+            }
+            const bool is_last = split + 1 == a.splits;
+            if (warpgroup == 0 ? steps.paired(turn) : !is_last || turn + 1 < steps.turns)
+                named_arrive(TURN + 1 - warpgroup, CONSUMERS * WARPGROUP);
+            wgmma_wait<0>();
 #pragma unroll
             for (int mi = 0; mi < MI; mi++) keep(sum[mi]);
-            wgmma_begin();
+            slot_is_empty((first + k_tiles - 1) % STAGES);
+
+            // As in counting: what is kept at a level is taken where the bit of `split` is set, and kept one higher.
+#pragma unroll 1
+            for (int level = 0; level < 3; level++) {
+                if (split >> level & 1) {
 #pragma unroll
-            for (int step = 0; step < BK / 16; step++)
+                    for (int i = 0; i < MI * BN / 8; i++) {
+                        // There are no registers for all of them at once.
+                        if (i % 8 == 0) __syncwarp();
+                        const float4 v = __ldcg(kept(level, i));
+                        float* const s = sums(i);
+                        s[0] += v.x, s[1] += v.y, s[2] += v.z, s[3] += v.w;
+                    }
+                } else if (!is_last) {
 #pragma unroll
-                for (int mi = 0; mi < MI; mi++)
-                    // 16 halves of k are 32 bytes, 64 rows are 8192: in units of 16.
-                    Wgmma<BN>::run(T(), sum[mi], at + step * 2 + mi * 512, bt + step * 2, kt > 0 || step > 0);
-            wgmma_commit();
-#pragma unroll
-            for (int mi = 0; mi < MI; mi++) keep(sum[mi]);
-            // The products of the k tile before this one are done: its slot is free.
-            wgmma_wait<1>();
-            if (kt > 0) slot_is_empty((n - 1) % STAGES);
+                    for (int i = 0; i < MI * BN / 8; i++) {
+                        const float* const s = sums(i);
+                        __stcg(kept(level, i), make_float4(s[0], s[1], s[2], s[3]));
+                    }
+                    break;
+                }
+            }
         }
-        if (group + gridDim.x < p.groups) named_arrive(TURN + 1 - warpgroup, CONSUMERS * WARPGROUP);
-        wgmma_wait<0>();
-#pragma unroll
-        for (int mi = 0; mi < MI; mi++) keep(sum[mi]);
-        slot_is_empty((first + k_tiles - 1) % STAGES);
 
 #pragma unroll
         for (int mi = 0; mi < MI; mi++) {
@@ -192,21 +266,22 @@ __device__ __forceinline__ void conv2d(const Conv2dSm90Args& p) {
             unsigned char* const at = mine + lane % 16 * PITCH + lane / 16 * 16;
 #pragma unroll
             for (int chunk = 0; chunk < CHUNKS; chunk += 2) {
-                uint32_t halves[4];  // of the residual, then of out
+                uint32_t halves[4] = {};  // of the residual, then of out
                 if (a.residual) load_matrices(halves, at + chunk * 16);
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int j = chunk + i / 2, e = j * 4 + i % 2 * 2;
-                    float2 v = make_float2(sum[mi][e], sum[mi][e + 1]);
-                    auto add = [&](uint32_t pair) {
-                        const float2 f = to_floats(T(), pair);
-                        v.x += f.x;
-                        v.y += f.y;
+                    auto add = [](float2& v, float2 f) { v.x += f.x, v.y += f.y; };
+                    auto staged_at = [&](int vector) {
+                        const unsigned char* const columns = mine + vector + j * 16 + lane % 4 * 4;
+                        return to_floats(T(), *reinterpret_cast<const uint32_t*>(columns));
                     };
-                    const unsigned char* const columns = mine + j * 16 + lane % 4 * 4;
-                    if (a.bias) add(*reinterpret_cast<const uint32_t*>(columns + BIAS));
-                    if (a.table) add(*reinterpret_cast<const uint32_t*>(columns + TABLE));
-                    if (a.residual) add(halves[i]);
+                    // Added up as in conv_sm90.cu: the bias to the table's row first.
+                    float2 v = make_float2(sum[mi][e], sum[mi][e + 1]), offset = make_float2(0.f, 0.f);
+                    if (a.bias) offset = staged_at(BIAS);
+                    if (a.table) add(offset, staged_at(TABLE));
+                    add(v, offset);
+                    add(v, to_floats(T(), halves[i]));
                     halves[i] = pack2(T(), v.x, v.y);
                 }
                 store_matrices(at + chunk * 16, halves);

@@ -5,10 +5,13 @@
 //                      several parts (Hopper), they are a cluster, whose blocks read one another's sums.
 //   group_norm_stats:  grid (splits, b). A block walks its rows with all channels, so every load is a full
 //                      line, and writes partial[b,group,split].
-//   group_norm_apply:  the same grid. Folds the partials in a fixed order, turns them into one scale
+//   group_norm_parts:  grid as of group_norm_fused. A block adds up what that one would, bit by bit, but holds
+//                      nothing, and writes partial[b,group,part]: for more images than its clusters hold at once.
+//   group_norm_apply:  grid (blocks, b). Folds the partials in a fixed order, turns them into one scale
 //                      and one offset per channel, kept in registers, and walks its rows from the last, which
 //                      L2 still holds, to the first.
-// In all of them a thread owns 16 bytes of channels, and the same bits come out of every run.
+// In all of them a thread owns 16 bytes of channels, and the same bits come out of every run, of an image alone
+// and among others.
 // 1. Sums are of x - shift with shift = the group's first element: no cancellation when |mean| >> std.
 // 2. A vector of channels may straddle groups (320/32 = 10): sums are per channel until the block's fold. A
 //    slab has so many groups that it is made of whole vectors (4 of 10 channels).
@@ -182,21 +185,39 @@ __device__ __forceinline__ float2 fold(const float* sums, const float* squares, 
     return make_float2(warp_sum(total.x), warp_sum(total.y));
 }
 
+// What a block of group_norm_fused and group_norm_parts adds up: a part of the rows of a slab of whole groups.
+template <typename T> struct SlabPart {
+    static constexpr int V = VEC<T>;
+    int channels, groups;     // of a group; of the slab
+    int width, lanes;         // channels of the slab; rows that the block walks at once
+    int lane, column;         // this thread's
+    int first_group;
+    int first, rows;          // the part's first row; rows of this thread: first + lane, first + lane + lanes, ...
+
+    __device__ __forceinline__ explicit SlabPart(const GroupNormArgs& a) {
+        channels = a.c / a.groups, groups = a.groups / gridDim.x, width = groups * channels;
+        const int vectors = width / V, part = (a.hw + gridDim.z - 1) / gridDim.z;
+        lanes = GROUP_NORM_THREADS<T> / vectors, lane = threadIdx.x / vectors;
+        column = blockIdx.x * width + threadIdx.x % vectors * V;
+        first_group = blockIdx.x * groups, first = blockIdx.z * part;
+        rows = lane < lanes ? (min(part, a.hw - first) - lane + lanes - 1) / lanes : 0;
+    }
+
+    __device__ __forceinline__ Groups<V> thread_groups() const {
+        return Groups<V>(lane < lanes ? column : blockIdx.x * width, channels);
+    }
+};
+
 template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
     constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>;
     using Chunk = Vector<T, V>;
     __shared__ float2 of_warps[V][THREADS / 32], totals[V], statistics[V];
-    const int channels = a.c / a.groups, groups = a.groups / gridDim.x;
-    const int width = groups * channels, vectors = width / V, lanes = THREADS / vectors;
-    const int lane = threadIdx.x / vectors, slab_column = threadIdx.x % vectors * V;
-    const int column = blockIdx.x * width + slab_column;
-    const int warp = threadIdx.x / 32;
+    const SlabPart<T> slab(a);
+    const int channels = slab.channels, groups = slab.groups, lanes = slab.lanes, lane = slab.lane, column = slab.column;
+    const int first = slab.first, rows = slab.rows, first_group = slab.first_group, warp = threadIdx.x / 32;
     const T* x = static_cast<const T*>(a.x) + size_t(blockIdx.y) * a.hw * a.x_pitch;
     T* out = static_cast<T*>(a.out) + size_t(blockIdx.y) * a.hw * a.out_pitch;
-    const int part = (a.hw + gridDim.z - 1) / gridDim.z, first = blockIdx.z * part;
 
-    // Rows of this thread: first + lane, first + lane + lanes, ...
-    const int rows = lane < lanes ? (min(part, a.hw - first) - lane + lanes - 1) / lanes : 0;
     const T* from = x + size_t(first + lane) * a.x_pitch + column;
     Chunk held[FUSED_VECTORS<T>], weight = {}, bias = {};
 #pragma unroll
@@ -206,9 +227,8 @@ template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
         weight = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.weight) + column);
         bias = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.bias) + column);
     }
-    const float shift = warp < groups ? to_float(x[blockIdx.x * width + warp * channels]) : 0.f;
-    const int first_group = blockIdx.x * groups;
-    const Groups<V> group(lane < lanes ? column : blockIdx.x * width, channels);
+    const float shift = warp < groups ? to_float(x[(first_group + warp) * channels]) : 0.f;
+    const Groups<V> group = slab.thread_groups();
     ChannelSums<T> mine(x, group, channels);
 #pragma unroll
     for (int i = 0; i < FUSED_VECTORS<T>; i++)
@@ -235,6 +255,27 @@ template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
 // Of each group of each image, behind the sums: where out is x, its first element is soon another.
 __device__ __forceinline__ float* shifts(const GroupNormArgs& a) {
     return a.partial + size_t(2) * a.b * a.groups * a.splits;
+}
+
+template <typename T> __device__ void group_norm_parts(const GroupNormArgs& a) {
+    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>;
+    __shared__ float2 of_warps[V][THREADS / 32], totals[V];
+    const SlabPart<T> slab(a);
+    const int warp = threadIdx.x / 32;
+    const T* x = static_cast<const T*>(a.x) + size_t(blockIdx.y) * a.hw * a.x_pitch;
+    const T* from = x + size_t(slab.first + slab.lane) * a.x_pitch + slab.column;
+    const Groups<V> group = slab.thread_groups();
+    ChannelSums<T> mine(x, group, slab.channels);
+#pragma unroll 4
+    for (int i = 0; i < slab.rows; i++)
+        mine.add(*reinterpret_cast<const Vector<T, V>*>(from + size_t(i) * slab.lanes * a.x_pitch));
+    sum_block(mine, group, slab.first_group, slab.groups, of_warps, totals);
+    // Each by the thread that has put it there.
+    if (warp < slab.groups && threadIdx.x % 32 == 0) {
+        const size_t at = size_t(blockIdx.y) * a.groups + slab.first_group + warp;
+        reinterpret_cast<float2*>(a.partial)[at * a.splits + blockIdx.z] = totals[warp];
+        if (blockIdx.z == 0) shifts(a)[at] = to_float(x[(slab.first_group + warp) * slab.channels]);
+    }
 }
 
 template <typename T> __device__ void group_norm_stats(const GroupNormArgs& a) {
@@ -328,6 +369,11 @@ template <typename T> __device__ void group_norm_apply(const GroupNormArgs& a) {
         group_norm_fused_##NAME(const __grid_constant__ GroupNormArgs a) {          \
         after_previous_kernel();                                                    \
         group_norm_fused<T>(a);                                                     \
+    }                                                                               \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>, STREAMS<T>) \
+        group_norm_parts_##NAME(const __grid_constant__ GroupNormArgs a) {          \
+        after_previous_kernel();                                                    \
+        group_norm_parts<T>(a);                                                     \
     }                                                                               \
     extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>, STREAMS<T>) \
         group_norm_stats_##NAME(const __grid_constant__ GroupNormArgs a) {          \

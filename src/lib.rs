@@ -21,6 +21,7 @@ pub mod bench;
 pub mod columns;
 pub mod device;
 pub mod dtype;
+pub mod engine;
 pub mod error;
 #[cfg(sdrt_cuda)]
 pub mod gpu;

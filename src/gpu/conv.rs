@@ -4,7 +4,9 @@
 //! less from L2 per operation, but a map of SD's lower levels has fewer large tiles than a GPU has
 //! multiprocessors, and the last wave of blocks may be nearly empty. So every tile and every sensible
 //! number of splits is priced with one formula ([`Tile::cost`]), and the cheapest is taken. Equal
-//! shapes on equal devices get equal plans.
+//! shapes on equal devices get equal plans, and images of one shape equal splits ([`REFERENCE_IMAGES`]).
+
+use super::REFERENCE_IMAGES;
 
 /// Elements of k that a block works on at a time.
 pub const K_TILE: usize = 64;
@@ -59,11 +61,12 @@ pub static TILES: [Tile; 8] = [
     Tile { name: "64x64_i4", m: 64, n: 64, threads: 128, stages: 3, vector: 4, k_tile_ns: 400.0 },
 ];
 
-/// A convolution as matrix products: m pixels, n = o, k = kh·kw·i.
+/// A convolution as matrix products: m = b·pixels, n = o, k = kh·kw·i.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
-    /// No part has more pixels (cuda/conv.cuh).
-    pub m: usize,
+    pub b: usize,
+    /// Of an image: no part has more (cuda/conv.cuh).
+    pub pixels: usize,
     pub n: usize,
     pub k: usize,
     /// Parts of about that size: 1, or 4 where the map is enlarged. The others are edges.
@@ -104,7 +107,7 @@ impl Tile {
     }
 
     fn tiles(&self, p: Product) -> usize {
-        p.m.div_ceil(self.m) * p.n.div_ceil(self.n)
+        p.m().div_ceil(self.m) * p.n.div_ceil(self.n)
     }
 
     /// Estimated nanoseconds: the blocks of the busiest multiprocessor one after the other, then the
@@ -120,35 +123,29 @@ impl Tile {
 }
 
 fn partial_bytes(p: Product, splits: usize) -> usize {
-    splits * p.parts * p.m * p.n * 4
+    splits * p.parts * p.m() * p.n * 4
+}
+
+impl Product {
+    fn m(&self) -> usize {
+        self.b * self.pixels
+    }
+
+    fn k_tiles(&self) -> usize {
+        self.k.div_ceil(K_TILE)
+    }
 }
 
 impl Conv2dPlan {
     pub const REDUCE_THREADS: u32 = 256;
 
-    /// The cheapest plan. Every device that the kernels are built for has room for the smaller tiles.
+    /// The cheapest plan with the splits that images of this shape have. Every device that the kernels are
+    /// built for has room for the smaller tiles.
     pub fn choose(p: Product, device: Device) -> Conv2dPlan {
-        let k_tiles = p.k.div_ceil(K_TILE);
-        let mut best: Option<(f64, usize, usize)> = None;
-        for (index, tile) in TILES.iter().enumerate() {
-            if !p.vector.is_multiple_of(tile.vector) || tile.shared_bytes() > device.shared_bytes {
-                continue;
-            }
-            for splits in 1..=(k_tiles / MIN_K_TILES).max(1) {
-                let per_split = k_tiles.div_ceil(splits);
-                let uneven = k_tiles.div_ceil(per_split) != splits; // the last split would be empty
-                if splits > 1 && (uneven || partial_bytes(p, splits) > PARTIAL_BYTES) {
-                    continue;
-                }
-                let cost = tile.cost(p, splits, per_split, device);
-                if best.is_none_or(|(lowest, ..)| cost < lowest) {
-                    best = Some((cost, index, per_split));
-                }
-            }
-        }
-        let (_, index, k_tiles_per_split) = best.expect("a tile that fits every device");
+        let k_tiles_per_split = Self::k_tiles_per_split(p, device);
+        let splits = p.k_tiles().div_ceil(k_tiles_per_split);
+        let (index, _) = Self::cheapest(p, device, &[k_tiles_per_split]);
         let tile = &TILES[index];
-        let splits = k_tiles.div_ceil(k_tiles_per_split);
         Conv2dPlan {
             tile: index,
             grid: (tile.tiles(p) as u32, p.parts as u32, splits as u32),
@@ -157,8 +154,42 @@ impl Conv2dPlan {
             splits,
             k_tiles_per_split,
             partial_bytes: if splits > 1 { partial_bytes(p, splits) } else { 0 },
-            reduce_blocks: (p.parts * p.m * p.n).div_ceil(4 * Self::REDUCE_THREADS as usize) as u32,
+            reduce_blocks: (p.parts * p.m() * p.n).div_ceil(4 * Self::REDUCE_THREADS as usize) as u32,
         }
+    }
+
+    /// The most images of one launch, whose partial sums fit.
+    pub fn most_images(p: Product, device: Device) -> usize {
+        match p.k_tiles().div_ceil(Self::k_tiles_per_split(p, device)) {
+            1 => usize::MAX,
+            splits => (PARTIAL_BYTES / partial_bytes(Product { b: 1, ..p }, splits)).max(1),
+        }
+    }
+
+    fn k_tiles_per_split(p: Product, device: Device) -> usize {
+        let p = Product { b: REFERENCE_IMAGES, ..p };
+        let k_tiles = p.k_tiles();
+        let possible = |&per_split: &usize| {
+            let splits = k_tiles.div_ceil(per_split);
+            splits == 1 || partial_bytes(p, splits) <= PARTIAL_BYTES
+        };
+        // As many as so many splits need: with fewer, the last would be empty.
+        let each = (1..=(k_tiles / MIN_K_TILES).max(1)).map(|splits| k_tiles.div_ceil(splits));
+        let each: Vec<usize> = each.filter(possible).collect();
+        Self::cheapest(p, device, &each).1
+    }
+
+    /// The best tile, and the best of these numbers of k tiles for a split.
+    fn cheapest(p: Product, device: Device, k_tiles_per_split: &[usize]) -> (usize, usize) {
+        let fits =
+            |tile: &Tile| p.vector.is_multiple_of(tile.vector) && tile.shared_bytes() <= device.shared_bytes;
+        let tiles = (0..TILES.len()).filter(|&index| fits(&TILES[index]));
+        let plans =
+            tiles.flat_map(|index| k_tiles_per_split.iter().map(move |&per_split| (index, per_split)));
+        let cost = |&(index, per_split): &(usize, usize)| {
+            TILES[index].cost(p, p.k_tiles().div_ceil(per_split), per_split, device)
+        };
+        plans.min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("a tile that fits every device")
     }
 }
 
@@ -169,11 +200,15 @@ mod tests {
     const H100: Device = Device { sms: 132, shared_bytes: 227 << 10 };
     const RTX_4090: Device = Device { sms: 128, shared_bytes: 99 << 10 };
 
-    fn plan(m: usize, n: usize, k: usize, device: Device) -> Conv2dPlan {
-        Conv2dPlan::choose(Product { m, n, k, parts: 1, vector: 8 }, device)
+    fn product(b: usize, pixels: usize, n: usize, k: usize) -> Product {
+        Product { b, pixels, n, k, parts: 1, vector: 8 }
     }
 
-    /// Every 3x3 and 1x1 convolution of SD 1.5 at 512x512, batch 2 and 8: (m, n, k) per image.
+    fn plan(b: usize, pixels: usize, n: usize, k: usize, device: Device) -> Conv2dPlan {
+        Conv2dPlan::choose(product(b, pixels, n, k), device)
+    }
+
+    /// Every 3x3 and 1x1 convolution of SD 1.5 at 512x512: (pixels, n, k).
     fn sd15() -> Vec<(usize, usize, usize)> {
         let mut shapes = Vec::new();
         for (size, n, inputs) in [
@@ -191,15 +226,15 @@ mod tests {
 
     #[test]
     fn one_wave_without_splits_at_64x64() {
-        let plan = plan(8192, 320, 2880, H100);
+        let plan = plan(2, 4096, 320, 2880, H100);
         assert_eq!((TILES[plan.tile].name, plan.splits, plan.grid), ("128x160", 1, (128, 1, 1)));
         assert_eq!((plan.partial_bytes, plan.threads), (0, 256));
     }
 
     #[test]
     fn small_maps_fill_the_gpu_with_splits() {
-        for (m, k) in [(512, 11520), (128, 11520), (128, 23040)] {
-            let plan = plan(m, 1280, k, H100);
+        for (pixels, k) in [(256, 11520), (64, 11520), (64, 23040)] {
+            let plan = plan(2, pixels, 1280, k, H100);
             let blocks = plan.grid.0 * plan.grid.2;
             assert!(plan.splits > 1 && (100..=3 * 132).contains(&blocks), "{plan:?}");
         }
@@ -207,25 +242,25 @@ mod tests {
 
     #[test]
     fn few_output_channels_get_the_narrow_tile() {
-        assert_eq!(TILES[plan(512 * 512, 3, 9 * 128, H100).tile].name, "128x32");
-        assert_eq!(TILES[plan(8192, 4, 9 * 320, H100).tile].name, "128x32");
+        assert_eq!(TILES[plan(1, 512 * 512, 3, 9 * 128, H100).tile].name, "128x32");
+        assert_eq!(TILES[plan(2, 4096, 4, 9 * 320, H100).tile].name, "128x32");
     }
 
     #[test]
     fn large_maps_get_the_largest_tile() {
-        assert_eq!(TILES[plan(512 * 512, 128, 9 * 128, H100).tile].name, "256x128");
-        assert_eq!(TILES[plan(256 * 256, 256, 9 * 256, H100).tile].name, "256x128");
+        assert_eq!(TILES[plan(1, 512 * 512, 128, 9 * 128, H100).tile].name, "256x128");
+        assert_eq!(TILES[plan(1, 256 * 256, 256, 9 * 256, H100).tile].name, "256x128");
     }
 
     #[test]
     fn inputs_of_four_channels() {
-        let plan = Conv2dPlan::choose(Product { m: 8192, n: 320, k: 36, parts: 1, vector: 4 }, H100);
+        let plan = Conv2dPlan::choose(Product { vector: 4, ..product(2, 4096, 320, 36) }, H100);
         assert_eq!((TILES[plan.tile].name, plan.splits, plan.k_tiles_per_split), ("64x64_i4", 1, 1));
     }
 
     #[test]
     fn the_parts_of_an_enlarged_map_share_the_gpu() {
-        let plan = Conv2dPlan::choose(Product { m: 128, n: 1280, k: 5120, parts: 4, vector: 8 }, H100);
+        let plan = Conv2dPlan::choose(Product { parts: 4, ..product(2, 64, 1280, 5120) }, H100);
         let blocks = plan.grid.0 * plan.grid.1 * plan.grid.2;
         assert!((100..=3 * 132).contains(&blocks), "{plan:?}");
         assert!(plan.partial_bytes == plan.splits * 4 * 128 * 1280 * 4 || plan.splits == 1, "{plan:?}");
@@ -235,14 +270,15 @@ mod tests {
     fn plans_cover_k_and_stay_within_limits() {
         for device in [H100, RTX_4090, Device { sms: 20, shared_bytes: 99 << 10 }] {
             for (pixels, n, k) in sd15() {
-                for batch in [1, 2, 8] {
-                    let m = pixels * batch;
-                    let plan = plan(m, n, k, device);
+                for b in [1, 2, 8] {
+                    let m = pixels * b;
+                    let plan = plan(b, pixels, n, k, device);
                     let k_tiles = k.div_ceil(K_TILE);
                     assert!(plan.splits * plan.k_tiles_per_split >= k_tiles, "{plan:?}");
                     assert!((plan.splits - 1) * plan.k_tiles_per_split < k_tiles, "an empty split: {plan:?}");
                     assert!(plan.shared_bytes <= device.shared_bytes, "{plan:?}");
-                    assert!(plan.partial_bytes <= PARTIAL_BYTES, "{plan:?}");
+                    let most = Conv2dPlan::most_images(product(b, pixels, n, k), device);
+                    assert!(plan.partial_bytes <= PARTIAL_BYTES || b > most, "{plan:?}");
                     assert_eq!(plan.partial_bytes, if plan.splits > 1 { plan.splits * m * n * 4 } else { 0 });
                     assert_eq!(plan.grid.2 as usize, plan.splits);
                 }
@@ -250,13 +286,37 @@ mod tests {
         }
     }
 
+    /// What decides in which order products are added up.
+    #[test]
+    fn splits_do_not_depend_on_the_batch() {
+        for device in [H100, RTX_4090, Device { sms: 20, shared_bytes: 99 << 10 }] {
+            for (pixels, n, k) in sd15() {
+                for (parts, vector) in [(1, 8), (1, 4), (4, 8)] {
+                    let product = |b| Product { parts, vector, ..product(b, pixels, n, k) };
+                    let splits = |b| {
+                        let plan = Conv2dPlan::choose(product(b), device);
+                        (plan.splits, plan.k_tiles_per_split)
+                    };
+                    for b in [1, 3, 4, 8, 16] {
+                        assert_eq!(splits(b), splits(REFERENCE_IMAGES), "{:?}", product(b));
+                        let most = Conv2dPlan::most_images(product(b), device);
+                        assert!(
+                            Conv2dPlan::choose(product(most.min(b)), device).partial_bytes <= PARTIAL_BYTES
+                        );
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn any_small_shape_has_a_plan() {
-        for m in [1, 3, 63, 64, 65, 1000] {
+        for pixels in [1, 3, 63, 64, 65, 1000] {
             for n in [1, 3, 40, 330] {
                 for k in [4, 36, 64, 72, 2880] {
                     for (vector, parts) in [(4, 1), (8, 1), (8, 4)] {
-                        let plan = Conv2dPlan::choose(Product { m, n, k, parts, vector }, RTX_4090);
+                        let plan =
+                            Conv2dPlan::choose(Product { b: 1, pixels, n, k, parts, vector }, RTX_4090);
                         assert!(TILES[plan.tile].vector <= vector && plan.grid.0 >= 1, "{plan:?}");
                         assert_eq!(plan.grid.1 as usize, parts);
                     }

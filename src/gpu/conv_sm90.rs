@@ -1,11 +1,15 @@
 //! Which tile of Hopper's convolutions a shape gets: the host's side of `cuda/conv_sm90.cu`, whose warpgroups
 //! work together on a block's one tile, and of `cuda/conv_turns_sm90.cu`, whose warpgroups have tiles of
 //! their own.
+//!
+//! Both add up the splits of k in one order, the former in a cluster of as many blocks, the latter one after the
+//! other in the same block. How many there are depends on an image's shape alone ([`REFERENCE_IMAGES`]).
 
 use std::cmp::Reverse;
 
+use super::REFERENCE_IMAGES;
 use super::clusters::{Clusters, MAX_CLUSTER};
-use super::conv::K_TILE;
+use super::conv::{K_TILE, PARTIAL_BYTES};
 use super::warpgroups::Consumers::{self, InTurns, Together};
 
 /// One instantiation of a kernel.
@@ -29,6 +33,8 @@ const BLOCK_NS: f64 = 5000.0;
 const FINISH_NS: f64 = 1600.0;
 /// What the blocks of a cluster need to wait for one another and to add up their sums.
 const CLUSTER_NS: f64 = 2500.0;
+/// What one more split costs a warpgroup in turns: a tile's sums go to memory and come back.
+const KEEP_NS: f64 = 3500.0;
 /// What L2 delivers where neighbouring blocks read different things: the blocks of larger clusters, each of
 /// which has k tiles of its own. Others are served together when they ask for the same.
 const L2_BYTES_PER_NS: f64 = 6400.0;
@@ -105,22 +111,45 @@ impl Tile {
         (self.m + self.n) * K_TILE * 2
     }
 
-    /// Estimated time of so many tiles with so many splits.
-    fn ns(&self, tiles: usize, k_tiles: usize, splits: usize, clusters: Clusters) -> f64 {
-        let product = k_tiles as f64 * self.k_tile_ns;
+    /// Estimated time of so many tiles, each of so many splits.
+    fn ns(&self, tiles: usize, k_tiles_per_split: usize, splits: usize, clusters: Clusters) -> f64 {
+        let product = k_tiles_per_split as f64 * self.k_tile_ns;
         match self.consumers {
             Together => {
                 let waves = tiles.div_ceil(clusters.resident(splits)) as f64;
-                let bytes = tiles * splits * k_tiles * self.k_tile_bytes();
+                let bytes = tiles * splits * k_tiles_per_split * self.k_tile_bytes();
                 let reading = if splits > 2 { bytes as f64 / L2_BYTES_PER_NS } else { 0.0 };
                 let cluster = if splits > 1 { CLUSTER_NS } else { 0.0 };
                 (waves * product).max(reading) + waves * (BLOCK_NS + cluster)
             }
             InTurns => {
                 let turns = tiles.div_ceil(self.sharing).div_ceil(clusters.resident(self.sharing)) as f64;
-                BLOCK_NS + product + (turns - 1.0) * product.max((product + FINISH_NS) / 2.0)
+                let products = splits as f64 * product;
+                let kept = (splits - 1) as f64 * KEEP_NS;
+                let turn = products.max((products + kept + FINISH_NS) / 2.0);
+                BLOCK_NS + products + kept + (turns - 1.0) * turn
             }
         }
+    }
+
+    /// Whether it is for so many tiles, each of so many splits.
+    fn takes(&self, shape: Shape, tiles: usize, splits: usize, clusters: Clusters) -> bool {
+        match self.consumers {
+            Together => clusters.resident(splits) > 0,
+            // Where a block has one tile, nothing would overlap. Splits are there to share a tile of few images.
+            InTurns => {
+                let at_once = self.sharing * clusters.resident(self.sharing);
+                let pays = if splits == 1 { tiles > at_once } else { shape.b > REFERENCE_IMAGES };
+                let fits = at_once > 0 && self.kept_bytes(splits, clusters) <= PARTIAL_BYTES;
+                pays && fits && shape.vectors
+            }
+        }
+    }
+
+    /// Sums of splits that all blocks in turns keep: those of 1, 2 and 4 splits, of each consumer's tile.
+    fn kept_bytes(&self, splits: usize, clusters: Clusters) -> usize {
+        let levels = splits.next_power_of_two().ilog2() as usize;
+        levels * 2 * self.sharing * clusters.resident(self.sharing) * self.m * self.n * 4
     }
 }
 
@@ -139,6 +168,12 @@ pub struct Shape {
     pub parts: usize,
     /// Rows of out and of what is added to it can be accessed 8 channels at a time.
     pub vectors: bool,
+}
+
+impl Shape {
+    fn k_tiles(&self) -> usize {
+        self.i.div_ceil(K_TILE) * self.taps
+    }
 }
 
 /// A tile of m: a box of pixels.
@@ -175,7 +210,7 @@ pub struct Plan {
     pub pixels: Pixels,
     /// Tiles along m times those along n, in each part.
     pub tiles: usize,
-    /// Blocks of a cluster that share a tile's sums.
+    /// Blocks of a cluster that share a tile's sums; in turns, sums that a block adds up.
     pub splits: usize,
     pub k_tiles_per_split: usize,
     /// Estimated time.
@@ -183,33 +218,33 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The cheapest plan.
+    /// The cheapest plan with the splits that images of this shape have.
     pub fn choose(shape: Shape, clusters: Clusters) -> Plan {
-        let k_tiles = shape.i.div_ceil(K_TILE) * shape.taps;
-        let mut best: Option<Plan> = None;
-        for (index, tile) in TILES.iter().enumerate() {
+        let k_tiles = shape.k_tiles();
+        let most_splits = MAX_CLUSTER.min((k_tiles / MIN_K_TILES).max(1));
+        // Where so many splits need fewer k tiles each, the last would be empty.
+        let fills = |&splits: &usize| k_tiles.div_ceil(k_tiles.div_ceil(splits)) == splits;
+        let reference = Shape { b: REFERENCE_IMAGES, ..shape };
+        let plans = (1..=most_splits)
+            .filter(fills)
+            .flat_map(|splits| Self::with_splits(reference, splits, clusters).map(|plan| (splits, plan)));
+        let splits = plans.min_by(|(_, a), (_, b)| a.ns.total_cmp(&b.ns)).expect("one split is possible").0;
+        Self::with_splits(shape, splits, clusters).expect("as for the reference")
+    }
+
+    /// `None` where no place has so many blocks.
+    fn with_splits(shape: Shape, splits: usize, clusters: Clusters) -> Option<Plan> {
+        let k_tiles_per_split = shape.k_tiles().div_ceil(splits);
+        let plans = TILES.iter().enumerate().filter_map(|(index, tile)| {
             let pixels = Pixels::choose(tile.m, shape);
             let tiles = pixels.cover([shape.b, shape.ho, shape.wo]) * shape.o.div_ceil(tile.n);
             let all = tiles * shape.parts;
-            let most_splits = match tile.consumers {
-                Together => MAX_CLUSTER.min((k_tiles / MIN_K_TILES).max(1)),
-                // Where a block has one tile, nothing would overlap.
-                InTurns => usize::from(shape.vectors && all > tile.sharing * clusters.resident(tile.sharing)),
-            };
-            for splits in 1..=most_splits {
-                let k_tiles_per_split = k_tiles.div_ceil(splits);
-                if k_tiles.div_ceil(k_tiles_per_split) != splits
-                    || clusters.resident(splits.max(tile.sharing)) == 0
-                {
-                    continue; // the last split would be empty, or no place has so many blocks
-                }
+            tile.takes(shape, all, splits, clusters).then(|| {
                 let ns = tile.ns(all, k_tiles_per_split, splits, clusters);
-                if best.is_none_or(|best| ns < best.ns) {
-                    best = Some(Plan { tile: index, pixels, tiles, splits, k_tiles_per_split, ns });
-                }
-            }
-        }
-        best.expect("one split is always possible")
+                Plan { tile: index, pixels, tiles, splits, k_tiles_per_split, ns }
+            })
+        });
+        plans.min_by(|a, b| a.ns.total_cmp(&b.ns))
     }
 }
 
@@ -270,6 +305,52 @@ mod tests {
                 assert!(plan.splits * plan.k_tiles_per_split >= k_tiles);
                 assert!((plan.splits - 1) * plan.k_tiles_per_split < k_tiles, "an empty split: {plan:?}");
             }
+        }
+    }
+
+    /// What decides in which order products are added up: SD 1.5's and XL's maps, and odd ones.
+    #[test]
+    fn splits_do_not_depend_on_the_batch() {
+        for clusters in [h100(), Clusters::of_hopper(78)] {
+            for (side, i, o) in [
+                (64, 320, 320),
+                (64, 640, 320),
+                (64, 320, 4),
+                (32, 640, 640),
+                (32, 1920, 640),
+                (16, 640, 1280),
+                (16, 2560, 1280),
+                (8, 1280, 1280),
+                (8, 2560, 1280),
+                (128, 960, 320),
+                (64, 1920, 640),
+                (32, 2560, 1280),
+                (64, 512, 512),
+                (9, 1280, 1280),
+                (13, 72, 88),
+            ] {
+                for (taps, stride, parts) in [(9, 1, 1), (9, 2, 1), (4, 1, 4), (1, 1, 1)] {
+                    let shape =
+                        |b| Shape { taps, stride, parts, vectors: o % 8 == 0, ..conv3x3(b, side, i, o) };
+                    let splits = |b| {
+                        let plan = Plan::choose(shape(b), clusters);
+                        (plan.splits, plan.k_tiles_per_split)
+                    };
+                    for b in [1, 3, 4, 8, 16] {
+                        assert_eq!(splits(b), splits(REFERENCE_IMAGES), "{:?}", shape(b));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn splits_of_many_images_follow_each_other_in_a_block() {
+        let plan = |b| Plan::choose(conv3x3(b, 16, 1280, 1280), h100());
+        assert_eq!((TILES[plan(2).tile].consumers, plan(2).splits), (Together, 5));
+        assert_eq!((TILES[plan(8).tile].consumers, plan(8).splits), (InTurns, 5));
+        for tile in TILES.iter().filter(|tile| tile.consumers == InTurns) {
+            assert!(tile.kept_bytes(MAX_CLUSTER, h100()) <= PARTIAL_BYTES, "{tile:?}");
         }
     }
 }

@@ -1,14 +1,17 @@
 //! Matrix products through cuBLASLt: descriptors and algorithm chosen once per shape, then remembered.
 //!
 //! The algorithm is the first that the library's heuristic names for the shape, the alignment and the
-//! chip: the same on every run, never the winner of a race at start-up. One workspace serves all
+//! chip: the same on every run, never the winner of a race at start-up. It is named for [`REFERENCE_IMAGES`]
+//! and taken for any number of images, as another may add up otherwise. One workspace serves all
 //! products, since they run one after another on one stream.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 
 use cudarc::cublaslt::{result, sys};
 
+use super::REFERENCE_IMAGES;
 use super::device::Gpu;
 use super::memory::DeviceMemory;
 use crate::dtype::DType;
@@ -17,13 +20,21 @@ use crate::error::{Error, Result};
 /// What NVIDIA recommends for Hopper; older chips need less.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// The heuristic is asked about at least so many rows: some of its algorithms for a few take no more than those.
+const MIN_ROWS: usize = 64;
+
+/// How many algorithms are asked for.
+const CANDIDATES: usize = 8;
+
 /// `CUBLAS_OP_T`, whose enumeration is not part of the bindings.
 const TRANSPOSED: i32 = 1;
 
-/// `y[m,n] = x[m,k] · w[n,k]ᵀ + bias[n] + residual[m,n]`, row-major with pitches.
+/// `y[m,n] = x[m,k] · w[n,k]ᵀ + bias[n] + residual[m,n]`, row-major with pitches; m = images·rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Product {
-    pub m: usize,
+    pub images: usize,
+    /// Of an image.
+    pub rows: usize,
     pub n: usize,
     pub k: usize,
     pub y_pitch: usize,
@@ -31,7 +42,7 @@ pub struct Product {
     pub residual_pitch: Option<usize>,
     pub bias: bool,
     pub dtype: DType,
-    /// Largest power of two (up to 256) that divides every address.
+    /// Largest power of two (up to 256) that divides every address, of the images behind the first too.
     pub alignment: u32,
 }
 
@@ -45,19 +56,18 @@ pub struct Operands {
     pub residual: u64,
 }
 
+/// An algorithm, and the descriptors for some number of rows.
 struct Plan {
     operation: Operation,
-    w: Layout,
-    x: Layout,
-    residual: Layout,
-    y: Layout,
+    operands: Layouts,
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
 pub struct CublasLt {
     handle: sys::cublasLtHandle_t,
     workspace: DeviceMemory,
-    plans: HashMap<Product, Plan>,
+    /// `None`: the algorithm does not take so many images at once.
+    plans: HashMap<Product, Option<Plan>>,
 }
 
 /// Names the step that a cuBLASLt call failed in.
@@ -78,15 +88,25 @@ impl CublasLt {
     /// The addresses are valid for the sizes and pitches of `product`.
     pub unsafe fn multiply(&mut self, gpu: &Gpu, product: Product, at: Operands) -> Result<()> {
         let describe = || {
-            let Product { m, n, k, dtype, .. } = product;
-            format!("{dtype} product m={m} n={n} k={k}")
+            let Product { images, rows, n, k, dtype, .. } = product;
+            format!("{dtype} product m={images}x{rows} n={n} k={k}")
         };
         if !self.plans.contains_key(&product) {
             let plan = during(Plan::new(self.handle, &product), describe)?;
-            tracing::trace!(?product, "chose a cuBLASLt algorithm");
+            let algorithm = plan.as_ref().map(|plan| plan.algorithm.data);
+            tracing::trace!(?product, ?algorithm, "chose a cuBLASLt algorithm");
             self.plans.insert(product, plan);
         }
-        let plan = &self.plans[&product];
+        let Some(plan) = &self.plans[&product] else {
+            let first = Product { images: product.images / 2, ..product };
+            let rest = Product { images: product.images - first.images, ..product };
+            // SAFETY: parts of what the caller vouches for.
+            return unsafe {
+                self.multiply(gpu, first, at)?;
+                self.multiply(gpu, rest, at.skip_rows(&product, first.images * product.rows))
+            };
+        };
+        let Layouts { w, x, residual: residual_layout, y } = &plan.operands;
         let pointer = |address: u64| address as usize as *const c_void;
         let (alpha, beta) = (1f32, if product.residual_pitch.is_some() { 1f32 } else { 0f32 });
         let residual = if product.residual_pitch.is_some() { at.residual } else { at.y };
@@ -104,13 +124,13 @@ impl CublasLt {
                     (&raw const alpha).cast(),
                     (&raw const beta).cast(),
                     pointer(at.w),
-                    plan.w.0,
+                    w.0,
                     pointer(at.x),
-                    plan.x.0,
+                    x.0,
                     pointer(residual),
-                    plan.residual.0,
+                    residual_layout.0,
                     pointer(at.y).cast_mut(),
-                    plan.y.0,
+                    y.0,
                     &plan.algorithm,
                     pointer(self.workspace.address).cast_mut(),
                     self.workspace.bytes,
@@ -130,9 +150,86 @@ impl Drop for CublasLt {
     }
 }
 
+impl Operands {
+    /// Of the rows behind the first ones.
+    fn skip_rows(self, product: &Product, rows: usize) -> Operands {
+        let bytes = |pitch: usize| (rows * pitch * product.dtype.size()) as u64;
+        Operands {
+            y: self.y + bytes(product.y_pitch),
+            x: self.x + bytes(product.x_pitch),
+            residual: self.residual + bytes(product.residual_pitch.unwrap_or(0)),
+            ..self
+        }
+    }
+}
+
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, p: &Product) -> Result<Self, result::CublasError> {
+    fn new(handle: sys::cublasLtHandle_t, p: &Product) -> Result<Option<Self>, result::CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        let operation = Operation::new()?;
+        operation.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
+        if p.bias {
+            let bias = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
+            operation.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &bias)?;
+        }
+        let candidates = {
+            let reference = Layouts::new(p, MIN_ROWS.max(REFERENCE_IMAGES * p.rows))?;
+            heuristic(handle, &operation, &reference, &Preference::new(p.alignment)?)?
+        };
+        // The one that an image alone can have.
+        let alone = Layouts::new(p, p.rows)?;
+        let mut candidates = candidates.into_iter();
+        let algorithm = candidates.find(|algorithm| alone.are_taken(handle, &operation, algorithm));
+        let not_supported = result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
+        let algorithm = algorithm.ok_or(not_supported)?;
+        let operands = Layouts::new(p, p.images * p.rows)?;
+        let is_taken = operands.are_taken(handle, &operation, &algorithm);
+        Ok(is_taken.then_some(Plan { operation, operands, algorithm }))
+    }
+}
+
+/// What the library recommends, the best first.
+fn heuristic(
+    handle: sys::cublasLtHandle_t,
+    operation: &Operation,
+    operands: &Layouts,
+    preference: &Preference,
+) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, result::CublasError> {
+    let Layouts { w, x, residual, y } = operands;
+    let mut found = Vec::with_capacity(CANDIDATES);
+    let mut count = 0;
+    // SAFETY: all descriptors are alive; the library writes `count` results, of which there may be CANDIDATES.
+    unsafe {
+        sys::cublasLtMatmulAlgoGetHeuristic(
+            handle,
+            operation.0,
+            w.0,
+            x.0,
+            residual.0,
+            y.0,
+            preference.0,
+            CANDIDATES as i32,
+            found.as_mut_ptr(),
+            &raw mut count,
+        )
+        .result()?;
+        found.set_len(count as usize);
+    }
+    let found: Vec<sys::cublasLtMatmulHeuristicResult_t> = found;
+    let works = |found: &sys::cublasLtMatmulHeuristicResult_t| found.state.result().is_ok();
+    Ok(found.into_iter().filter(works).map(|found| found.algo).collect())
+}
+
+/// The operands of a product.
+struct Layouts {
+    w: Layout,
+    x: Layout,
+    residual: Layout,
+    y: Layout,
+}
+
+impl Layouts {
+    fn new(p: &Product, m: usize) -> Result<Self, result::CublasError> {
         let dtype = match p.dtype {
             DType::F16 => sys::cudaDataType::CUDA_R_16F,
             DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
@@ -142,22 +239,36 @@ impl Plan {
         let layout = |rows: usize, columns: usize, pitch: usize| {
             result::create_matrix_layout(dtype, rows as u64, columns as u64, pitch as i64).map(Layout)
         };
-        let operation = Operation::new()?;
-        operation.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
-        if p.bias {
-            let bias = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
-            operation.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &bias)?;
+        Ok(Layouts {
+            w: layout(p.k, p.n, p.k)?,
+            x: layout(p.k, m, p.x_pitch)?,
+            residual: layout(p.n, m, p.residual_pitch.unwrap_or(p.y_pitch))?,
+            y: layout(p.n, m, p.y_pitch)?,
+        })
+    }
+
+    /// Whether an algorithm that was recommended for other numbers of rows can be had for these.
+    fn are_taken(
+        &self,
+        handle: sys::cublasLtHandle_t,
+        operation: &Operation,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+    ) -> bool {
+        let mut needs = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed();
+        // SAFETY: all descriptors are alive; the result is plain numbers, for which zeros will do.
+        unsafe {
+            let status = sys::cublasLtMatmulAlgoCheck(
+                handle,
+                operation.0,
+                self.w.0,
+                self.x.0,
+                self.residual.0,
+                self.y.0,
+                algorithm,
+                needs.as_mut_ptr(),
+            );
+            status.result().is_ok() && needs.assume_init().workspaceSize <= WORKSPACE_BYTES
         }
-        let w = layout(p.k, p.n, p.k)?;
-        let x = layout(p.k, p.m, p.x_pitch)?;
-        let residual = layout(p.n, p.m, p.residual_pitch.unwrap_or(p.y_pitch))?;
-        let y = layout(p.n, p.m, p.y_pitch)?;
-        let preference = Preference::new(p.alignment)?;
-        // SAFETY: all descriptors are alive.
-        let heuristic = unsafe {
-            result::get_matmul_algo_heuristic(handle, operation.0, w.0, x.0, residual.0, y.0, preference.0)?
-        };
-        Ok(Plan { operation, w, x, residual, y, algorithm: heuristic.algo })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Work captured from the stream and replayed: plain graphs, and graphs with a conditional WHILE node.
 
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{self, CUgraphConditionalNodeType, CUgraphNodeType, CUstreamCaptureMode};
 use cudarc::driver::{CudaStream, result};
@@ -14,6 +14,14 @@ const CAPTURE_MODE: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE
 /// `CU_GRAPH_COND_ASSIGN_DEFAULT`: every launch starts with the handle's default value.
 const ASSIGN_DEFAULT: u32 = 1;
 
+/// Threads that share a context: to wait for all of it is an error while one of them captures.
+static CAPTURE: Mutex<()> = Mutex::new(());
+
+/// Keeps other threads from capturing.
+pub(super) fn no_capture() -> MutexGuard<'static, ()> {
+    CAPTURE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// An executable graph.
 pub struct CapturedGraph {
     stream: Arc<CudaStream>,
@@ -25,10 +33,12 @@ impl CapturedGraph {
     /// Captures what `body` launches.
     pub fn capture(gpu: &Gpu, body: impl FnOnce() -> Result<()>) -> Result<Self> {
         gpu.context.bind_to_thread().during("binding the context")?;
+        let capturing = no_capture();
         gpu.stream.begin_capture(CAPTURE_MODE).during("beginning a capture")?;
         let launched = body();
         // The capture ends whatever came of the body: a stream left capturing is of no use.
         let graph = Self::end_capture(gpu).map(Unfinished);
+        drop(capturing);
         launched?;
         Self::instantiate(gpu, graph?)
     }
@@ -69,6 +79,7 @@ impl CapturedGraph {
             *params.__bindgen_anon_1.conditional.phGraph_out
         };
 
+        let capturing = no_capture();
         let stream = gpu.stream.cu_stream();
         // SAFETY: `body_graph` lives as long as `graph`.
         unsafe {
@@ -79,6 +90,7 @@ impl CapturedGraph {
         let launched = body(handle);
         // As in `capture`; what this returns is `body_graph` again.
         let ended = Self::end_capture(gpu);
+        drop(capturing);
         launched?;
         ended?;
         Self::instantiate(gpu, owned)

@@ -1,11 +1,18 @@
 //! Which kernels a group norm gets: the host's side of `cuda/group_norm.cu`.
+//!
+//! How an image's rows are cut, and so the order in which they are added up, depends on its shape alone: into
+//! parts where [`REFERENCE_IMAGES`] are held in registers by clusters that all run at once, else into splits.
 
+use super::REFERENCE_IMAGES;
 use super::clusters::{Clusters, MAX_CLUSTER};
 
 /// Most channels of a block of any of the kernels, which has a thread for each 16 bytes of them.
 pub const CHANNELS: usize = 4096;
 /// Splits that `group_norm_apply` can add up, mirrored in cuda/group_norm.cu.
 const MOST_SPLITS: usize = 288;
+/// The fewest rows of a split for each lane of a block, and of a block of `group_norm_apply`.
+const MIN_SPLIT_ROWS: usize = 8;
+const MIN_ROWS: usize = 4;
 
 /// What there is to norm.
 #[derive(Clone, Copy, Debug)]
@@ -18,13 +25,38 @@ pub struct Shape {
     pub vector: usize,
 }
 
-/// `parts`: blocks of a cluster, which share a slab's rows.
+/// Parts of the rows of an image, the same for all of its slabs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    pub slabs: usize,
+    pub parts: usize,
+}
+
+/// How the sums come about that `group_norm_apply` reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sums {
+    /// `group_norm_parts`, which adds up as `group_norm_fused` does.
+    Parts(Parts),
+    /// `group_norm_stats`
+    Splits { splits: usize, rows_per_split: usize },
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// `group_norm_fused` with all `slabs` of an image.
-    Fused { slabs: usize, parts: usize },
-    /// `group_norm_stats`, then `group_norm_apply`.
-    Twice { splits: usize, rows_per_split: usize },
+    /// `group_norm_fused`: the parts of a slab are a cluster.
+    Fused(Parts),
+    /// The sums, then `group_norm_apply` on so many rows a block.
+    Twice { sums: Sums, rows_per_block: usize },
+}
+
+impl Sums {
+    /// Of each group.
+    pub fn count(&self) -> usize {
+        match *self {
+            Sums::Parts(Parts { parts, .. }) => parts,
+            Sums::Splits { splits, .. } => splits,
+        }
+    }
 }
 
 impl Shape {
@@ -49,28 +81,40 @@ impl Shape {
 
     /// On a chip of so many multiprocessors.
     pub fn plan(&self, multiprocessors: usize, clusters: Clusters) -> Plan {
-        self.fused(clusters).unwrap_or_else(|| self.twice(multiprocessors))
+        let sums = match self.parts(clusters) {
+            // Clusters in several waves neither load while others store, nor fill the chip (cuda/LOG.md).
+            Some(Parts { slabs, parts }) if parts == 1 || slabs * self.b <= clusters.resident(parts) => {
+                return Plan::Fused(Parts { slabs, parts });
+            }
+            Some(parts) => Sums::Parts(parts),
+            None => self.splits(multiprocessors),
+        };
+        Plan::Twice { sums, rows_per_block: self.rows_of_each(2 * multiprocessors / self.b, MIN_ROWS) }
     }
 
-    /// `None` where blocks cannot hold that much, or clusters would run in several waves: those neither load
-    /// while others store, nor fill the chip (cuda/LOG.md).
-    fn fused(&self, clusters: Clusters) -> Option<Plan> {
+    /// `None` where blocks cannot hold that much, or the clusters of a few images would not run at once.
+    fn parts(&self, clusters: Clusters) -> Option<Parts> {
         let (slabs, lanes) = self.slabs()?;
         let fits = |&parts: &usize| self.pixels.div_ceil(parts) <= lanes * self.held();
         let possible = (1..=MAX_CLUSTER).filter(|&parts| clusters.resident(parts) > 0).filter(fits);
         // As many parts as all run at once, with work for all of their threads.
-        let busy =
-            |&parts: &usize| slabs * self.b <= clusters.resident(parts) && self.pixels / parts >= lanes;
+        let busy = |&parts: &usize| {
+            slabs * REFERENCE_IMAGES <= clusters.resident(parts) && self.pixels / parts >= lanes
+        };
         let parts = possible.clone().rfind(busy).or_else(|| possible.clone().find(|&parts| parts == 1))?;
-        Some(Plan::Fused { slabs, parts })
+        Some(Parts { slabs, parts })
     }
 
-    /// Two blocks on each multiprocessor, if each has some rows for its threads.
-    fn twice(&self, multiprocessors: usize) -> Plan {
+    /// Two for each multiprocessor: as many blocks run at once, and one image is to fill the chip.
+    fn splits(&self, multiprocessors: usize) -> Sums {
+        let rows_per_split = self.rows_of_each(2 * multiprocessors, MIN_SPLIT_ROWS);
+        Sums::Splits { splits: self.pixels.div_ceil(rows_per_split), rows_per_split }
+    }
+
+    /// Rows of one of so many blocks for each image, but at least `fewest` for each of its lanes.
+    fn rows_of_each(&self, blocks: usize, fewest: usize) -> usize {
         let lanes = self.threads() / (self.c / self.vector);
-        let wanted = (2 * multiprocessors / self.b).clamp(1, MOST_SPLITS);
-        let rows_per_split = self.pixels.div_ceil(wanted).max(4 * lanes).min(self.pixels);
-        Plan::Twice { splits: self.pixels.div_ceil(rows_per_split), rows_per_split }
+        self.pixels.div_ceil(blocks.clamp(1, MOST_SPLITS)).max(fewest * lanes).min(self.pixels)
     }
 }
 
@@ -83,24 +127,37 @@ mod tests {
         shape.plan(132, Clusters::of_hopper(132))
     }
 
+    fn fused(slabs: usize, parts: usize) -> Plan {
+        Plan::Fused(Parts { slabs, parts })
+    }
+
     #[test]
     fn small_maps_of_sd15_are_held_in_registers() {
-        assert_eq!(plan(2, 64, 320), Plan::Fused { slabs: 8, parts: 6 });
-        assert_eq!(plan(2, 64, 640), Plan::Fused { slabs: 16, parts: 3 });
-        assert_eq!(plan(2, 32, 640), Plan::Fused { slabs: 16, parts: 3 });
-        assert_eq!(plan(2, 32, 1920), Plan::Fused { slabs: 16, parts: 3 });
-        assert_eq!(plan(2, 8, 2560), Plan::Fused { slabs: 32, parts: 1 });
-        assert_eq!(plan(8, 32, 640), Plan::Fused { slabs: 16, parts: 1 });
-        assert_eq!(plan(1, 64, 512), Plan::Fused { slabs: 32, parts: 3 });
+        assert_eq!(plan(2, 64, 320), fused(8, 6));
+        assert_eq!(plan(2, 64, 640), fused(16, 3));
+        assert_eq!(plan(2, 32, 640), fused(16, 3));
+        assert_eq!(plan(2, 32, 1920), fused(16, 3));
+        assert_eq!(plan(2, 8, 2560), fused(32, 1));
+        assert_eq!(plan(8, 8, 2560), fused(32, 1));
+        assert_eq!(plan(1, 64, 512), fused(32, 2));
+    }
+
+    #[test]
+    fn more_images_are_added_up_alike() {
+        let parts = |slabs, parts| Sums::Parts(Parts { slabs, parts });
+        for (side, c, sums) in [(64, 320, parts(8, 6)), (64, 640, parts(16, 3)), (32, 1920, parts(16, 3))] {
+            let Plan::Twice { sums: of_eight, .. } = plan(8, side, c) else { panic!("{side}x{side}x{c}") };
+            assert_eq!(of_eight, sums, "{side}x{side}x{c}");
+        }
     }
 
     #[test]
     fn larger_maps_are_read_twice() {
-        for (b, side, c) in [(2, 64, 960), (8, 64, 320), (8, 64, 640), (8, 32, 1920), (1, 128, 512)] {
-            assert!(matches!(plan(b, side, c), Plan::Twice { .. }), "{b}x{side}x{side}x{c}");
-        }
-        assert_eq!(plan(8, 32, 1280), Plan::Fused { slabs: 32, parts: 1 });
-        assert_eq!(plan(1, 512, 128), Plan::Twice { splits: 264, rows_per_split: 993 });
+        let splits = |splits, rows_per_split| Sums::Splits { splits, rows_per_split };
+        assert_eq!(plan(2, 64, 960), Plan::Twice { sums: splits(128, 32), rows_per_block: 32 });
+        assert_eq!(plan(8, 64, 960), Plan::Twice { sums: splits(128, 32), rows_per_block: 125 });
+        assert_eq!(plan(1, 512, 128), Plan::Twice { sums: splits(264, 993), rows_per_block: 993 });
+        assert!(matches!(plan(1, 128, 512), Plan::Twice { .. }));
     }
 
     #[test]
@@ -108,7 +165,50 @@ mod tests {
         let shape = Shape { b: 8, pixels: 64 * 64, c: 320, groups: 32, vector: 8 };
         assert!(matches!(shape.plan(108, Clusters::of_single_blocks(108)), Plan::Twice { .. }));
         let shape = Shape { b: 8, pixels: 16 * 16, ..shape };
-        assert_eq!(shape.plan(108, Clusters::of_single_blocks(108)), Plan::Fused { slabs: 8, parts: 1 });
+        assert_eq!(shape.plan(108, Clusters::of_single_blocks(108)), fused(8, 1));
+    }
+
+    /// Parts with their number, or splits with that of their rows.
+    fn cut(shape: Shape, clusters: Clusters) -> (bool, usize, usize) {
+        match shape.plan(132, clusters) {
+            Plan::Fused(Parts { slabs, parts })
+            | Plan::Twice { sums: Sums::Parts(Parts { slabs, parts }), .. } => (true, slabs, parts),
+            Plan::Twice { sums: Sums::Splits { splits, rows_per_split }, .. } => {
+                (false, splits, rows_per_split)
+            }
+        }
+    }
+
+    /// What decides in which order numbers are added up.
+    #[test]
+    fn rows_are_cut_alike_in_any_company() {
+        for clusters in [Clusters::of_hopper(132), Clusters::of_single_blocks(132)] {
+            for (side, c) in [
+                (64, 320),
+                (64, 640),
+                (64, 960),
+                (32, 320),
+                (32, 640),
+                (32, 1920),
+                (16, 1280),
+                (16, 2560),
+                (8, 1280),
+                (8, 2560),
+                (128, 320),
+                (128, 640),
+                (64, 512),
+                (128, 512),
+                (256, 256),
+                (512, 128),
+                (9, 1280),
+            ] {
+                let shape = |b| Shape { b, pixels: side * side, c, groups: 32, vector: 8 };
+                for b in [1, 3, 4, 8, 16] {
+                    let [got, want] = [b, REFERENCE_IMAGES].map(|b| cut(shape(b), clusters));
+                    assert_eq!(got, want, "{:?}", shape(b));
+                }
+            }
+        }
     }
 
     #[test]
@@ -118,21 +218,21 @@ mod tests {
                 for (c, groups) in [(8, 4), (32, 1), (320, 32), (960, 32), (4096, 32)] {
                     for vector in [4, 8] {
                         let shape = Shape { b, pixels, c, groups, vector };
-                        match shape.plan(132, Clusters::of_hopper(132)) {
-                            Plan::Twice { splits, rows_per_split } => {
-                                assert!(
-                                    splits * rows_per_split >= pixels && splits <= MOST_SPLITS,
-                                    "{shape:?}"
-                                );
+                        if let Plan::Twice { rows_per_block, .. } = shape.plan(132, Clusters::of_hopper(132))
+                        {
+                            assert!((1..=pixels).contains(&rows_per_block), "{shape:?}");
+                        }
+                        match cut(shape, Clusters::of_hopper(132)) {
+                            (false, splits, rows_per_split) => {
+                                let rows = splits * rows_per_split;
+                                assert!(rows >= pixels && splits <= MOST_SPLITS, "{shape:?}");
                             }
-                            Plan::Fused { slabs, parts } => {
+                            (true, slabs, parts) => {
                                 let (_, lanes) = shape.slabs().expect("it has slabs");
                                 let held = parts * lanes * shape.held();
                                 assert!(parts <= MAX_CLUSTER && pixels <= held, "{shape:?}");
-                                assert!(
-                                    (c / slabs).is_multiple_of(vector) && groups % slabs == 0,
-                                    "{shape:?}"
-                                );
+                                let vectors = (c / slabs).is_multiple_of(vector);
+                                assert!(vectors && groups % slabs == 0, "{shape:?}");
                             }
                         }
                     }

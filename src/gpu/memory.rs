@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::During;
+use super::graph::no_capture;
 use crate::error::{Error, Result};
 
 /// Zeroed device memory, freed on drop.
@@ -44,7 +45,8 @@ impl DeviceMemory {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        // The stream may still be using it. An error here has nobody to go to.
+        // A stream may still be using it. An error here has nobody to go to.
+        let _waits = no_capture();
         let _ = self.context.synchronize();
         // SAFETY: allocated in `new`, freed once.
         let _ = unsafe { result::free_sync(self.address) };
@@ -94,6 +96,7 @@ impl HostMemory {
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
+        let _waits = no_capture();
         let _ = self.context.synchronize();
         // SAFETY: allocated in `new`, freed once.
         let _ = unsafe { result::free_host(self.pointer.cast()) };

@@ -134,7 +134,7 @@ impl ClipText {
                 ops.embed(Embed { out: at_end, ids: pooled.ends, tokens, positions: None });
                 ops.layer_norm(self.final_layer_norm.layer(normed, at_end, eps));
                 let projection = self.text_projection.as_ref().expect("planned with a projection");
-                ops.linear(projection.to(pooled.out, normed));
+                ops.linear(projection.to(pooled.out.as_images(), normed.as_images()));
             }
         });
     }

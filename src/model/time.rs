@@ -93,9 +93,9 @@ impl TimeEmbedding {
         ops.scope("time_embedding", |ops| {
             let n = inputs.timesteps.len();
             let (c, time_dim) = (self.linear_1.weight.c(), self.linear_2.weight.c());
-            let sinusoid = ops.alloc([1, 1, n, c]);
-            let hidden = ops.alloc([1, 1, n, time_dim]);
-            let embedding = ops.alloc([out.b(), 1, n, time_dim]);
+            let sinusoid = ops.alloc([n, 1, 1, c]);
+            let hidden = ops.alloc([n, 1, 1, time_dim]);
+            let embedding = ops.alloc([out.b() * n, 1, 1, time_dim]);
             ops.timestep_embedding(TimestepEmbedding {
                 out: sinusoid,
                 timesteps: inputs.timesteps,
@@ -114,12 +114,12 @@ impl TimeEmbedding {
             };
             for row in 0..out.b() {
                 let linear = Dense { bias: Some(biases.row(row)), ..self.linear_2 };
-                ops.linear(Linear { activation, ..linear.to(embedding.images(row, 1), hidden) });
+                ops.linear(Linear { activation, ..linear.to(embedding.images(row * n, n), hidden) });
             }
             let mut column = 0;
             for projection in &self.projections {
                 let n = projection.weight.w();
-                ops.linear(projection.to(out.columns(column, n), embedding));
+                ops.linear(projection.to(out.columns(column, n).as_images(), embedding));
                 column += n;
             }
         });
@@ -127,7 +127,7 @@ impl TimeEmbedding {
 
     /// Adds the projected embedding of the guidance scale (`get_guidance_scale_embedding`) to `sinusoid`.
     fn add_guidance(&self, ops: &mut dyn Ops, cond_proj: &Dense, sinusoid: Tensor, guidance: Tensor) {
-        let features = ops.alloc([1, 1, guidance.len(), cond_proj.weight.c()]);
+        let features = ops.alloc([guidance.len(), 1, 1, cond_proj.weight.c()]);
         ops.timestep_embedding(TimestepEmbedding {
             out: features,
             timesteps: guidance,
@@ -154,7 +154,8 @@ impl TimeEmbedding {
                 freq_shift: self.freq_shift,
             });
         }
-        ops.linear(Linear { activation: Some(Activation::Silu), ..linear_1.to(hidden, embeds) });
+        let first = linear_1.to(hidden.as_images(), embeds.as_images());
+        ops.linear(Linear { activation: Some(Activation::Silu), ..first });
         for row in 0..rows {
             let residual = self.linear_2.bias;
             ops.linear(Linear { residual, ..linear_2.to(biases.row(row), hidden.row(row)) });

@@ -114,8 +114,11 @@ impl dyn Ops + '_ {
 pub struct Region {
     pub base: u64,
     pub bytes: usize,
-    pub(crate) _owner: Box<dyn Any>,
+    pub(crate) _owner: Box<dyn Any + Send + Sync>,
 }
+
+/// Opens a backend, on the thread that is to use it.
+pub type Opener = Box<dyn FnOnce() -> Result<Box<dyn Backend>> + Send>;
 
 /// A recorded sequence of verbs; only the backend that recorded it can replay it.
 pub struct Graph(pub(crate) Box<dyn Any>);
@@ -133,6 +136,10 @@ pub trait Backend: Ops {
 
     /// The machine in words.
     fn describe(&self) -> String;
+
+    /// How to open another backend on the same machine, for another thread: its work is in no order with this one's,
+    /// and either sees the tensors of both.
+    fn beside(&self) -> Opener;
 
     /// Takes zeroed memory. `purpose` ("weights", "activations") is for the out-of-memory message.
     fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region>;
@@ -154,6 +161,12 @@ pub trait Backend: Ops {
 
     /// Copies the bytes of a dense tensor to the host.
     fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()>;
+
+    /// Copies a dense tensor to another of the same shape and dtype, in order with other work, but does not wait.
+    fn copy(&mut self, to: Tensor, from: Tensor) -> Result<()>;
+
+    /// Waits for all work issued so far.
+    fn wait(&mut self) -> Result<()>;
 
     /// Executes `body` once, verb by verb, and waits. Nothing is kept.
     fn run(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<()>;

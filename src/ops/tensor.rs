@@ -66,6 +66,12 @@ impl Tensor {
         Tensor { shape: [self.b(), 1, self.tokens(), self.c()], ..self }
     }
 
+    /// Every row as an image of its own, `[b·h·w, 1, 1, c]`: rows that have nothing to do with one another, so
+    /// that each is what it would be alone.
+    pub fn as_images(self) -> Self {
+        Tensor { shape: [self.rows(), 1, 1, self.c()], ..self }
+    }
+
     /// Columns `start .. start + count` of every row.
     pub fn columns(self, start: usize, count: usize) -> Self {
         assert!(start + count <= self.c(), "columns {start}+{count} of {self}");

@@ -3,7 +3,8 @@
 //! Every verb is a plain struct of tensors and scalars, output first. Accumulation, norm statistics
 //! and softmax are f32 whatever the activations are; a result is rounded to the output's dtype once.
 //! Outputs never overlap inputs, except where a field says so. No verb writes what another takes as its
-//! weight: a backend may read weights ahead.
+//! weight: a backend may read weights ahead. An image of a result, `[b,..]`, has the same bytes however many
+//! others there are.
 
 use std::ops::Range;
 
@@ -290,6 +291,17 @@ impl Conv2d {
             activation: None,
             residual: self.residual.map(Tensor::as_tokens),
         })
+    }
+
+    /// The same for images `start .. start + count` alone.
+    pub fn images(&self, start: usize, count: usize) -> Conv2d {
+        Conv2d {
+            out: self.out.images(start, count),
+            x: self.x.images(start, count),
+            row: self.row.map(|row| TableRow { index: row.index.columns(start, count), ..row }),
+            residual: self.residual.map(|residual| residual.images(start, count)),
+            ..*self
+        }
     }
 
     /// Side of the kernel that an output pixel sees `x` through.

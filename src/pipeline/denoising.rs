@@ -35,7 +35,14 @@ impl DenoisingShape {
         if row < self.guided { row } else { row - self.guided }
     }
 
-    fn time_table_of(&self, row: usize) -> usize {
+    /// The rows that show a picture: the unconditional one, if it has guidance, and the conditional one.
+    pub fn rows_of(&self, picture: usize) -> impl Iterator<Item = usize> + use<> {
+        let unconditional = (picture < self.guided).then_some(picture);
+        unconditional.into_iter().chain([self.guided + picture])
+    }
+
+    /// The time table that a row reads.
+    pub fn time_table_of(&self, row: usize) -> usize {
         match self.time_tables {
             1 => 0,
             n if n == self.rows() => row,

@@ -9,6 +9,8 @@
 //! The brackets are recorded once for each [`Shape`] and replayed for every request: steps,
 //! sampler, guidance, seed and prompt are data that is written in front of them.
 
+mod batch;
+mod begin;
 mod bucket;
 mod control;
 mod decode;
@@ -25,7 +27,9 @@ mod model;
 mod numbers;
 mod predicted;
 mod preview;
+mod prompt_cache;
 mod prompts;
+mod ready;
 mod request;
 mod stages;
 mod tensors;
@@ -37,6 +41,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use self::batch::{Batch, Member};
+use self::begin::Spare;
+pub use self::begin::{Begun, Loop, OpenLoop};
 use self::bucket::Bucket;
 pub use self::control::Control;
 use self::control::write_controls;
@@ -52,7 +59,9 @@ pub use self::model::{Description, KnownShapes, Model, ModelFiles};
 use self::numbers::{read_floats, write_floats};
 pub use self::preview::{OnPreview, PreviewMethod, Previews};
 use self::preview::{Watch, Watched};
+use self::prompt_cache::PromptCache;
 use self::prompts::Prompts;
+pub use self::ready::{BatchKey, Ready};
 pub use self::request::{Painting, Pass, Picture, Request, SizeConditioning, Times};
 pub use self::stages::{Counted, Models, Stage, count};
 pub use self::tensors::Shape;
@@ -72,13 +81,16 @@ pub type OnStep<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 
 pub struct Pipeline {
     buckets: HashMap<Shape, Bucket>,
-    models: Models,
+    models: Arc<Models>,
     /// One for each text encoder.
     tokenizers: Arc<[Tokenizer]>,
     inversions: Inversions,
     description: Description,
     loras: Loras,
-    weights: Region,
+    prompt_cache: PromptCache,
+    /// Memory of pictures that a batch has given back.
+    spare: Vec<Spare>,
+    weights: Arc<Region>,
     backend: Box<dyn Backend>,
 }
 
@@ -117,7 +129,7 @@ impl Pipeline {
         let weights = backend.reserve(bytes, "the weights")?;
         let mut plan = Plan::new(weights.base, weights.bytes, dtype);
         let tokens = tokenizers.iter().map(Tokenizer::max_length).fold(config.max_tokens(), usize::min);
-        let models = Models { tokens, ..Models::new(config, new_tokens, &mut plan) };
+        let models = Arc::new(Models { tokens, ..Models::new(config, new_tokens, &mut plan) });
         let start = Instant::now();
         let mut done = 0;
         for requests in plan.requests.chunks(REQUESTS_AT_ONCE) {
@@ -134,7 +146,18 @@ impl Pipeline {
         }
         let buckets = HashMap::new();
         let loras = Loras::new(source, plan.requests);
-        Ok(Pipeline { buckets, models, tokenizers, inversions, description, loras, weights, backend })
+        Ok(Pipeline {
+            buckets,
+            models,
+            tokenizers,
+            inversions,
+            description,
+            loras,
+            prompt_cache: PromptCache::default(),
+            spare: Vec::new(),
+            weights: Arc::new(weights),
+            backend,
+        })
     }
 
     /// Makes these the LoRAs that the weights have in them, in any order; none gives the model as it was
@@ -154,6 +177,11 @@ impl Pipeline {
     }
     pub fn backend(&mut self) -> &mut dyn Backend {
         &mut *self.backend
+    }
+    /// Bytes of all that was taken on the machine: weights, shapes, prompts and pictures that are kept.
+    pub fn bytes(&self) -> usize {
+        let buckets = self.buckets.values().map(|bucket| bucket.region.bytes);
+        self.weights.bytes + buckets.sum::<usize>() + self.prompt_cache.bytes() + self.spare_bytes()
     }
     /// Bytes of all weights.
     pub fn weight_bytes(&self) -> usize {
@@ -247,6 +275,28 @@ impl Pipeline {
         times: &mut Times,
         watch: Watch,
     ) -> Result<Shape> {
+        let shape = self.start(request, prompts, pass, latents, times)?;
+        let start = Instant::now();
+        let (bucket, models, table) = (&self.buckets[&shape], &self.models, &pass.table);
+        let evaluations = table.evaluations();
+        let backend = &mut *self.backend;
+        let done = Watched { backend, models, bucket, shape, request, table }.denoise(watch)?;
+        if done < evaluations {
+            return Err(Error::Cancelled { done, steps: evaluations });
+        }
+        times.denoise += start.elapsed();
+        Ok(shape)
+    }
+
+    /// Does all that comes before the steps of a pass; returns the shape whose tensors are ready for them.
+    fn start(
+        &mut self,
+        request: &Request,
+        prompts: &Prompts,
+        pass: &Pass,
+        latents: Option<Vec<f32>>,
+        times: &mut Times,
+    ) -> Result<Shape> {
         let (config, table) = (&self.description.config, &pass.table);
         let shape = Shape { chunks: prompts.chunks(), ..request.shape(config, pass) };
         let start = Instant::now();
@@ -261,7 +311,11 @@ impl Pipeline {
         prompts.write(backend, t, request, pass, &self.description)?;
         write_times(backend, t, request, table)?;
         write_controls(backend, &t.denoising.controls, request, config, pass)?;
-        backend.replay(&bucket.prompts)?;
+        let key = prompts.key(request, &self.description, &shape);
+        if !self.prompt_cache.recall(backend, &key, t)? {
+            backend.replay(&bucket.prompts)?;
+            self.prompt_cache.keep(backend, key, t)?;
+        }
         backend.replay(&bucket.times)?;
         times.text += start.elapsed();
 
@@ -277,21 +331,11 @@ impl Pipeline {
         };
 
         let start = Instant::now();
-        write_latents(backend, &t.denoising, request, table, &latents)?;
-        backend.write(
-            t.denoising.guidance,
-            &padded(&vec![request.guidance_scale; request.images], request.images),
-        )?;
-        backend.write(t.denoising.index, bytemuck::cast_slice(&t.denoising.first_index()))?;
-        backend.write(
-            t.denoising.rescale,
-            &padded(&vec![request.guidance_rescale; request.images], request.images),
-        )?;
-        let evaluations = table.evaluations();
-        let done = Watched { backend, models: &self.models, bucket, shape, request, table }.denoise(watch)?;
-        if done < evaluations {
-            return Err(Error::Cancelled { done, steps: evaluations });
-        }
+        let d = &t.denoising;
+        write_latents(backend, d, request, table, &latents)?;
+        backend.write(d.guidance, &padded(&vec![request.guidance_scale; request.images], request.images))?;
+        backend.write(d.index, bytemuck::cast_slice(&d.first_index()))?;
+        backend.write(d.rescale, &padded(&vec![request.guidance_rescale; request.images], request.images))?;
         times.denoise += start.elapsed();
         Ok(shape)
     }

@@ -150,7 +150,15 @@ impl Watched<'_> {
             let pictures = before.iter().zip(after.chunks_exact(after.len() / d.shape.images));
             let samples = pictures.map(|(before, after)| before.predicted(&self.table.rows[row], after));
             if let Some(samples) = samples.collect::<Option<Vec<_>>>() {
-                let pictures = self.preview(previews.method, &samples.concat(), &after)?;
+                let pictures = self.bucket.show(
+                    self.backend,
+                    self.models,
+                    &self.shape,
+                    self.request,
+                    previews.method,
+                    &samples.concat(),
+                )?;
+                self.backend.write(d.latents, bytemuck::cast_slice(&after))?;
                 (previews.on_preview)(done, pictures)?;
             }
         }
@@ -173,18 +181,28 @@ impl Watched<'_> {
         *done += ran;
         Ok(flow)
     }
+}
 
-    fn preview(&mut self, method: PreviewMethod, sample: &[f32], latents: &[f32]) -> Result<Vec<Picture>> {
-        let latents_of = self.bucket.tensors.denoising.latents;
-        let [_, h, w, c] = latents_of.shape;
-        if let (PreviewMethod::Projection, Some(projection)) = (method, projection(&self.models.config)) {
-            let rgb: Vec<u8> = sample.chunks_exact(c).flat_map(|pixel| projection.colour(pixel)).collect();
-            return Ok(self.request.pictures(w, h, &rgb));
+impl Bucket {
+    /// Clean samples of all pictures, [images,h,w,c], as colours.
+    pub(super) fn show(
+        &self,
+        backend: &mut dyn Backend,
+        models: &Models,
+        shape: &Shape,
+        request: &Request,
+        method: PreviewMethod,
+        samples: &[f32],
+    ) -> Result<Vec<Picture>> {
+        let latents = self.tensors.denoising.latents;
+        let [_, h, w, c] = latents.shape;
+        if let (PreviewMethod::Projection, Some(projection)) = (method, projection(&models.config)) {
+            let rgb: Vec<u8> = samples.chunks_exact(c).flat_map(|pixel| projection.colour(pixel)).collect();
+            return Ok(request.pictures(w, h, &rgb));
         }
-        self.backend.write(latents_of, bytemuck::cast_slice(sample))?;
-        let rgb = self.bucket.decode_preview(self.backend, self.models, &self.shape)?;
-        self.backend.write(latents_of, bytemuck::cast_slice(latents))?;
-        Ok(self.request.pictures(self.shape.width, self.shape.height, &rgb))
+        backend.write(latents, bytemuck::cast_slice(samples))?;
+        let rgb = self.decode_preview(backend, models, shape)?;
+        Ok(request.pictures(shape.width, shape.height, &rgb))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::model::Description;
 use super::request::{Pass, Request};
-use super::tensors::{Tensors, XlTensors};
+use super::tensors::{Shape, Tensors, XlTensors};
 use crate::error::Result;
 use crate::ops::{Backend, Tensor};
 use crate::text::{Chunks, Inversions, LongPrompt, Prompt, PromptStyle, Tokenizer};
@@ -79,11 +79,7 @@ impl<'a> Prompts<'a> {
         model: &Description,
     ) -> Result<()> {
         self.write_ids(backend, t.ids, &self.encoders[0], request.images)?;
-        let is_zeroed = |text: usize| {
-            let unstated = request.prompt_style == PromptStyle::Plain && request.negative_prompt.is_empty();
-            let is_negative = text + 1 < self.encoders[0].texts.len();
-            model.config.is_xl() && model.force_zeros_for_empty_prompt && unstated && is_negative
-        };
+        let is_zeroed = |text| self.is_zeroed(text, request, model);
         let weights = self.encoders[0].texts.iter().enumerate().flat_map(|(i, text)| {
             let zeroed = is_zeroed(i);
             let weights = text.weights.iter().map(move |&weight| if zeroed { 0.0 } else { weight });
@@ -96,6 +92,27 @@ impl<'a> Prompts<'a> {
             self.write_xl(backend, xl, zeroed, t.encoded_apart, request, pass)?;
         }
         Ok(())
+    }
+
+    /// Whether a text is zeros instead of what the encoders make of it.
+    fn is_zeroed(&self, text: usize, request: &Request, model: &Description) -> bool {
+        let unstated = request.prompt_style == PromptStyle::Plain && request.negative_prompt.is_empty();
+        let is_negative = text + 1 < self.encoders[0].texts.len();
+        model.config.is_xl() && model.force_zeros_for_empty_prompt && unstated && is_negative
+    }
+
+    /// All that the text encoders read of the request: equal for prompts that are encoded alike.
+    pub fn key(&self, request: &Request, model: &Description, shape: &Shape) -> Vec<u8> {
+        let numbers = [request.images, shape.clip_skip[0], shape.clip_skip[1]];
+        let mut key: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+        for Encoder { texts, .. } in &self.encoders {
+            for (i, text) in texts.iter().enumerate() {
+                key.extend([u8::from(self.is_zeroed(i, request, model)), b':']);
+                key.extend(text.ids.iter().flat_map(|id| id.to_le_bytes()));
+                key.extend(text.weights.iter().flat_map(|weight| weight.to_le_bytes()));
+            }
+        }
+        key
     }
 
     fn write_ids(

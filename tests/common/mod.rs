@@ -1,6 +1,7 @@
 //! Shared by the test crates: fixtures, moving numbers to and from a backend, comparing.
 #![allow(dead_code)] // Each test crate uses a part.
 
+pub mod company;
 pub mod fuzzed;
 pub mod pictures;
 pub mod placed;

@@ -141,6 +141,20 @@ fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
     list
 }
 
+/// A call for some of its images.
+fn images(call: &Call, start: usize, count: usize) -> Call {
+    let mut of_images = *call;
+    for (field, tensor) in tensors(&mut of_images) {
+        *tensor = match (call, field) {
+            (Call::Emphasize(_), "weight") => tensor.images(start, count),
+            (_, "weight" | "bias" | "table" | "gains" | "tokens" | "positions") => *tensor,
+            (_, "index" | "timesteps") => tensor.columns(start, count),
+            _ => tensor.images(start, count),
+        };
+    }
+    of_images
+}
+
 /// The input that lies at the output's address.
 fn in_place(call: &Call) -> Option<&'static str> {
     let (field, input) = match call {
@@ -246,6 +260,29 @@ impl Placed {
     pub fn run(&self, backend: &mut dyn Backend) {
         self.call.check();
         backend.run(&mut |ops| ops.issue(self.call)).expect("run");
+    }
+
+    /// Whether images behind the first one begin where vectors of halves may.
+    pub fn images_are_aligned(&self) -> bool {
+        let mut later = images(&self.call, 1, 1);
+        let mut later = tensors(&mut later).into_iter();
+        later.all(|(_, tensor)| tensor.dtype.size() != 2 || tensor.address.is_multiple_of(16))
+    }
+
+    /// Runs the call for images `start .. start + count` alone; returns the bytes of their output.
+    pub fn run_images(&self, backend: &mut dyn Backend, start: usize, count: usize) -> Vec<u8> {
+        let call = images(&self.call, start, count);
+        let out = call.out();
+        let [row_bytes, pitch_bytes] = [out.c(), out.pitch].map(|n| n * out.dtype.size());
+        let bytes = (out.rows() - 1) * pitch_bytes + row_bytes;
+        let rows = Tensor::new(out.address, [1, 1, 1, bytes], DType::U8);
+        let first = (out.address - self.slab.address) as usize;
+        backend.write(rows, &self.before[first..first + bytes]).expect("write");
+        call.check();
+        backend.run(&mut |ops| ops.issue(call)).expect("run");
+        let mut bytes = vec![0; bytes];
+        backend.read(rows, &mut bytes).expect("read");
+        bytes.chunks(pitch_bytes).flat_map(|row| &row[..row_bytes]).copied().collect()
     }
 
     /// The bytes of the output.

@@ -1,5 +1,6 @@
 //! The other hops of trust, on a GPU: torch's fixtures and `Cpu` against `Cuda`, the naive kernels
-//! against the fast ones, graphs and loops against verbs one by one, a small model on both backends.
+//! against the fast ones, images alone against the same in company, graphs and loops against verbs one by one,
+//! a small model on both backends.
 //!
 //! Without a GPU every test says so and passes; `SDRT_REQUIRE_GPU=1` turns that into a failure.
 //! `SDRT_SEED` gives other random inputs. The tests in `small` are meant for compute-sanitizer.
@@ -9,6 +10,10 @@ mod common;
 
 #[cfg(sdrt_cuda)]
 mod cases;
+#[cfg(sdrt_cuda)]
+mod company;
+#[cfg(sdrt_cuda)]
+mod engine;
 #[cfg(sdrt_cuda)]
 mod full;
 #[cfg(sdrt_cuda)]

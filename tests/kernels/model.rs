@@ -131,21 +131,49 @@ fn the_same_request_gives_the_same_bytes() {
     assert!(paint(&mut pipeline(stepwise), &request) == picture, "in another engine, step by step");
 }
 
-#[test]
-fn a_picture_of_a_batch_is_the_picture_of_its_seed() {
-    let Some(_guard) = lock() else { return };
-    let mut pipeline = pipeline(open(DType::F16));
-    let request = Request { images: 3, ..request(&pipeline) };
-    let batch = paint(&mut pipeline, &request);
-    for (i, picture) in batch.iter().enumerate() {
-        let seed = request.seed + i as u64;
-        assert_eq!(picture.seed, seed);
-        let alone = paint(&mut pipeline, &Request { images: 1, seed, ..request.clone() });
-        // Other tiles and other algorithms: not the same bytes.
-        let (psnr, largest) = compare(picture, &alone[0]);
-        println!("picture {i} of 3 and alone: PSNR {psnr:.1} dB, largest difference {largest}");
-        assert!(psnr >= 40.0, "picture {i}: PSNR {psnr:.1} dB");
+/// Every picture of a batch, with guidance and without, has the bytes that it has alone.
+fn keeps_its_bytes_in_company(mut pipeline: Pipeline, request: Request) {
+    for (images, guidance_scale) in [(4, request.guidance_scale), (3, 1.0)] {
+        let request = Request { images, guidance_scale, ..request.clone() };
+        for (i, picture) in (0..).zip(paint(&mut pipeline, &request)) {
+            let seed = request.seed + i;
+            assert_eq!(picture.seed, seed);
+            let alone = &paint(&mut pipeline, &Request { images: 1, seed, ..request.clone() })[0];
+            let (psnr, largest) = compare(&picture, alone);
+            assert!(
+                &picture == alone,
+                "picture {i} of {images}, guidance {guidance_scale}, is not the one alone: PSNR {psnr:.1} dB, \
+                 largest difference {largest}"
+            );
+        }
     }
+}
+
+#[test]
+fn pictures_keep_their_bytes_in_company() {
+    let Some(_guard) = lock() else { return };
+    for dtype in HALVES {
+        let pipeline = pipeline(open(dtype));
+        let request = request(&pipeline);
+        keeps_its_bytes_in_company(pipeline, request);
+    }
+}
+
+#[test]
+fn pictures_of_the_trained_model_keep_their_bytes_in_company() {
+    let Some(_guard) = lock() else { return };
+    let pipeline = common::pipeline("emoji", open(DType::F16));
+    let prompt = "fox on a purple background".to_string();
+    let request = Request { prompt, ..pipeline.defaults().expect("defaults") };
+    keeps_its_bytes_in_company(pipeline, request);
+}
+
+#[test]
+fn pictures_of_xl_keep_their_bytes_in_company() {
+    let Some(_guard) = lock() else { return };
+    let pipeline = common::load_pipeline("tests/fixtures/families/sdxl", open(DType::F16));
+    let request = Request { steps: 4, ..request(&pipeline) };
+    keeps_its_bytes_in_company(pipeline, request);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use sdrt::error::{Error, Result};
 use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
-use sdrt::ops::{Arena, Backend, Call, DType, FillRows, Graph, Ops, Region, Tensor};
+use sdrt::ops::{Arena, Backend, Call, DType, FillRows, Graph, Opener, Ops, Region, Tensor};
 use sdrt::pipeline::{Init, KnownShapes, Picture, Pipeline, Request, Tiled, Tiling, count};
 use sdrt::raster::Raster;
 use sdrt::sampler::Sampler;
@@ -144,6 +144,9 @@ impl Backend for Small {
     fn name(&self) -> String {
         self.cpu.name()
     }
+    fn beside(&self) -> Opener {
+        self.cpu.beside()
+    }
     fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {
         if bytes > self.limit {
             return Err(Error::OutOfMemory { purpose: purpose.into(), needed: bytes, free: None });
@@ -161,6 +164,12 @@ impl Backend for Small {
     }
     fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
         self.cpu.read(from, bytes)
+    }
+    fn copy(&mut self, to: Tensor, from: Tensor) -> Result<()> {
+        self.cpu.copy(to, from)
+    }
+    fn wait(&mut self) -> Result<()> {
+        self.cpu.wait()
     }
     fn run(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<()> {
         self.cpu.run(body)

@@ -10,9 +10,6 @@ use crate::ops::{Conv2d, TAP_SUMS};
 /// cache beside the weight. The same for all shapes, as sums are cut here.
 const PATCH: usize = 1 << 10;
 
-/// Rows of a product from which on each is summed alike, however many there are.
-const HANDFUL: usize = 5;
-
 pub fn conv2d(memory: &Memory, transposed: &mut Vec<f32>, v: &Conv2d) {
     let x = memory.rows::<f32>(v.x);
     let stored = memory.slice(v.weight);
@@ -57,9 +54,9 @@ struct Side {
     taps: Vec<usize>,
 }
 
-/// Pixels of the output, the same of some images, that see the same taps of the weight.
+/// Pixels of the output, the same of all images, that see the same taps of the weight.
 struct Part {
-    images: Range<usize>,
+    images: usize,
     rows: Side,
     columns: Side,
 }
@@ -83,7 +80,7 @@ impl Side {
 impl Part {
     fn whole(v: &Conv2d) -> Part {
         let side = |n| Side::whole(n, v.kernel());
-        Part { images: 0..v.out.b(), rows: side(v.out.h()), columns: side(v.out.w()) }
+        Part { images: v.out.b(), rows: side(v.out.h()), columns: side(v.out.w()) }
     }
 
     /// All parts of an upsampling convolution's output.
@@ -91,25 +88,17 @@ impl Part {
         let [h, w] = [v.out.h(), v.out.w()];
         let sides =
             Side::upsampled(h).flat_map(move |rows| Side::upsampled(w).map(move |c| (rows.clone(), c)));
-        sides.flat_map(|(rows, columns)| {
-            // gemm adds up otherwise for a handful of rows, which must not be one with neighbours and none without.
-            let images = if rows.count * columns.count < HANDFUL { 1 } else { v.out.b() };
-            (0..v.out.b()).step_by(images).map(move |first| Part {
-                images: first..first + images,
-                rows: rows.clone(),
-                columns: columns.clone(),
-            })
-        })
+        sides.map(|(rows, columns)| Part { images: v.out.b(), rows, columns })
     }
 
     fn pixels(&self) -> usize {
-        self.images.len() * self.rows.count * self.columns.count
+        self.images * self.rows.count * self.columns.count
     }
 
     /// Image, row and column, the latter two counted in the part.
     fn position(&self, pixel: usize) -> [usize; 3] {
         let pixels = self.rows.count * self.columns.count;
-        let (image, place) = (self.images.start + pixel / pixels, pixel % pixels);
+        let (image, place) = (pixel / pixels, pixel % pixels);
         [image, place / self.columns.count, place % self.columns.count]
     }
 

@@ -17,7 +17,7 @@ type Live = Arc<Mutex<Vec<Range<u64>>>>;
 ///
 /// A verb finds its tensors in live memory before it starts, and whoever issues verbs keeps the
 /// regions until they are done.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Memory {
     live: Live,
 }
@@ -28,6 +28,11 @@ struct Allocation {
     range: Range<u64>,
     live: Live,
 }
+
+// SAFETY: the memory belongs to no thread.
+unsafe impl Send for Allocation {}
+// SAFETY: a reference to it gives nothing away.
+unsafe impl Sync for Allocation {}
 
 fn lock(live: &Live) -> MutexGuard<'_, Vec<Range<u64>>> {
     live.lock().unwrap_or_else(PoisonError::into_inner)
@@ -55,6 +60,13 @@ impl Memory {
         lock(&self.live).push(range.clone());
         let owner = Allocation { pointer, layout, range, live: self.live.clone() };
         Ok(Region { base, bytes, _owner: Box::new(owner) })
+    }
+
+    /// Copies a dense tensor to another of the same size, outside of verbs.
+    pub fn copy(&mut self, to: Tensor, from: Tensor) {
+        assert!(to.is_dense() && from.is_dense(), "{to} and {from} must be dense");
+        // SAFETY: live memory; whether they overlap or not.
+        unsafe { std::ptr::copy(self.locate(from, from.dtype), self.locate(to, to.dtype), to.bytes()) };
     }
 
     /// Asserts that the view lies in live memory, and returns where it starts.

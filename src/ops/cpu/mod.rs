@@ -1,8 +1,7 @@
 //! The backend for machines without a GPU, and the oracle of the GPU's tests: every verb in f32.
 //!
 //! Addresses are host addresses. A graph is the list of recorded verbs. Work is split by shape and
-//! summed in a fixed order, so a machine gives the same bytes every time; and the same bytes alone and in
-//! a batch, unless a map has less than five pixels.
+//! summed in a fixed order, so a machine gives the same bytes every time, alone and in a batch.
 
 mod attention;
 mod conv;
@@ -17,7 +16,7 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
-use super::{Arena, Backend, Call, DType, FillRows, Graph, Ops, Region, Tensor};
+use super::{Arena, Backend, Call, DType, FillRows, Graph, Opener, Ops, Region, Tensor};
 use crate::error::Result;
 use memory::Memory;
 
@@ -121,6 +120,11 @@ impl Backend for Cpu {
         }
     }
 
+    fn beside(&self) -> Opener {
+        let memory = self.memory.clone();
+        Box::new(|| Ok(Box::new(Cpu { memory, ..Cpu::new() })))
+    }
+
     fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {
         self.memory.reserve(bytes, purpose)
     }
@@ -154,6 +158,16 @@ impl Backend for Cpu {
     fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
         assert_eq!(bytes.len(), from.bytes(), "room for {from}");
         bytes.copy_from_slice(self.memory.bytes_mut(from));
+        Ok(())
+    }
+
+    fn copy(&mut self, to: Tensor, from: Tensor) -> Result<()> {
+        assert_eq!((to.shape, to.dtype), (from.shape, from.dtype), "copying {from} to {to}");
+        self.memory.copy(to, from);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<()> {
         Ok(())
     }
 

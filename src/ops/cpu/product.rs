@@ -40,10 +40,11 @@ pub struct Weight<'a> {
 const BLOCK: usize = 16;
 
 impl<'a> Weight<'a> {
-    /// `weight` is dense, for an output of `rows`; a transpose goes to `buffer`.
+    /// `weight` is dense, for an output of `rows`; a transpose goes to `buffer`. A single row is never
+    /// multiplied by one: gemm would add up otherwise than for several.
     pub fn new(weight: &'a [f32], [n, k]: [usize; 2], rows: usize, buffer: &'a mut Vec<f32>) -> Self {
         assert_eq!(weight.len(), n * k);
-        if n * k > rows * (n + k) {
+        if n * k > rows * (n + k) || rows == 1 {
             return Weight { data: weight, n, pitch: k, transposed: false };
         }
         let pitch = n.next_multiple_of(BLOCK);
@@ -68,15 +69,14 @@ impl<'a> Weight<'a> {
         Weight { data, n, pitch, transposed: true }
     }
 
-    /// Rows and columns of an output tile, which is one task.
-    fn tile(&self, rows: usize) -> (usize, usize) {
+    /// How many tiles of the output, each of them a task, lie above each other, and the columns of one.
+    fn tiles(&self, rows: usize) -> (usize, usize) {
         let tasks = 4 * rayon::current_num_threads();
         let most = if self.transposed { rows.div_ceil(tasks).clamp(32, 256) } else { 128 };
-        // Tiles of equal height: gemm adds up otherwise for a handful of rows.
-        let tile_rows = rows.div_ceil(rows.div_ceil(most));
-        let splits = tasks.div_ceil(2 * rows.div_ceil(tile_rows));
+        let down = rows.div_ceil(most);
+        let splits = tasks.div_ceil(2 * down);
         // gemm's own tiles are up to 64 wide.
-        (tile_rows, self.n.div_ceil(splits).next_multiple_of(64))
+        (down, self.n.div_ceil(splits).next_multiple_of(64))
     }
 }
 
@@ -149,6 +149,26 @@ const SUM_COLUMNS: usize = 64;
 /// last bits of a picture would depend on its neighbours in the batch.
 const DEPTH: usize = 512;
 
+/// Up to so many results, gemm adds up otherwise where the terms of both matrices lie side by side.
+const FEW: usize = 16 * 16;
+
+/// Copies rows of x so that their elements are not side by side, down or across.
+///
+/// # Safety
+/// `x` points to `rows` rows of `depth` elements, which lie `pitch` apart.
+unsafe fn spread(
+    (x, pitch): (*const f32, usize),
+    [rows, depth]: [usize; 2],
+    out: &mut [f32],
+) -> Matrix<*const f32> {
+    for row in 0..rows {
+        // SAFETY: the caller's word.
+        let x = unsafe { std::slice::from_raw_parts(x.wrapping_add(row * pitch), depth) };
+        out[2 * row..].iter_mut().step_by(2 * rows).zip(x).for_each(|(out, x)| *out = *x);
+    }
+    (out.as_ptr(), 2, 2 * rows)
+}
+
 /// `out = activation(start + x · weightᵀ)`.
 pub struct Product<'a> {
     pub out: RowsMut<'a, f32>,
@@ -176,11 +196,12 @@ impl Product<'_> {
         blocks: impl Fn(Range<usize>, &mut dyn FnMut(Block)) + Sync,
     ) {
         let Product { out, start, .. } = self;
-        let (tile_rows, tile_columns) = weight.tile(count);
+        let (down, tile_columns) = weight.tiles(count);
         let across = weight.n.div_ceil(tile_columns);
-        (0..count.div_ceil(tile_rows) * across).into_par_iter().for_each(|tile| {
-            let (r, c) = (tile / across * tile_rows, tile % across * tile_columns);
-            let rows = r..count.min(r + tile_rows);
+        (0..down * across).into_par_iter().for_each(|tile| {
+            let (r, c) = (tile / across, tile % across * tile_columns);
+            // Of equal heights, but for one: a single row would be added up otherwise.
+            let rows = r * count / down..(r + 1) * count / down;
             let columns = c..weight.n.min(c + tile_columns);
             let out_row = |row: usize| place.map_or(row, |place| place(row));
             // SAFETY: the rows are visited one after another, and the tile is this task's alone.
@@ -231,15 +252,23 @@ impl Product<'_> {
                             sums.zip(out).for_each(|(sum, out)| *sum = *out);
                         }
                     }
+                    let few = height * columns.len() <= FEW || height == 1;
+                    let spread_out = if few { 2 * height * DEPTH } else { 0 };
                     blocks(rows.clone(), &mut |block| {
                         block.cut(|Block { x, pitch, depth }| {
                             let shape = [height, columns.len(), depth.len()];
                             let at = weight.data[columns.start * weight.pitch + depth.start..].as_ptr();
                             let to = sums.as_mut_ptr();
-                            // SAFETY: as above, with `sums` for `out`.
-                            unsafe {
-                                gemm(shape, (to, 1, height), true, (x, pitch, 1), (at, 1, weight.pitch), 1.0)
-                            };
+                            with_scratch(spread_out, |spread_out| {
+                                let x = if few {
+                                    // SAFETY: `blocks` vouches for `height` rows of x.
+                                    unsafe { spread((x, pitch), [height, depth.len()], spread_out) }
+                                } else {
+                                    (x, pitch, 1)
+                                };
+                                // SAFETY: as above, with `sums` for `out`.
+                                unsafe { gemm(shape, (to, 1, height), true, x, (at, 1, weight.pitch), 1.0) };
+                            });
                         });
                     });
                     for (i, sums) in sums.chunks(SUM_COLUMNS * height).enumerate() {

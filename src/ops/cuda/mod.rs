@@ -10,7 +10,7 @@ use std::rc::Rc;
 use cudarc::driver::result;
 
 use self::steps::StepControl;
-use super::{Arena, Backend, Call, DType, FillRows, Graph, Ops, Region, Tensor};
+use super::{Arena, Backend, Call, DType, FillRows, Graph, Opener, Ops, Region, Tensor};
 use crate::error::{Error, Result};
 use crate::gpu::During;
 use crate::gpu::cublaslt::CublasLt;
@@ -199,6 +199,11 @@ impl Backend for Cuda {
         format!("{}, {}", self.name(), self.dtype)
     }
 
+    fn beside(&self) -> Opener {
+        let (ordinal, dtype) = (self.gpu.context.ordinal(), self.dtype);
+        Box::new(move || Ok(Box::new(Cuda::open(ordinal, dtype)?)))
+    }
+
     fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {
         let memory = DeviceMemory::new(&self.gpu.context, bytes, purpose)?;
         Ok(Region { base: memory.address, bytes, _owner: Box::new(memory) })
@@ -243,6 +248,19 @@ impl Backend for Cuda {
         let copied = unsafe { result::memcpy_dtoh_async(bytes, from.address, self.gpu.stream.cu_stream()) };
         copied.during("reading from the device")?;
         self.synchronize("reading from the device")
+    }
+
+    fn copy(&mut self, to: Tensor, from: Tensor) -> Result<()> {
+        assert_eq!((to.shape, to.dtype), (from.shape, from.dtype), "copying {from} to {to}");
+        let (bytes, stream) = (dense_bytes(&from), self.gpu.stream.cu_stream());
+        dense_bytes(&to);
+        // SAFETY: both lie in memory that was reserved on this device.
+        unsafe { result::memcpy_dtod_async(to.address, from.address, bytes, stream) }
+            .during("copying on the device")
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        self.synchronize("waiting for the device")
     }
 
     fn run(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<()> {

@@ -84,7 +84,7 @@ impl Cuda {
             let kernel = &self.kernels.attention_short_sm90[index];
             return Some(Sm90 { kernel, launch, queries: QUERIES, keys: KEYS });
         }
-        let index = attention_sm90::choose(d, heads, t, s, v.causal, self.gpu.multiprocessors)?;
+        let index = attention_sm90::choose(d, v.heads, t, s, v.causal, self.gpu.multiprocessors)?;
         use attention_sm90::{QUERIES, THREADS, TILES};
         let tile = &TILES[index];
         let grid = (tile.blocks(t) as u32, heads as u32, 1);

@@ -50,7 +50,6 @@ impl Cuda {
         let [_, ho, wo, o] = v.out.shape;
         let k = v.kernel();
         let parts = Parts::of(v);
-        let m = b * parts.rows * parts.columns;
         let mut args = Conv2dArgs {
             out: v.out.address,
             x: v.x.address,
@@ -79,7 +78,7 @@ impl Cuda {
             k_tiles_per_split: 0,
         };
         if self.is_naive() {
-            let tiles = naive_tiles(m, o);
+            let tiles = naive_tiles(b * parts.rows * parts.columns, o);
             let launch = Launch { grid: (tiles.grid.0, tiles.grid.1, parts.count as u32), ..tiles };
             return self.start(&self.kernels.conv2d_naive, launch, &args);
         }
@@ -88,8 +87,15 @@ impl Cuda {
         }
         let offset = v.x.address as usize / v.x.dtype.size();
         let vector = if [i, v.x.pitch, offset].iter().all(|n| n.is_multiple_of(8)) { 8 } else { 4 };
-        let product = conv::Product { m, n: o, k: k * k * i, parts: parts.large, vector };
+        let pixels = parts.rows * parts.columns;
+        let product = conv::Product { b, pixels, n: o, k: k * k * i, parts: parts.large, vector };
         let device = conv::Device { sms: self.gpu.multiprocessors, shared_bytes: self.gpu.shared_bytes };
+        let most = Conv2dPlan::most_images(product, device);
+        if b > most {
+            return (0..b)
+                .step_by(most)
+                .try_for_each(|first| self.conv2d(&v.images(first, most.min(b - first))));
+        }
         let plan = Conv2dPlan::choose(product, device);
         assert!(plan.partial_bytes <= SCRATCH_BYTES, "{plan:?}");
         tracing::trace!(?product, ?plan, "chose a convolution");

@@ -15,7 +15,7 @@ use crate::ops::{Activate, Geglu, Linear, Tensor};
 impl Cuda {
     pub(super) fn linear(&mut self, v: &Linear) -> Result<()> {
         if v.activation.is_none()
-            && linear_sm90::is_faster(v.x.rows(), v.out.c(), v.x.c())
+            && linear_sm90::is_faster(v.x.tokens(), v.out.c(), v.x.c())
             && self.linear_sm90_runs(v, v.out)
         {
             return self.linear_sm90(v, v.out, &linear_sm90::LINEAR, &self.kernels.linear_sm90);
@@ -33,10 +33,13 @@ impl Cuda {
     }
 
     fn product(&mut self, v: &Linear) -> Result<()> {
-        let addresses =
-            v.out.address | v.x.address | v.weight.address | address(v.bias) | address(v.residual);
+        // Image by image: a slice of a batch is aligned as the batch.
+        let places = [Some(v.out), Some(v.x), v.residual].into_iter().flatten();
+        let places = places.map(|t| t.address | (t.tokens() * t.pitch * t.dtype.size()) as u64);
+        let addresses = places.fold(v.weight.address | address(v.bias), |all, place| all | place);
         let product = Product {
-            m: v.x.rows(),
+            images: v.x.b(),
+            rows: v.x.tokens(),
             n: v.out.c(),
             k: v.x.c(),
             y_pitch: v.out.pitch,

@@ -1,0 +1,143 @@
+//! A picture is the same alone and in any company.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sdrt::engine::{Batching, Event, Job, Settings, Wanted};
+use sdrt::ops::cpu::Cpu;
+use sdrt::pipeline::{Hires, Init, Picture, PreviewMethod, Request};
+use sdrt::raster::Raster;
+use sdrt::sampler::Sampler;
+
+use super::{LONG, Rows, end, job, request, start, step, submit};
+use crate::common::load_pipeline;
+use crate::common::pictures::paint;
+
+fn raster(size: [usize; 2], colour: impl Fn(usize) -> u8) -> Raster {
+    let [width, height] = size;
+    Raster { width, height, rgb: (0..3 * width * height).map(colour).collect() }
+}
+
+/// Requests that differ in everything that a batch allows, and in some things that it does not.
+fn requests(engine: &sdrt::engine::Engine) -> Vec<Request> {
+    let with = |steps, seed| request(engine, steps, seed);
+    let picture = raster([64, 64], |i| (i * 7 % 256) as u8);
+    let mask = raster([64, 64], |i| if i / 3 % 64 < 24 { 0 } else { 255 });
+    let init = Init { picture, mask: None, strength: 0.6 };
+    let hires = Hires { scale: 1.5, strength: 0.5, steps: None };
+    vec![
+        with(3, 1),
+        Request { sampler: Sampler::EulerAncestral, ..with(6, 2) },
+        Request { guidance_scale: 1.0, sampler: Sampler::DpmPp2m, ..with(5, 3) },
+        Request { negative_prompt: "grey".into(), guidance_rescale: 0.5, ..with(4, 4) },
+        Request { init: Some(init.clone()), sampler: Sampler::Lms, ..with(7, 5) },
+        Request { init: Some(Init { mask: Some(mask), ..init }), ..with(4, 6) },
+        Request { width: 96, height: 64, sampler: Sampler::UniPc, ..with(5, 7) },
+        Request { hires: Some(hires), sampler: Sampler::Heun, ..with(3, 8) },
+        Request { guidance_scale: 0.0, ..with(2, 9) },
+        Request { clip_skip: Some(2), sampler: Sampler::Pndm, ..with(5, 10) },
+    ]
+}
+
+/// Paints them all at once, and compares each with a pipeline's.
+fn same_in_company(folder: &str, all: bool, previews: bool) {
+    let rows = Arc::new(Rows::default());
+    let engine = start(folder, Settings { max_batch: 4, ..Settings::default() }, rows.clone());
+    let mut requests = requests(&engine);
+    if !all {
+        requests.retain(|request| request.init.is_none() && request.clip_skip.is_none());
+    }
+    let jobs: Vec<_> = requests
+        .iter()
+        .map(|request| {
+            let (made, heard) = job(request.clone());
+            let wanted = Wanted { every: 2, method: PreviewMethod::Vae };
+            let ticket = engine.submit(Job { previews: previews.then_some(wanted), ..made });
+            (ticket.expect("taken"), heard)
+        })
+        .collect();
+    let pictures: Vec<Picture> = jobs.iter().map(|(_, heard)| end(heard).expect("painted").picture).collect();
+    let most = *rows.0.lock().unwrap().iter().max().expect("a step");
+    assert!((5..=8).contains(&most), "at most {most} rows in a call");
+    drop(jobs);
+
+    let mut pipeline = load_pipeline(folder, Cpu::new());
+    for (request, picture) in requests.iter().zip(&pictures) {
+        assert!(paint(&mut pipeline, request).pictures[0] == *picture, "{folder}: seed {}", request.seed);
+    }
+}
+
+#[test]
+fn pictures_are_the_same_in_company() {
+    same_in_company("models/tiny", true, false);
+}
+
+#[test]
+fn previews_change_nothing() {
+    same_in_company("models/tiny", true, true);
+}
+
+#[test]
+fn pictures_of_other_families_are_the_same_in_company() {
+    for family in ["sd2", "sdxl"] {
+        same_in_company(&format!("tests/fixtures/families/{family}"), false, false);
+    }
+}
+
+#[test]
+fn a_picture_that_comes_later_joins_between_two_steps() {
+    let rows = Arc::new(Rows::default());
+    let engine = start("models/tiny", Settings::default(), rows.clone());
+    let (_first, first_heard) = submit(&engine, request(&engine, 100, 1));
+    step(&first_heard, 1);
+    let (_second, second_heard) = submit(&engine, request(&engine, 3, 2));
+    end(&second_heard).expect("painted");
+    let first_is_done = first_heard.try_iter().any(|event| matches!(event, Event::Done(_)));
+    assert!(!first_is_done, "the later, shorter one is done first");
+    let rows = rows.0.lock().unwrap().clone();
+    assert!(rows.starts_with(&[2]) && rows.contains(&4), "{rows:?}");
+}
+
+#[test]
+fn whole_requests_wait_for_one_another() {
+    let rows = Arc::new(Rows::default());
+    let batching = Batching::Request { wait: Duration::from_millis(400) };
+    let engine = start("models/tiny", Settings { batching, ..Settings::default() }, rows.clone());
+    let jobs: Vec<_> = [4, 4, 6].map(|steps| submit(&engine, request(&engine, steps, 1))).into();
+    jobs.iter().for_each(|(_, heard)| drop(end(heard).expect("painted")));
+    assert_eq!(*rows.0.lock().unwrap(), [[4; 4].as_slice(), [2; 6].as_slice()].concat());
+}
+
+#[test]
+fn sizes_take_turns() {
+    let engine = start("models/tiny", Settings::default(), Arc::new(()));
+    let (_large, large_heard) =
+        submit(&engine, Request { width: 128, height: 128, ..request(&engine, 120, 1) });
+    step(&large_heard, 1);
+    let begun = Instant::now();
+    let (_small, small_heard) = submit(&engine, request(&engine, 3, 2));
+    end(&small_heard).expect("painted");
+    let small = begun.elapsed();
+    end(&large_heard).expect("painted");
+    assert!(begun.elapsed() > 2 * small && small < LONG, "{small:?} of {:?}", begun.elapsed());
+}
+
+#[test]
+fn events_come_in_order() {
+    let engine = start("models/tiny", Settings::default(), Arc::new(()));
+    let (made, heard) = job(request(&engine, 9, 1));
+    let previews = Some(Wanted { every: 3, method: PreviewMethod::Vae });
+    let _ticket = engine.submit(Job { previews, ..made }).expect("taken");
+    let mut events = Vec::new();
+    while !matches!(events.last(), Some(Event::Done(_) | Event::Failed(_))) {
+        events.push(heard.recv_timeout(LONG).expect("another event"));
+    }
+    assert!(matches!(events[0], Event::Started) && matches!(events[events.len() - 1], Event::Done(_)));
+    let steps: Vec<usize> = events
+        .iter()
+        .filter_map(|event| if let Event::Step { done, of: 10 | 9 } = event { Some(*done) } else { None })
+        .collect();
+    assert!(steps.is_sorted() && *steps.last().unwrap() >= 9, "{steps:?}");
+    let previews = events.iter().filter(|event| matches!(event, Event::Preview { .. })).count();
+    assert!((1..=3).contains(&previews), "{previews} previews");
+}

@@ -1,0 +1,245 @@
+//! What goes wrong, and who suffers from it.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use sdrt::engine::{Engine, Failure, Job, Observer, Refusal, Settings};
+use sdrt::ops::cpu::Cpu;
+use sdrt::ops::*;
+use sdrt::pipeline::Request;
+use sdrt::{Error, Result};
+
+use super::{end, job, model, request, start, step, submit};
+
+#[derive(Default)]
+struct Counts {
+    cancelled: AtomicUsize,
+    failed: AtomicUsize,
+    steps: AtomicUsize,
+}
+
+impl Observer for Counts {
+    fn cancelled(&self) {
+        self.cancelled.fetch_add(1, Ordering::Relaxed);
+    }
+    fn failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+    fn stepped(&self, _rows: usize) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_dropped_ticket_cancels_within_a_step() {
+    let counts = Arc::new(Counts::default());
+    let engine = start("models/tiny", Settings { max_batch: 1, ..Settings::default() }, counts.clone());
+    let (running, running_heard) = submit(&engine, request(&engine, 128, 1));
+    let (waiting, waiting_heard) = submit(&engine, request(&engine, 128, 2));
+    let (_last, last_heard) = submit(&engine, request(&engine, 2, 3));
+    step(&running_heard, 1);
+    drop(waiting);
+    assert!(matches!(end(&waiting_heard), Err(Failure::Cancelled)));
+    drop(running);
+    assert!(matches!(end(&running_heard), Err(Failure::Cancelled)));
+    end(&last_heard).expect("painted");
+    assert_eq!(counts.cancelled.load(Ordering::Relaxed), 2);
+    assert!(counts.steps.load(Ordering::Relaxed) < 100);
+}
+
+#[test]
+fn a_full_queue_refuses() {
+    let settings = Settings { max_batch: 1, max_queue: 1, ..Settings::default() };
+    let engine = start("models/tiny", settings, Arc::new(()));
+    let jobs: Vec<_> = (0..20).map(|seed| submit(&engine, request(&engine, 30, seed))).collect();
+    let refused = jobs.iter().filter(|(taken, _)| matches!(taken, Err(Refusal::Full { .. }))).count();
+    assert!((10..20).contains(&refused), "{refused} of 20 refused");
+}
+
+#[test]
+fn deadlines_are_kept_or_refused() {
+    let engine = start("models/tiny", Settings { max_batch: 1, ..Settings::default() }, Arc::new(()));
+    let soon = |request: Request, left| {
+        let (made, heard) = job(request);
+        (engine.submit(Job { deadline: Some(Instant::now() + left), ..made }), heard)
+    };
+    // Nothing is known yet of how long a picture takes: it is taken, and waits in vain.
+    let jobs: Vec<_> = (0..4).map(|seed| submit(&engine, request(&engine, 60, seed))).collect();
+    let (taken, heard) = soon(request(&engine, 2, 9), Duration::from_millis(1));
+    if let Ok(_ticket) = taken {
+        assert!(matches!(end(&heard), Err(Failure::DeadlinePassed)));
+    }
+    step(&jobs[0].1, 2);
+    let (taken, _) = soon(request(&engine, 2, 9), Duration::ZERO);
+    assert!(matches!(taken, Err(Refusal::TooLate { .. })), "{:?}", taken.err());
+    let (taken, heard) = soon(request(&engine, 2, 9), Duration::from_secs(600));
+    let _ticket = taken.expect("time enough");
+    drop(jobs);
+    end(&heard).expect("painted");
+}
+
+#[test]
+fn bad_requests_harm_nobody() {
+    let engine = start("models/tiny", Settings::default(), Arc::new(()));
+    let (_good, heard) = submit(&engine, request(&engine, 5, 1));
+    for bad in [
+        Request { width: 63, ..request(&engine, 5, 1) },
+        Request { steps: 0, ..request(&engine, 5, 1) },
+        Request { steps: 500, ..request(&engine, 5, 1) },
+        Request { images: 2, ..request(&engine, 5, 1) },
+        Request { guidance_scale: f32::NAN, ..request(&engine, 5, 1) },
+    ] {
+        let (taken, _) = submit(&engine, bad);
+        assert!(matches!(taken, Err(Refusal::Invalid(_))), "{:?}", taken.err());
+    }
+    end(&heard).expect("painted");
+}
+
+#[test]
+fn shutting_down_finishes_or_reports() {
+    let engine = start("models/tiny", Settings { max_batch: 1, ..Settings::default() }, Arc::new(()));
+    let (_a, a) = submit(&engine, request(&engine, 5, 1));
+    assert_eq!(engine.shut_down(Duration::from_secs(60)), 0);
+    end(&a).expect("painted");
+    assert!(matches!(submit(&engine, request(&engine, 5, 1)).0, Err(Refusal::ShuttingDown)));
+
+    let engine = start("models/tiny", Settings { max_batch: 1, ..Settings::default() }, Arc::new(()));
+    let jobs = [1, 2].map(|seed| submit(&engine, request(&engine, 128, seed)));
+    step(&jobs[0].1, 1);
+    assert_eq!(engine.shut_down(Duration::ZERO), 2);
+    for (_, heard) in &jobs {
+        assert!(matches!(end(heard), Err(Failure::ShutDown)));
+    }
+}
+
+/// A CPU whose loops fail, and which has no memory in pieces above a limit, while told so.
+struct Faulty {
+    cpu: Box<dyn Backend>,
+    faults: Arc<Faults>,
+}
+
+#[derive(Default)]
+struct Faults {
+    device_error: AtomicBool,
+    most_bytes: AtomicUsize,
+}
+
+impl Ops for Faulty {
+    fn dtype(&self) -> DType {
+        self.cpu.dtype()
+    }
+    fn arena(&mut self) -> &mut Arena {
+        self.cpu.arena()
+    }
+    fn issue(&mut self, call: Call) {
+        self.cpu.issue(call);
+    }
+}
+
+impl Backend for Faulty {
+    fn name(&self) -> String {
+        self.cpu.name()
+    }
+    fn describe(&self) -> String {
+        self.cpu.describe()
+    }
+    fn beside(&self) -> Opener {
+        let (open, faults) = (self.cpu.beside(), self.faults.clone());
+        Box::new(|| Ok(Box::new(Faulty { cpu: open()?, faults })))
+    }
+    fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {
+        if bytes > self.faults.most_bytes.load(Ordering::Relaxed) {
+            return Err(Error::OutOfMemory { purpose: purpose.into(), needed: bytes, free: None });
+        }
+        self.cpu.reserve(bytes, purpose)
+    }
+    fn use_arena(&mut self, arena: Arena) -> Arena {
+        self.cpu.use_arena(arena)
+    }
+    fn fill(&mut self, fills: &[(Tensor, FillRows)]) -> Result<()> {
+        self.cpu.fill(fills)
+    }
+    fn write(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
+        self.cpu.write(to, bytes)
+    }
+    fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
+        self.cpu.read(from, bytes)
+    }
+    fn copy(&mut self, to: Tensor, from: Tensor) -> Result<()> {
+        self.cpu.copy(to, from)
+    }
+    fn wait(&mut self) -> Result<()> {
+        self.cpu.wait()
+    }
+    fn run(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<()> {
+        self.cpu.run(body)
+    }
+    fn record(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
+        self.cpu.record(body)
+    }
+    fn replay(&mut self, graph: &Graph) -> Result<()> {
+        self.cpu.replay(graph)
+    }
+    fn record_steps(&mut self, index: Tensor, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
+        self.cpu.record_steps(index, body)
+    }
+    fn replay_steps(
+        &mut self,
+        graph: &Graph,
+        steps: usize,
+        on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<usize> {
+        if self.faults.device_error.load(Ordering::Relaxed) {
+            return Err(Error::Cuda { operation: "denoising".into(), message: "injected".into() });
+        }
+        self.cpu.replay_steps(graph, steps, on_step)
+    }
+    fn recorded(&self) -> usize {
+        self.cpu.recorded()
+    }
+}
+
+fn faulty(settings: Settings) -> (Engine, Arc<Faults>) {
+    let faults = Arc::new(Faults { most_bytes: usize::MAX.into(), ..Faults::default() });
+    let given = faults.clone();
+    let open = move || {
+        let backend: Box<dyn Backend> = Box::new(Faulty { cpu: Box::new(Cpu::new()), faults: given });
+        Ok((backend, None))
+    };
+    let engine = Engine::start_on(model("models/tiny"), open, settings, Arc::new(()));
+    (engine.expect("the engine starts"), faults)
+}
+
+#[test]
+fn a_device_error_fails_its_batch_and_says_so() {
+    let (engine, faults) = faulty(Settings::default());
+    let (_first, first) = submit(&engine, request(&engine, 3, 1));
+    end(&first).expect("painted");
+    faults.device_error.store(true, Ordering::Relaxed);
+    let jobs = [1, 2].map(|seed| submit(&engine, request(&engine, 20, seed)));
+    for (_, heard) in &jobs {
+        let Err(Failure::Error(error)) = end(heard) else { panic!("painted") };
+        assert!(error.to_string().contains("injected"), "{error}");
+    }
+    assert!(!engine.load().alive);
+    assert!(
+        matches!(submit(&engine, request(&engine, 3, 1)).0, Err(Refusal::Dead(why)) if why.contains("injected"))
+    );
+}
+
+#[test]
+fn a_picture_too_large_for_the_memory_fails_alone() {
+    let (engine, faults) = faulty(Settings::default());
+    let (_small, small) = submit(&engine, request(&engine, 30, 1));
+    step(&small, 1);
+    faults.most_bytes.store(4 << 20, Ordering::Relaxed);
+    let (_large, large) = submit(&engine, Request { width: 512, height: 512, ..request(&engine, 3, 1) });
+    let Err(Failure::Error(error)) = end(&large) else { panic!("painted") };
+    assert!(matches!(*error, Error::OutOfMemory { .. }), "{error}");
+    end(&small).expect("painted");
+    let (_again, again) = submit(&engine, request(&engine, 3, 2));
+    end(&again).expect("painted");
+    assert!(engine.load().alive);
+}
