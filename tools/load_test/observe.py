@@ -1,36 +1,39 @@
 """What can be seen of the server's side while it is under load: the GPU, and the server's own counters."""
 
 import re
-import signal
 import statistics
 import subprocess
-import urllib.error
 import urllib.request
+
+import gevent
 
 COUNTER = re.compile(r"^(\w+(?:_total|_sum|_count)) ([0-9.e+-]+)$", re.MULTILINE)
 
 
 class Gpu:
-    """Asks nvidia-smi four times a second for the share of time in which a kernel ran."""
+    """Asks nvidia-smi every second for the share of time in which a kernel ran."""
 
     def __init__(self, index):
-        self.query = ["nvidia-smi", f"--id={index}", "--format=csv,noheader,nounits"]
-        self.sampling = None
+        self.index = index
+        self.name = self.query("name")
 
-    def name(self):
-        command = [*self.query, "--query-gpu=name"]
+    def query(self, field):
+        command = ["nvidia-smi", f"--id={self.index}", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def start(self):
-        command = [*self.query, "--query-gpu=utilization.gpu", "--loop-ms=250"]
-        self.sampling = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.percents = []
+        self.sampling = gevent.spawn(self.sample)
+
+    def sample(self):
+        while True:
+            self.percents.append(float(self.query("utilization.gpu")))
+            gevent.sleep(1)
 
     def stop(self):
-        """The mean since `start`, 0 to 1."""
-        self.sampling.send_signal(signal.SIGTERM)
-        output, _ = self.sampling.communicate()
-        percents = [int(line) for line in output.split() if line.isdigit()]
-        return statistics.fmean(percents) / 100 if percents else None
+        """The mean since `start`, 0 to 1; None without a sample."""
+        self.sampling.kill()
+        return statistics.fmean(self.percents) / 100 if self.percents else None
 
 
 def counters_of(url):
@@ -38,7 +41,7 @@ def counters_of(url):
     try:
         with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
             text = answer.read().decode()
-    except (OSError, urllib.error.URLError):
+    except OSError:
         return {}
     return {name: float(value) for name, value in COUNTER.findall(text)}
 

@@ -34,7 +34,6 @@ PROGRESS_SECONDS = 10
 
 def measure(arguments):
     gpu = observe.Gpu(arguments.gpu) if arguments.gpu is not None else None
-    card = gpu.name() if gpu else None
     recorder = Recorder()
     environment = Environment(
         user_classes=[locustfile.users_of(arguments)], host=arguments.url, parsed_options=arguments
@@ -60,7 +59,7 @@ def measure(arguments):
     return Record(
         server=arguments.name or arguments.url,
         date=date,
-        card=card,
+        card=gpu.name if gpu else None,
         users=None if arguments.arrival_rate else users,
         arrival_rate=arguments.arrival_rate,
         think_time=arguments.think_time,
