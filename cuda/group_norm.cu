@@ -5,8 +5,6 @@
 //                      several parts (Hopper), they are a cluster, whose blocks read one another's sums.
 //   group_norm_stats:  grid (splits, b). A block walks its rows with all channels, so every load is a full
 //                      line, and writes partial[b,group,split].
-//   group_norm_parts:  grid as of group_norm_fused. A block adds up what that one would, bit by bit, but holds
-//                      nothing, and writes partial[b,group,part]: for more images than its clusters hold at once.
 //   group_norm_apply:  grid (blocks, b). Folds the partials in a fixed order, turns them into one scale
 //                      and one offset per channel, kept in registers, and walks its rows from the last, which
 //                      L2 still holds, to the first.
@@ -185,7 +183,7 @@ __device__ __forceinline__ float2 fold(const float* sums, const float* squares, 
     return make_float2(warp_sum(total.x), warp_sum(total.y));
 }
 
-// What a block of group_norm_fused and group_norm_parts adds up: a part of the rows of a slab of whole groups.
+// What a block of group_norm_fused adds up: a part of the rows of a slab of whole groups.
 template <typename T> struct SlabPart {
     static constexpr int V = VEC<T>;
     int channels, groups;     // of a group; of the slab
@@ -255,27 +253,6 @@ template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
 // Of each group of each image, behind the sums: where out is x, its first element is soon another.
 __device__ __forceinline__ float* shifts(const GroupNormArgs& a) {
     return a.partial + size_t(2) * a.b * a.groups * a.splits;
-}
-
-template <typename T> __device__ void group_norm_parts(const GroupNormArgs& a) {
-    constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>;
-    __shared__ float2 of_warps[V][THREADS / 32], totals[V];
-    const SlabPart<T> slab(a);
-    const int warp = threadIdx.x / 32;
-    const T* x = static_cast<const T*>(a.x) + size_t(blockIdx.y) * a.hw * a.x_pitch;
-    const T* from = x + size_t(slab.first + slab.lane) * a.x_pitch + slab.column;
-    const Groups<V> group = slab.thread_groups();
-    ChannelSums<T> mine(x, group, slab.channels);
-#pragma unroll 4
-    for (int i = 0; i < slab.rows; i++)
-        mine.add(*reinterpret_cast<const Vector<T, V>*>(from + size_t(i) * slab.lanes * a.x_pitch));
-    sum_block(mine, group, slab.first_group, slab.groups, of_warps, totals);
-    // Each by the thread that has put it there.
-    if (warp < slab.groups && threadIdx.x % 32 == 0) {
-        const size_t at = size_t(blockIdx.y) * a.groups + slab.first_group + warp;
-        reinterpret_cast<float2*>(a.partial)[at * a.splits + blockIdx.z] = totals[warp];
-        if (blockIdx.z == 0) shifts(a)[at] = to_float(x[(slab.first_group + warp) * slab.channels]);
-    }
 }
 
 template <typename T> __device__ void group_norm_stats(const GroupNormArgs& a) {
@@ -369,11 +346,6 @@ template <typename T> __device__ void group_norm_apply(const GroupNormArgs& a) {
         group_norm_fused_##NAME(const __grid_constant__ GroupNormArgs a) {          \
         after_previous_kernel();                                                    \
         group_norm_fused<T>(a);                                                     \
-    }                                                                               \
-    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>, STREAMS<T>) \
-        group_norm_parts_##NAME(const __grid_constant__ GroupNormArgs a) {          \
-        after_previous_kernel();                                                    \
-        group_norm_parts<T>(a);                                                     \
     }                                                                               \
     extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>, STREAMS<T>) \
         group_norm_stats_##NAME(const __grid_constant__ GroupNormArgs a) {          \

@@ -38,6 +38,7 @@ pub mod raster;
 pub mod rng;
 pub mod roofline;
 pub mod sampler;
+pub mod serve;
 mod sha256;
 pub mod text;
 pub mod weights;

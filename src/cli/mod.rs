@@ -5,6 +5,7 @@ mod control;
 mod emoji;
 mod from;
 mod info;
+mod log;
 mod lora;
 mod model;
 mod output;
@@ -14,12 +15,14 @@ mod profile;
 mod prompt;
 mod run;
 mod sampling;
+mod serve;
+mod signals;
 mod size;
 mod source;
 mod tiling;
 mod workload;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -27,8 +30,6 @@ pub use from::parse;
 use sdrt::device::Device;
 use sdrt::ops::DType;
 use size::SizeArgs;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::prelude::*;
 
 /// Stable Diffusion, from a prompt to a picture.
 #[derive(Parser)]
@@ -47,23 +48,21 @@ enum Command {
     Info(info::Info),
     Bench(bench::Bench),
     Profile(profile::Profile),
+    Serve(Box<serve::Serve>),
 }
 
 impl Cli {
     pub fn run(&self) -> Result<()> {
-        let level =
-            [LevelFilter::WARN, LevelFilter::DEBUG, LevelFilter::TRACE][usize::from(self.verbose.min(2))];
-        let lines = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .without_time();
-        let ours = Targets::new().with_default(LevelFilter::WARN).with_target("sdrt", level);
-        tracing_subscriber::registry().with(lines).with(ours).init();
+        match &self.command {
+            Command::Serve(serve) => serve.log_format.start(self.verbose),
+            _ => log::start(self.verbose),
+        }
         match &self.command {
             Command::Run(run) => run.run(),
             Command::Info(info) => info.run(),
             Command::Bench(bench) => bench.run(),
             Command::Profile(profile) => profile.run(),
+            Command::Serve(serve) => serve.run(),
         }
     }
 }

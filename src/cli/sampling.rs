@@ -3,11 +3,9 @@
 use clap::Args;
 use sdrt::error::Error;
 use sdrt::pipeline::{Description, Request};
-use sdrt::rng::Rng;
+use sdrt::rng::{self, Rng};
 use sdrt::sampler::{NoiseLevels, Sampler, Schedule};
 
-/// torch's CPU generator looks at no more than these bits of a seed.
-const SEED_BITS: u32 = 32;
 #[derive(Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
@@ -51,11 +49,6 @@ fn seed(text: &str) -> Result<u64, Error> {
     })
 }
 
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id()) >> (u64::BITS - SEED_BITS)
-}
-
 impl SamplingArgs {
     /// The model's suggestion with what the flags say instead.
     pub fn request(&self, model: &Description) -> Result<Request, Error> {
@@ -69,7 +62,7 @@ impl SamplingArgs {
             schedule: self.schedule,
             eta: self.eta,
             sigmas: self.sigmas.clone(),
-            seed: self.seed.unwrap_or_else(random_seed),
+            seed: self.seed.unwrap_or_else(rng::random_seed),
             rng: self.rng,
             ..defaults
         })

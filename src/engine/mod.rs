@@ -155,7 +155,8 @@ impl Engine {
         let (started, heard) = mpsc::channel();
         let desk = std::thread::Builder::new().name("desk".into()).spawn(move || {
             let load = || {
-                let (backend, notice) = open()?;
+                let (mut backend, notice) = open()?;
+                backend.keep_alike();
                 let machine = Machine {
                     name: backend.name(),
                     describe: backend.describe(),

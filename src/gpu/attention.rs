@@ -1,7 +1,5 @@
 //! Which attention kernel runs a shape, and its launch: the host's side of `cuda/attention.cu`.
 
-use super::REFERENCE_IMAGES;
-
 /// One launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionPlan {
@@ -76,12 +74,20 @@ impl AttentionPlan {
     /// chip of `sms` multiprocessors.
     ///
     /// Large query tiles read keys and values less often; where they would leave more than a tenth of
-    /// the multiprocessors idle, small ones run instead, but none with other tiles of keys than images of this
-    /// shape have ([`REFERENCE_IMAGES`]).
+    /// the multiprocessors idle, small ones run instead, but none with other tiles of keys than `reference`
+    /// images have ([`super::Company::reference`]).
     ///
     /// # Panics
     /// If `d` is not a multiple of 8 or exceeds [`MAX_HEAD_DIM`], or there is nothing to attend to.
-    pub fn choose(b: usize, heads: usize, t: usize, s: usize, d: usize, sms: usize) -> AttentionPlan {
+    pub fn choose(
+        b: usize,
+        reference: usize,
+        heads: usize,
+        t: usize,
+        s: usize,
+        d: usize,
+        sms: usize,
+    ) -> AttentionPlan {
         assert!(d.is_multiple_of(8) && 0 < d && d <= MAX_HEAD_DIM, "head dim {d}");
         assert!(b > 0 && heads > 0 && t > 0 && s > 0, "b={b} heads={heads} t={t} s={s}");
         let blocks = |tile: &Tile, b: usize| t.div_ceil(tile.queries()) * heads * b;
@@ -91,7 +97,7 @@ impl AttentionPlan {
             let fills = larger.is_some_and(|tile| 10 * blocks(tile, b) >= 9 * sms);
             smaller + usize::from(fills)
         };
-        let reference = best(REFERENCE_IMAGES);
+        let reference = best(reference);
         let index = if TILES[best(b)].keys == TILES[reference].keys { best(b) } else { reference };
         let tile = &TILES[index];
         AttentionPlan {
@@ -106,11 +112,12 @@ impl AttentionPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::REFERENCE_IMAGES;
 
     const H100: usize = 132;
 
     fn kernel(b: usize, heads: usize, t: usize, s: usize, d: usize) -> &'static str {
-        TILES[AttentionPlan::choose(b, heads, t, s, d, H100).tile].name
+        TILES[AttentionPlan::choose(b, REFERENCE_IMAGES, heads, t, s, d, H100).tile].name
     }
 
     #[test]
@@ -138,7 +145,8 @@ mod tests {
                 (8, 64, 64, 160),
                 (10, 4096, 77, 64),
             ] {
-                let keys = |b| TILES[AttentionPlan::choose(b, heads, t, s, d, sms).tile].keys;
+                let keys =
+                    |b| TILES[AttentionPlan::choose(b, REFERENCE_IMAGES, heads, t, s, d, sms).tile].keys;
                 for b in [1, 3, 4, 8, 16] {
                     assert_eq!(keys(b), keys(REFERENCE_IMAGES), "{b} images of {t} queries, d={d}");
                 }
@@ -148,11 +156,11 @@ mod tests {
 
     #[test]
     fn every_query_has_a_block() {
-        let plan = AttentionPlan::choose(2, 8, 4096, 4096, 40, H100);
+        let plan = AttentionPlan::choose(2, REFERENCE_IMAGES, 8, 4096, 4096, 40, H100);
         assert_eq!((plan.grid, plan.threads, plan.shared_bytes), ((32, 8, 2), 128, 2 * 64 * (7 + 5) * 16));
-        let plan = AttentionPlan::choose(1, 12, 77, 77, 64, H100);
+        let plan = AttentionPlan::choose(1, REFERENCE_IMAGES, 12, 77, 77, 64, H100);
         assert_eq!((plan.grid, plan.threads), ((2, 12, 1), 128));
-        let plan = AttentionPlan::choose(3, 1, 33, 1, 512, H100);
+        let plan = AttentionPlan::choose(3, REFERENCE_IMAGES, 1, 33, 1, 512, H100);
         assert_eq!((plan.grid, plan.threads, plan.shared_bytes), ((2, 1, 3), 256, 100_992));
     }
 
@@ -160,7 +168,7 @@ mod tests {
     fn every_head_dim_fits_its_kernel_and_99_kb() {
         for d in (8..=MAX_HEAD_DIM).step_by(8) {
             for t in [1, 64, 77, 16384] {
-                let plan = AttentionPlan::choose(1, 8, t, 77, d, H100);
+                let plan = AttentionPlan::choose(1, REFERENCE_IMAGES, 8, t, 77, d, H100);
                 assert!(plan.shared_bytes <= 99 * 1024, "{plan:?}");
                 assert!(TILES[plan.tile].d >= d && plan.shared_bytes <= 99 << 10, "{d}: {plan:?}");
             }
@@ -170,6 +178,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "head dim 20")]
     fn odd_head_dim_is_refused() {
-        AttentionPlan::choose(1, 1, 1, 1, 20, H100);
+        AttentionPlan::choose(1, REFERENCE_IMAGES, 1, 1, 1, 20, H100);
     }
 }

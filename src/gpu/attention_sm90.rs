@@ -1,6 +1,5 @@
 //! Hopper's attention: the host's side of `cuda/attention_sm90.cu`.
 
-use super::REFERENCE_IMAGES;
 use super::tensor_map::BOX_CHANNELS;
 
 /// Four warpgroups.
@@ -63,7 +62,8 @@ impl Tile {
     }
 }
 
-/// Index into [`TILES`] for images of `heads` heads, each of `d` channels, with `t` queries over `s` keys;
+/// Index into [`TILES`] for `heads` heads of all the images that it is chosen for
+/// ([`super::Company::reference`]), each of `d` channels, with `t` queries over `s` keys;
 /// `None` where the portable kernel is better or the only one.
 ///
 /// Larger blocks read keys and values less often; smaller ones win where they leave fewer multiprocessors
@@ -79,7 +79,6 @@ pub fn choose(
     if s < MIN_KEYS || causal {
         return None;
     }
-    let heads = REFERENCE_IMAGES * heads;
     let time = |tile: &Tile| (tile.blocks(t) * heads).div_ceil(multiprocessors) * tile.queries;
     let candidates = TILES.iter().enumerate().filter(|(_, tile)| tile.d == d && tile.takes(s));
     candidates.min_by_key(|(_, tile)| time(tile)).map(|(index, _)| index)
@@ -88,9 +87,10 @@ pub fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::REFERENCE_IMAGES;
 
     fn kernel(d: usize, heads: usize, t: usize, s: usize) -> Option<&'static str> {
-        choose(d, heads, t, s, false, 132).map(|index| TILES[index].name)
+        choose(d, REFERENCE_IMAGES * heads, t, s, false, 132).map(|index| TILES[index].name)
     }
 
     #[test]

@@ -6,8 +6,6 @@
 //! number of splits is priced with one formula ([`Tile::cost`]), and the cheapest is taken. Equal
 //! shapes on equal devices get equal plans, and images of one shape equal splits ([`REFERENCE_IMAGES`]).
 
-use super::REFERENCE_IMAGES;
-
 /// Elements of k that a block works on at a time.
 pub const K_TILE: usize = 64;
 
@@ -65,6 +63,8 @@ pub static TILES: [Tile; 8] = [
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
     pub b: usize,
+    /// Images for which the splits are chosen ([`super::Company::reference`]).
+    pub reference: usize,
     /// Of an image: no part has more (cuda/conv.cuh).
     pub pixels: usize,
     pub n: usize,
@@ -167,7 +167,7 @@ impl Conv2dPlan {
     }
 
     fn k_tiles_per_split(p: Product, device: Device) -> usize {
-        let p = Product { b: REFERENCE_IMAGES, ..p };
+        let p = Product { b: p.reference, ..p };
         let k_tiles = p.k_tiles();
         let possible = |&per_split: &usize| {
             let splits = k_tiles.div_ceil(per_split);
@@ -196,12 +196,13 @@ impl Conv2dPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::REFERENCE_IMAGES;
 
     const H100: Device = Device { sms: 132, shared_bytes: 227 << 10 };
     const RTX_4090: Device = Device { sms: 128, shared_bytes: 99 << 10 };
 
     fn product(b: usize, pixels: usize, n: usize, k: usize) -> Product {
-        Product { b, pixels, n, k, parts: 1, vector: 8 }
+        Product { b, reference: REFERENCE_IMAGES, pixels, n, k, parts: 1, vector: 8 }
     }
 
     fn plan(b: usize, pixels: usize, n: usize, k: usize, device: Device) -> Conv2dPlan {
@@ -315,8 +316,10 @@ mod tests {
             for n in [1, 3, 40, 330] {
                 for k in [4, 36, 64, 72, 2880] {
                     for (vector, parts) in [(4, 1), (8, 1), (8, 4)] {
-                        let plan =
-                            Conv2dPlan::choose(Product { b: 1, pixels, n, k, parts, vector }, RTX_4090);
+                        let plan = Conv2dPlan::choose(
+                            Product { b: 1, reference: 1, pixels, n, k, parts, vector },
+                            RTX_4090,
+                        );
                         assert!(TILES[plan.tile].vector <= vector && plan.grid.0 >= 1, "{plan:?}");
                         assert_eq!(plan.grid.1 as usize, parts);
                     }

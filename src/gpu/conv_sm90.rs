@@ -157,6 +157,8 @@ impl Tile {
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub b: usize,
+    /// Images for which the splits are chosen ([`super::Company::reference`]).
+    pub reference: usize,
     /// No part has more rows and columns (cuda/conv.cuh).
     pub ho: usize,
     pub wo: usize,
@@ -224,7 +226,7 @@ impl Plan {
         let most_splits = MAX_CLUSTER.min((k_tiles / MIN_K_TILES).max(1));
         // Where so many splits need fewer k tiles each, the last would be empty.
         let fills = |&splits: &usize| k_tiles.div_ceil(k_tiles.div_ceil(splits)) == splits;
-        let reference = Shape { b: REFERENCE_IMAGES, ..shape };
+        let reference = Shape { b: shape.reference, ..shape };
         let plans = (1..=most_splits)
             .filter(fills)
             .flat_map(|splits| Self::with_splits(reference, splits, clusters).map(|plan| (splits, plan)));
@@ -257,7 +259,18 @@ mod tests {
     }
 
     fn conv3x3(b: usize, side: usize, i: usize, o: usize) -> Shape {
-        Shape { b, ho: side, wo: side, i, o, taps: 9, stride: 1, parts: 1, vectors: true }
+        Shape {
+            b,
+            reference: REFERENCE_IMAGES,
+            ho: side,
+            wo: side,
+            i,
+            o,
+            taps: 9,
+            stride: 1,
+            parts: 1,
+            vectors: true,
+        }
     }
 
     #[test]
@@ -283,8 +296,18 @@ mod tests {
 
     #[test]
     fn boxes_of_a_map_of_one_row_are_rows() {
-        let shape =
-            Shape { b: 1, ho: 1, wo: 8192, i: 320, o: 2560, taps: 1, stride: 1, parts: 1, vectors: true };
+        let shape = Shape {
+            b: 1,
+            reference: 1,
+            ho: 1,
+            wo: 8192,
+            i: 320,
+            o: 2560,
+            taps: 1,
+            stride: 1,
+            parts: 1,
+            vectors: true,
+        };
         let plan = Plan::choose(shape, h100());
         assert_eq!(plan.pixels, Pixels { w: TILES[plan.tile].m, h: 1, b: 1 });
     }
@@ -296,7 +319,8 @@ mod tests {
         }
         for (b, ho, wo) in [(1, 1, 1), (3, 7, 9), (2, 96, 96), (1, 512, 512), (8, 13, 200)] {
             for (i, o, taps, stride) in [(64, 64, 1, 1), (320, 4, 9, 1), (1920, 640, 9, 1), (72, 88, 9, 2)] {
-                let shape = Shape { b, ho, wo, i, o, taps, stride, parts: 1, vectors: o % 8 == 0 };
+                let shape =
+                    Shape { b, reference: b, ho, wo, i, o, taps, stride, parts: 1, vectors: o % 8 == 0 };
                 let plan = Plan::choose(shape, h100());
                 let Pixels { w, h, b: images } = plan.pixels;
                 assert_eq!(w * h * images, TILES[plan.tile].m);

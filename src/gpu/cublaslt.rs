@@ -33,6 +33,8 @@ const TRANSPOSED: i32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Product {
     pub images: usize,
+    /// Images for which the algorithm is chosen ([`super::Company::reference`]).
+    pub reference: usize,
     /// Of an image.
     pub rows: usize,
     pub n: usize,
@@ -173,19 +175,62 @@ impl Plan {
             operation.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &bias)?;
         }
         let candidates = {
-            let reference = Layouts::new(p, MIN_ROWS.max(REFERENCE_IMAGES * p.rows))?;
+            let reference = Layouts::new(p, MIN_ROWS.max(p.reference * p.rows))?;
             heuristic(handle, &operation, &reference, &Preference::new(p.alignment)?)?
         };
-        // The one that an image alone can have.
-        let alone = Layouts::new(p, p.rows)?;
+        // The one that an image alone can have, where it is for any number of them.
+        let fewest = if p.reference == REFERENCE_IMAGES { 1 } else { p.images };
+        let alone = Layouts::new(p, fewest * p.rows)?;
         let mut candidates = candidates.into_iter();
         let algorithm = candidates.find(|algorithm| alone.are_taken(handle, &operation, algorithm));
         let not_supported = result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
-        let algorithm = algorithm.ok_or(not_supported)?;
+        let mut algorithm = algorithm.ok_or(not_supported)?;
         let operands = Layouts::new(p, p.images * p.rows)?;
+        if p.images > p.reference && adds_in_one_go(&algorithm)? {
+            // Another of the same kind adds in the same order, whatever its tiles: the best for so many rows.
+            let others = heuristic(handle, &operation, &operands, &Preference::new(p.alignment)?)?;
+            for other in others {
+                if adds_in_one_go(&other)? && id(&other)? == id(&algorithm)? {
+                    algorithm = other;
+                    break;
+                }
+            }
+        }
         let is_taken = operands.are_taken(handle, &operation, &algorithm);
         Ok(is_taken.then_some(Plan { operation, operands, algorithm }))
     }
+}
+
+/// Whether each sum is one thread's, from the first term to the last.
+fn adds_in_one_go(algorithm: &sys::cublasLtMatmulAlgo_t) -> Result<bool, result::CublasError> {
+    use sys::cublasLtMatmulAlgoConfigAttributes_t as Attribute;
+    let splits = attribute(algorithm, Attribute::CUBLASLT_ALGO_CONFIG_SPLITK_NUM)?;
+    let reduction = attribute(algorithm, Attribute::CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME)?;
+    Ok(splits <= 1 && reduction == 0)
+}
+
+/// Which family of kernels it is of.
+fn id(algorithm: &sys::cublasLtMatmulAlgo_t) -> Result<u32, result::CublasError> {
+    attribute(algorithm, sys::cublasLtMatmulAlgoConfigAttributes_t::CUBLASLT_ALGO_CONFIG_ID)
+}
+
+fn attribute(
+    algorithm: &sys::cublasLtMatmulAlgo_t,
+    attribute: sys::cublasLtMatmulAlgoConfigAttributes_t,
+) -> Result<u32, result::CublasError> {
+    let (mut value, mut written) = (0u32, 0);
+    // SAFETY: these attributes have four bytes; the algorithm is plain numbers.
+    unsafe {
+        sys::cublasLtMatmulAlgoConfigGetAttribute(
+            algorithm,
+            attribute,
+            (&raw mut value).cast(),
+            size_of_val(&value),
+            &raw mut written,
+        )
+    }
+    .result()?;
+    Ok(value)
 }
 
 /// What the library recommends, the best first.

@@ -18,6 +18,8 @@ const MIN_ROWS: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub b: usize,
+    /// Images for which it is chosen how rows are cut ([`super::Company::reference`]).
+    pub reference: usize,
     pub pixels: usize,
     pub c: usize,
     pub groups: usize,
@@ -32,31 +34,12 @@ pub struct Parts {
     pub parts: usize,
 }
 
-/// How the sums come about that `group_norm_apply` reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sums {
-    /// `group_norm_parts`, which adds up as `group_norm_fused` does.
-    Parts(Parts),
-    /// `group_norm_stats`
-    Splits { splits: usize, rows_per_split: usize },
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// `group_norm_fused`: the parts of a slab are a cluster.
     Fused(Parts),
-    /// The sums, then `group_norm_apply` on so many rows a block.
-    Twice { sums: Sums, rows_per_block: usize },
-}
-
-impl Sums {
-    /// Of each group.
-    pub fn count(&self) -> usize {
-        match *self {
-            Sums::Parts(Parts { parts, .. }) => parts,
-            Sums::Splits { splits, .. } => splits,
-        }
-    }
+    /// `group_norm_stats`, then `group_norm_apply` on so many rows a block.
+    Twice { splits: usize, rows_per_split: usize, rows_per_block: usize },
 }
 
 impl Shape {
@@ -81,34 +64,31 @@ impl Shape {
 
     /// On a chip of so many multiprocessors.
     pub fn plan(&self, multiprocessors: usize, clusters: Clusters) -> Plan {
-        let sums = match self.parts(clusters) {
-            // Clusters in several waves neither load while others store, nor fill the chip (cuda/LOG.md).
-            Some(Parts { slabs, parts }) if parts == 1 || slabs * self.b <= clusters.resident(parts) => {
-                return Plan::Fused(Parts { slabs, parts });
-            }
-            Some(parts) => Sums::Parts(parts),
-            None => self.splits(multiprocessors),
-        };
-        Plan::Twice { sums, rows_per_block: self.rows_of_each(2 * multiprocessors / self.b, MIN_ROWS) }
+        if let Some(parts) = self.parts(clusters) {
+            return Plan::Fused(parts);
+        }
+        // Two for each multiprocessor: as many blocks run at once, and one image is to fill the chip.
+        let blocks = 2 * multiprocessors * REFERENCE_IMAGES / self.reference;
+        let rows_per_split = self.rows_of_each(blocks, MIN_SPLIT_ROWS);
+        Plan::Twice {
+            splits: self.pixels.div_ceil(rows_per_split),
+            rows_per_split,
+            rows_per_block: self.rows_of_each(2 * multiprocessors / self.b, MIN_ROWS),
+        }
     }
 
-    /// `None` where blocks cannot hold that much, or the clusters of a few images would not run at once.
+    /// `None` where blocks cannot hold that much, or the clusters of the images that it is chosen for would not run
+    /// at once: in several waves they neither load while others store, nor fill the chip (cuda/LOG.md).
     fn parts(&self, clusters: Clusters) -> Option<Parts> {
         let (slabs, lanes) = self.slabs()?;
         let fits = |&parts: &usize| self.pixels.div_ceil(parts) <= lanes * self.held();
         let possible = (1..=MAX_CLUSTER).filter(|&parts| clusters.resident(parts) > 0).filter(fits);
         // As many parts as all run at once, with work for all of their threads.
         let busy = |&parts: &usize| {
-            slabs * REFERENCE_IMAGES <= clusters.resident(parts) && self.pixels / parts >= lanes
+            slabs * self.reference <= clusters.resident(parts) && self.pixels / parts >= lanes
         };
         let parts = possible.clone().rfind(busy).or_else(|| possible.clone().find(|&parts| parts == 1))?;
         Some(Parts { slabs, parts })
-    }
-
-    /// Two for each multiprocessor: as many blocks run at once, and one image is to fill the chip.
-    fn splits(&self, multiprocessors: usize) -> Sums {
-        let rows_per_split = self.rows_of_each(2 * multiprocessors, MIN_SPLIT_ROWS);
-        Sums::Splits { splits: self.pixels.div_ceil(rows_per_split), rows_per_split }
     }
 
     /// Rows of one of so many blocks for each image, but at least `fewest` for each of its lanes.
@@ -123,7 +103,7 @@ mod tests {
     use super::*;
 
     fn plan(b: usize, side: usize, c: usize) -> Plan {
-        let shape = Shape { b, pixels: side * side, c, groups: 32, vector: 8 };
+        let shape = Shape { b, reference: REFERENCE_IMAGES, pixels: side * side, c, groups: 32, vector: 8 };
         shape.plan(132, Clusters::of_hopper(132))
     }
 
@@ -143,26 +123,27 @@ mod tests {
     }
 
     #[test]
-    fn more_images_are_added_up_alike() {
-        let parts = |slabs, parts| Sums::Parts(Parts { slabs, parts });
-        for (side, c, sums) in [(64, 320, parts(8, 6)), (64, 640, parts(16, 3)), (32, 1920, parts(16, 3))] {
-            let Plan::Twice { sums: of_eight, .. } = plan(8, side, c) else { panic!("{side}x{side}x{c}") };
-            assert_eq!(of_eight, sums, "{side}x{side}x{c}");
-        }
+    fn more_images_are_added_up_alike_or_fast() {
+        assert_eq!(plan(8, 64, 320), fused(8, 6));
+        assert_eq!(plan(8, 32, 1920), fused(16, 3));
+        let fastest = Shape { b: 8, reference: 8, pixels: 64 * 64, c: 320, groups: 32, vector: 8 };
+        assert!(matches!(fastest.plan(132, Clusters::of_hopper(132)), Plan::Twice { .. }));
     }
 
     #[test]
     fn larger_maps_are_read_twice() {
-        let splits = |splits, rows_per_split| Sums::Splits { splits, rows_per_split };
-        assert_eq!(plan(2, 64, 960), Plan::Twice { sums: splits(128, 32), rows_per_block: 32 });
-        assert_eq!(plan(8, 64, 960), Plan::Twice { sums: splits(128, 32), rows_per_block: 125 });
-        assert_eq!(plan(1, 512, 128), Plan::Twice { sums: splits(264, 993), rows_per_block: 993 });
+        let twice =
+            |splits, rows_per_split, rows_per_block| Plan::Twice { splits, rows_per_split, rows_per_block };
+        assert_eq!(plan(2, 64, 960), twice(128, 32, 32));
+        assert_eq!(plan(8, 64, 960), twice(128, 32, 125));
+        assert_eq!(plan(1, 512, 128), twice(264, 993, 993));
         assert!(matches!(plan(1, 128, 512), Plan::Twice { .. }));
     }
 
     #[test]
     fn other_chips_have_no_clusters() {
-        let shape = Shape { b: 8, pixels: 64 * 64, c: 320, groups: 32, vector: 8 };
+        let shape =
+            Shape { b: 8, reference: REFERENCE_IMAGES, pixels: 64 * 64, c: 320, groups: 32, vector: 8 };
         assert!(matches!(shape.plan(108, Clusters::of_single_blocks(108)), Plan::Twice { .. }));
         let shape = Shape { b: 8, pixels: 16 * 16, ..shape };
         assert_eq!(shape.plan(108, Clusters::of_single_blocks(108)), fused(8, 1));
@@ -171,11 +152,8 @@ mod tests {
     /// Parts with their number, or splits with that of their rows.
     fn cut(shape: Shape, clusters: Clusters) -> (bool, usize, usize) {
         match shape.plan(132, clusters) {
-            Plan::Fused(Parts { slabs, parts })
-            | Plan::Twice { sums: Sums::Parts(Parts { slabs, parts }), .. } => (true, slabs, parts),
-            Plan::Twice { sums: Sums::Splits { splits, rows_per_split }, .. } => {
-                (false, splits, rows_per_split)
-            }
+            Plan::Fused(Parts { slabs, parts }) => (true, slabs, parts),
+            Plan::Twice { splits, rows_per_split, .. } => (false, splits, rows_per_split),
         }
     }
 
@@ -202,7 +180,14 @@ mod tests {
                 (512, 128),
                 (9, 1280),
             ] {
-                let shape = |b| Shape { b, pixels: side * side, c, groups: 32, vector: 8 };
+                let shape = |b| Shape {
+                    b,
+                    reference: REFERENCE_IMAGES,
+                    pixels: side * side,
+                    c,
+                    groups: 32,
+                    vector: 8,
+                };
                 for b in [1, 3, 4, 8, 16] {
                     let [got, want] = [b, REFERENCE_IMAGES].map(|b| cut(shape(b), clusters));
                     assert_eq!(got, want, "{:?}", shape(b));
@@ -217,7 +202,8 @@ mod tests {
             for pixels in [1, 63, 1024, 4097, 70_000] {
                 for (c, groups) in [(8, 4), (32, 1), (320, 32), (960, 32), (4096, 32)] {
                     for vector in [4, 8] {
-                        let shape = Shape { b, pixels, c, groups, vector };
+                        let shape =
+                            Shape { b, reference: b.max(REFERENCE_IMAGES), pixels, c, groups, vector };
                         if let Plan::Twice { rows_per_block, .. } = shape.plan(132, Clusters::of_hopper(132))
                         {
                             assert!((1..=pixels).contains(&rows_per_block), "{shape:?}");

@@ -1,6 +1,5 @@
 //! Which tile of Hopper's linear layer a shape gets: the host's side of `cuda/linear_sm90.cu`.
 
-use super::REFERENCE_IMAGES;
 use super::conv::K_TILE;
 use super::warpgroups::Consumers::{self, InTurns, Together};
 
@@ -79,12 +78,12 @@ impl Tile {
     }
 }
 
-/// Whether images of so many rows, a result of [rows,columns] with k terms in each sum, are this kernel's and not
+/// Whether a result of [rows,columns] with k terms in each sum, for all the images that it is chosen for, is this kernel's and not
 /// cuBLASLt's, which may add up otherwise. It is faster, as measured (cuda/LOG.md), where there are many rows and
 /// few weights, or columns that fill cuBLASLt's tiles of 128 and 256 badly, as 320 and 960 do.
 pub fn is_faster(rows: usize, columns: usize, k: usize) -> bool {
     let fills_badly = columns.is_multiple_of(160) && !columns.is_multiple_of(128);
-    REFERENCE_IMAGES * rows >= 2048 && (columns * k <= 640 * 640 || fills_badly)
+    rows >= 2048 && (columns * k <= 640 * 640 || fills_badly)
 }
 
 /// How one linear layer is launched.

@@ -22,14 +22,32 @@ pub mod warpgroups;
 use crate::error::Error;
 use cudarc::driver::DriverError;
 
-/// A picture's bytes are the same alone and in any company. So whatever decides in which order numbers are
-/// added up (how k is split, how an image's rows are cut, which of two kernels that add otherwise) is chosen for
-/// a call of so many images, however many it has. Only what decides where and when (tiles, grids, clusters)
-/// is chosen for those that it has.
-///
-/// Two: a picture with guidance, what is painted most. Its plans are the best there are; other numbers of
-/// images pay for being added up as two are.
+/// What the plans for many images at once are made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Company {
+    /// The least time.
+    #[default]
+    Fastest,
+    /// A picture's bytes are the same alone and in any company. So whatever decides in which order numbers are
+    /// added up (how k is split, how an image's rows are cut, which of two kernels that add otherwise) is chosen
+    /// for a call of [`REFERENCE_IMAGES`], however many it has. Only what decides where and when (tiles, grids,
+    /// clusters) is chosen for those that it has.
+    Alike,
+}
+
+/// A picture with guidance, what is painted most. Its plans are the best there are; in any company, other numbers of
+/// images pay for being added up as two are. One is always added up as two are.
 pub const REFERENCE_IMAGES: usize = 2;
+
+impl Company {
+    /// The images for which it is decided in which order numbers are added up.
+    pub fn reference(self, images: usize) -> usize {
+        match self {
+            Company::Fastest => images.max(REFERENCE_IMAGES),
+            Company::Alike => REFERENCE_IMAGES,
+        }
+    }
+}
 
 /// Names the operation that a driver call failed in.
 pub(crate) trait During<T> {

@@ -5,6 +5,7 @@
 //! Recorded        <- Parameters <- text <- read_text      <- a file's bytes
 //! ```
 
+pub mod a1111_names;
 mod civitai;
 mod controlnet;
 mod exif;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::a1111_names::{automatic, sampler_and_schedule};
 use super::civitai::{self, Resource};
 use super::controlnet::{self, UsedControlNet};
 use super::lora::{self, UsedLora};
@@ -258,26 +259,6 @@ impl Recorded {
 
 fn is_of_hires(key: &str) -> bool {
     key == "Hires upscaler" || HIRES.iter().any(|(taken, _)| *taken == key)
-}
-
-/// `Euler a`, or from before A1111 1.9 and from sd.cpp both in one: `DPM++ 2M Karras`.
-fn sampler_and_schedule(name: &str) -> Option<(Sampler, Option<Schedule>)> {
-    let whole = name.parse().ok().map(|sampler| (sampler, None));
-    whole.or_else(|| {
-        name.match_indices(' ')
-            .find_map(|(i, _)| Some((name[..i].parse().ok()?, Some(name[i + 1..].parse().ok()?))))
-    })
-}
-
-/// A1111's `Automatic`: the option `scheduler` of `samplers_k_diffusion` in its `sd_samplers_kdiffusion.py`
-/// (1.9), or evenly spaced timesteps; the others are no samplers of k-diffusion, and go by the model's.
-fn automatic(sampler: Sampler) -> Schedule {
-    match sampler.label() {
-        "DPM++ 2M" | "DPM++ 2S a" | "DPM++ SDE" | "DPM2" | "DPM2 a" => Schedule::Karras,
-        "DPM++ 2M SDE" | "DPM++ 3M SDE" => Schedule::Exponential,
-        "Euler" | "Euler a" | "Heun" | "LMS" => Schedule::Linspace,
-        _ => Schedule::Model,
-    }
 }
 
 #[cfg(test)]

@@ -141,6 +141,10 @@ pub trait Backend: Ops {
     /// and either sees the tensors of both.
     fn beside(&self) -> Opener;
 
+    /// From now on, an image's bytes do not depend on how many others are in a call, which then takes longer where
+    /// they are more than two. Call it before anything is recorded.
+    fn keep_alike(&mut self) {}
+
     /// Takes zeroed memory. `purpose` ("weights", "activations") is for the out-of-memory message.
     fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region>;
 

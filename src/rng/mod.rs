@@ -10,9 +10,18 @@ pub use philox::Philox;
 pub use torch_cpu::TorchCpu;
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+
+/// torch's CPU generator looks at no more than these bits of a seed.
+const SEED_BITS: u32 = 32;
+
+/// A seed where nobody asks for one.
+pub fn random_seed() -> u64 {
+    RandomState::new().hash_one(std::process::id()) >> (u64::BITS - SEED_BITS)
+}
 
 /// A stream of standard normal numbers.
 pub trait NoiseSource {

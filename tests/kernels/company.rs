@@ -2,7 +2,7 @@
 //! make of the batch. On Hopper, `SDRT_ARCH=80` tries the portable kernels.
 
 use sdrt::model::config::ModelConfig;
-use sdrt::ops::{Call, DType};
+use sdrt::ops::{Backend, Call, DType};
 use sdrt::pipeline::{Shape, count};
 
 use super::cases;
@@ -40,6 +40,7 @@ enum Stage {
 fn compare(calls: &[Call]) {
     on_gpu(&[DType::F16], |cuda| {
         let _region = reserve_arena(cuda, 4 << 30);
+        cuda.keep_alike();
         compare_all(cuda, calls);
     });
 }

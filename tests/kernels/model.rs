@@ -133,6 +133,7 @@ fn the_same_request_gives_the_same_bytes() {
 
 /// Every picture of a batch, with guidance and without, has the bytes that it has alone.
 fn keeps_its_bytes_in_company(mut pipeline: Pipeline, request: Request) {
+    pipeline.backend().keep_alike();
     for (images, guidance_scale) in [(4, request.guidance_scale), (3, 1.0)] {
         let request = Request { images, guidance_scale, ..request.clone() };
         for (i, picture) in (0..).zip(paint(&mut pipeline, &request)) {

@@ -12,7 +12,6 @@ use cudarc::driver::result;
 use self::steps::StepControl;
 use super::{Arena, Backend, Call, DType, FillRows, Graph, Opener, Ops, Region, Tensor};
 use crate::error::{Error, Result};
-use crate::gpu::During;
 use crate::gpu::cublaslt::CublasLt;
 use crate::gpu::device::Gpu;
 use crate::gpu::graph::CapturedGraph;
@@ -20,6 +19,7 @@ use crate::gpu::kernels::Kernels;
 use crate::gpu::memory::DeviceMemory;
 use crate::gpu::nvtx::Nvtx;
 use crate::gpu::staging::{Staging, Upload};
+use crate::gpu::{Company, During};
 
 /// Which kernels answer for conv2d, linear and attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,7 @@ pub struct Cuda {
     arena: Arena,
     dtype: DType,
     kind: Kind,
+    company: Company,
     loop_kind: LoopKind,
     /// Synchronise after each verb, so that a failure names the verb that caused it (`SDRT_SYNC=1`).
     sync: bool,
@@ -98,6 +99,7 @@ impl Cuda {
             arena: Arena::new(0, 0),
             dtype,
             kind: Kind::Fast,
+            company: Company::default(),
             loop_kind,
             sync: std::env::var("SDRT_SYNC").is_ok_and(|value| value == "1"),
             recorded: 0,
@@ -200,8 +202,12 @@ impl Backend for Cuda {
     }
 
     fn beside(&self) -> Opener {
-        let (ordinal, dtype) = (self.gpu.context.ordinal(), self.dtype);
-        Box::new(move || Ok(Box::new(Cuda::open(ordinal, dtype)?)))
+        let (ordinal, dtype, company) = (self.gpu.context.ordinal(), self.dtype, self.company);
+        Box::new(move || Ok(Box::new(Cuda { company, ..Cuda::open(ordinal, dtype)? })))
+    }
+
+    fn keep_alike(&mut self) {
+        self.company = Company::Alike;
     }
 
     fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {

@@ -54,7 +54,8 @@ impl Cuda {
         if let Some(sm90) = self.attention_sm90(v) {
             return self.start_sm90(v, args, sm90);
         }
-        let plan = AttentionPlan::choose(b, v.heads, t, s, d, self.gpu.multiprocessors);
+        let plan =
+            AttentionPlan::choose(b, self.company.reference(b), v.heads, t, s, d, self.gpu.multiprocessors);
         let launch = Launch {
             grid: plan.grid,
             block: (plan.threads, 1, 1),
@@ -84,7 +85,14 @@ impl Cuda {
             let kernel = &self.kernels.attention_short_sm90[index];
             return Some(Sm90 { kernel, launch, queries: QUERIES, keys: KEYS });
         }
-        let index = attention_sm90::choose(d, v.heads, t, s, v.causal, self.gpu.multiprocessors)?;
+        let index = attention_sm90::choose(
+            d,
+            self.company.reference(v.q.b()) * v.heads,
+            t,
+            s,
+            v.causal,
+            self.gpu.multiprocessors,
+        )?;
         use attention_sm90::{QUERIES, THREADS, TILES};
         let tile = &TILES[index];
         let grid = (tile.blocks(t) as u32, heads as u32, 1);

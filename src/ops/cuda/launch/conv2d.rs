@@ -88,7 +88,15 @@ impl Cuda {
         let offset = v.x.address as usize / v.x.dtype.size();
         let vector = if [i, v.x.pitch, offset].iter().all(|n| n.is_multiple_of(8)) { 8 } else { 4 };
         let pixels = parts.rows * parts.columns;
-        let product = conv::Product { b, pixels, n: o, k: k * k * i, parts: parts.large, vector };
+        let product = conv::Product {
+            b,
+            reference: self.company.reference(b),
+            pixels,
+            n: o,
+            k: k * k * i,
+            parts: parts.large,
+            vector,
+        };
         let device = conv::Device { sms: self.gpu.multiprocessors, shared_bytes: self.gpu.shared_bytes };
         let most = Conv2dPlan::most_images(product, device);
         if b > most {
@@ -126,6 +134,7 @@ impl Cuda {
         let epilogue = [Some(v.out), v.bias, v.residual, v.row.map(|row| row.table)];
         let shape = conv_sm90::Shape {
             b,
+            reference: self.company.reference(b),
             ho: parts.rows,
             wo: parts.columns,
             i,

@@ -15,7 +15,7 @@ use crate::ops::{Activate, Geglu, Linear, Tensor};
 impl Cuda {
     pub(super) fn linear(&mut self, v: &Linear) -> Result<()> {
         if v.activation.is_none()
-            && linear_sm90::is_faster(v.x.tokens(), v.out.c(), v.x.c())
+            && linear_sm90::is_faster(self.company.reference(v.x.b()) * v.x.tokens(), v.out.c(), v.x.c())
             && self.linear_sm90_runs(v, v.out)
         {
             return self.linear_sm90(v, v.out, &linear_sm90::LINEAR, &self.kernels.linear_sm90);
@@ -39,6 +39,7 @@ impl Cuda {
         let addresses = places.fold(v.weight.address | address(v.bias), |all, place| all | place);
         let product = Product {
             images: v.x.b(),
+            reference: self.company.reference(v.x.b()),
             rows: v.x.tokens(),
             n: v.out.c(),
             k: v.x.c(),

@@ -2,7 +2,7 @@
 
 use super::{assert_vectors, int, vector};
 use crate::error::Result;
-use crate::gpu::group_norm::{self, Parts, Plan, Sums};
+use crate::gpu::group_norm::{self, Parts, Plan};
 use crate::gpu::kernels::{GroupNormArgs, Launch, LayerNormArgs};
 use crate::ops::cuda::{Cuda, SCRATCH_BYTES};
 use crate::ops::{GroupNorm, LayerNorm};
@@ -12,7 +12,14 @@ impl Cuda {
         assert_vectors(&[v.out, v.x]);
         let (b, pixels, c) = (v.x.b(), v.x.tokens(), v.x.c());
         assert!(c <= group_norm::CHANNELS, "group_norm of {c} channels");
-        let shape = group_norm::Shape { b, pixels, c, groups: v.groups, vector: vector(v.x) };
+        let shape = group_norm::Shape {
+            b,
+            reference: self.company.reference(b),
+            pixels,
+            c,
+            groups: v.groups,
+            vector: vector(v.x),
+        };
         let plan = shape.plan(self.gpu.multiprocessors, self.kernels.clusters);
         let mut args = GroupNormArgs {
             out: v.out.address,
@@ -37,28 +44,19 @@ impl Cuda {
             shared_bytes,
             cluster: cluster as u32,
         };
-        let (sums, rows_per_block) = match plan {
+        let (splits, rows_per_split, rows_per_block) = match plan {
             Plan::Fused(Parts { slabs, parts }) => {
-                return self.start(
-                    &self.kernels.group_norm_fused,
-                    launch([slabs, b, parts], 0, parts),
-                    &args,
-                );
+                let launch = launch([slabs, b, parts], 0, parts);
+                return self.start(&self.kernels.group_norm_fused, launch, &args);
             }
-            Plan::Twice { sums, rows_per_block } => (sums, rows_per_block),
+            Plan::Twice { splits, rows_per_split, rows_per_block } => {
+                (splits, rows_per_split, rows_per_block)
+            }
         };
-        let floats = b * (2 * sums.count() + 1) * v.groups;
-        assert!(floats * 4 <= SCRATCH_BYTES, "group_norm statistics of {}", v.x);
-        args.splits = int(sums.count());
-        match sums {
-            Sums::Parts(Parts { slabs, parts }) => {
-                self.start(&self.kernels.group_norm_parts, launch([slabs, b, parts], 0, 1), &args)?;
-            }
-            Sums::Splits { splits, rows_per_split } => {
-                args.rows_per_split = int(rows_per_split);
-                self.start(&self.kernels.group_norm_stats, launch([splits, b, 1], 0, 1), &args)?;
-            }
-        }
+        assert!(b * (2 * splits + 1) * v.groups * 4 <= SCRATCH_BYTES, "group_norm statistics of {}", v.x);
+        args.splits = int(splits);
+        args.rows_per_split = int(rows_per_split);
+        self.start(&self.kernels.group_norm_stats, launch([splits, b, 1], 0, 1), &args)?;
         args.rows_per_split = int(rows_per_block);
         let blocks = pixels.div_ceil(rows_per_block);
         self.start(&self.kernels.group_norm_apply, launch([blocks, b, 1], 8 * v.groups, 1), &args)

@@ -1,0 +1,160 @@
+//! Pictures on their way through the engine.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderMap;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::App;
+use super::errors::ApiError;
+use super::log::Line;
+use super::names::Names;
+use crate::engine::{Event, Finished, Job, Place, Ticket, Wanted};
+use crate::image::Format;
+use crate::pipeline::{Pass, Request};
+use crate::text::{LoraTag, extract_loras};
+
+/// Characters of a prompt, as OpenAI's DALL-E 3 takes them. Every 75 tokens are another chunk of the U-Net's context.
+pub const LONGEST_PROMPT: usize = 4000;
+
+const DEADLINE: &str = "x-deadline-seconds";
+
+/// What a client asks for.
+pub struct Order {
+    /// Its `images` are jobs of their own.
+    pub request: Request,
+    pub format: Format,
+    pub priority: i32,
+    pub deadline: Option<Instant>,
+    pub previews: Option<Wanted>,
+    pub names: Names,
+}
+
+/// The pictures of one order. Dropped, it cancels those that are not done.
+pub struct Painting {
+    /// Of each picture, what is asked for and, until it is done, its ticket.
+    jobs: Vec<(Request, Option<Ticket>)>,
+    /// Endless in theory; but a job has only as many events as steps and previews.
+    events: UnboundedReceiver<(usize, Event)>,
+    names: Names,
+    line: Arc<Line>,
+}
+
+impl Order {
+    /// Checks the request against the server's limits and the model; returns its passes.
+    pub fn check(&self, app: &App) -> Result<Vec<Pass>, ApiError> {
+        let Order { request, names, .. } = self;
+        let (limits, invalid) = (&app.settings.limits, |message: String| {
+            let (message, param) = names.translate(&message);
+            Err(ApiError::invalid(message).of_param(param))
+        });
+        let images = request.images;
+        if !(1..=limits.images).contains(&images) {
+            return invalid(format!("--num-images {images}: expected 1 to {}", limits.images));
+        }
+        for (flag, prompt) in [("prompt", &request.prompt), ("negative-prompt", &request.negative_prompt)] {
+            let length = prompt.chars().count();
+            if length > LONGEST_PROMPT {
+                let most = format!("has {length} characters; expected at most {LONGEST_PROMPT}");
+                return invalid(format!("--{flag}: {most}"));
+            }
+        }
+        let of_error = |error| ApiError::of_error(&error, *names);
+        if let Some(LoraTag { name, .. }) = extract_loras(&request.prompt).map_err(of_error)?.1.first() {
+            return invalid(format!("--prompt: <lora:{name}>: LoRAs are not served; leave the tag out"));
+        }
+        let one = Request { images: 1, ..request.clone() };
+        let passes = one.check(app.engine.description()).map_err(of_error)?;
+        if let Some(Pass { width, height, .. }) =
+            passes.iter().find(|pass| pass.width * pass.height > limits.pixels)
+        {
+            return invalid(format!(
+                "--width and --height: {width}x{height} is too large; expected at most {} pixels",
+                limits.pixels
+            ));
+        }
+        self.format.check(&app.origin.parameters(&one, 0).to_string()).map_err(of_error)?;
+        Ok(passes)
+    }
+}
+
+impl App {
+    /// Sends the jobs of a checked order to the engine.
+    pub fn submit(&self, order: Order, line: &Arc<Line>) -> Result<Painting, ApiError> {
+        let Order { request, priority, deadline, previews, names, .. } = order;
+        let (send, events) = unbounded_channel();
+        let mut jobs = Vec::new();
+        for i in 0..request.images {
+            let seed = request.seed.wrapping_add(i as u64);
+            let request = Request { images: 1, seed, ..request.clone() };
+            let send = send.clone();
+            let job = Job {
+                request: request.clone(),
+                priority,
+                deadline,
+                previews,
+                // Nobody listens any more where the client is gone.
+                on_event: Box::new(move |event| drop(send.send((i, event)))),
+            };
+            let ticket = self.engine.submit(job).map_err(|refusal| ApiError::of_refusal(&refusal, names))?;
+            jobs.push((request, Some(ticket)));
+        }
+        Ok(Painting { jobs, events, names, line: line.clone() })
+    }
+
+    /// Within how many seconds the pictures have to be done: the field's number, or the header's.
+    pub fn deadline(field: Option<f64>, headers: &HeaderMap) -> Result<Option<Instant>, ApiError> {
+        let header = headers.get(DEADLINE).map(|value| {
+            let number = value.to_str().ok().and_then(|text| text.parse::<f64>().ok());
+            number.ok_or_else(|| ApiError::field(DEADLINE, "expected a number of seconds"))
+        });
+        let Some(seconds) = field.map(Ok).or(header).transpose()? else { return Ok(None) };
+        let name = if field.is_some() { "deadline" } else { DEADLINE };
+        let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| !time.is_zero());
+        match time.map(|time| Instant::now().checked_add(time)) {
+            Some(deadline) => Ok(deadline),
+            None => Err(ApiError::field(name, format!("{seconds} is no time; expected seconds above 0"))),
+        }
+    }
+}
+
+impl Painting {
+    pub fn request(&self, index: usize) -> &Request {
+        &self.jobs[index].0
+    }
+
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// What happens next to one of the pictures, by its index; `None` once all are done.
+    ///
+    /// # Errors
+    /// One of the pictures failed, so the others are not wanted either.
+    pub async fn next(&mut self) -> Result<Option<(usize, Event)>, ApiError> {
+        if self.jobs.iter().all(|(_, ticket)| ticket.is_none()) {
+            return Ok(None);
+        }
+        let (index, event) = self.events.recv().await.ok_or_else(ApiError::internal)?;
+        match &event {
+            Event::Failed(failure) => return Err(ApiError::of_failure(failure, self.names)),
+            Event::Done(finished) => {
+                self.line.painted(finished.times.queued);
+                self.jobs[index].1 = None;
+            }
+            _ => {}
+        }
+        Ok(Some((index, event)))
+    }
+
+    /// The place of a picture in the queue, while it waits.
+    pub fn place(&self, app: &App, index: usize) -> Option<Place> {
+        app.engine.position(self.jobs[index].1.as_ref()?)
+    }
+
+    /// What the user should know of a picture.
+    pub fn warnings(&self, finished: &Finished) -> Vec<String> {
+        finished.warnings.iter().map(|warning| self.names.translate(warning).0).collect()
+    }
+}
