@@ -9,12 +9,11 @@ use sdrt::ops::*;
 use sdrt::{Error, Result};
 
 /// A CPU whose loops fail, and which has no memory in pieces above a limit, while told so.
-pub struct Faulty {
+struct Faulty {
     cpu: Box<dyn Backend>,
     faults: Arc<Faults>,
 }
 
-#[derive(Default)]
 pub struct Faults {
     pub device_error: AtomicBool,
     pub most_bytes: AtomicUsize,
@@ -95,14 +94,16 @@ impl Backend for Faulty {
     }
 }
 
-/// What opens such a machine, and what makes it fail.
-pub fn machine() -> (impl FnOnce() -> Result<(Box<dyn Backend>, Option<String>)> + Send + 'static, Arc<Faults>)
-{
-    let faults = Arc::new(Faults { most_bytes: usize::MAX.into(), ..Faults::default() });
-    let given = faults.clone();
-    let open = move || {
-        let backend: Box<dyn Backend> = Box::new(Faulty { cpu: Box::new(Cpu::new()), faults: given });
-        Ok((backend, None))
-    };
-    (open, faults)
+impl Faults {
+    /// Opens a machine that these make fail.
+    pub fn open(self: Arc<Self>) -> Result<(Box<dyn Backend>, Option<String>)> {
+        Ok((Box::new(Faulty { cpu: Box::new(Cpu::new()), faults: self }), None))
+    }
+}
+
+impl Default for Faults {
+    /// None.
+    fn default() -> Self {
+        Faults { device_error: AtomicBool::new(false), most_bytes: AtomicUsize::new(usize::MAX) }
+    }
 }

@@ -8,7 +8,7 @@ use sdrt::Error;
 use sdrt::engine::{Engine, Failure, Job, Observer, Refusal, Settings};
 use sdrt::pipeline::Request;
 
-use super::faulty::{self, Faults};
+use super::faulty::Faults;
 use super::{end, job, model, request, start, step, submit};
 
 #[derive(Default)]
@@ -113,8 +113,9 @@ fn shutting_down_finishes_or_reports() {
 }
 
 fn faulty(settings: Settings) -> (Engine, Arc<Faults>) {
-    let (open, faults) = faulty::machine();
-    let engine = Engine::start_on(model("models/tiny"), open, settings, Arc::new(()));
+    let faults = Arc::new(Faults::default());
+    let given = faults.clone();
+    let engine = Engine::start_on(model("models/tiny"), || given.open(), settings, Arc::new(()));
     (engine.expect("the engine starts"), faults)
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use super::faulty::{self, Faults};
+use super::faulty::Faults;
 use super::{Answer, agent, small, tiny};
 
 struct Local {
@@ -23,10 +23,11 @@ struct Local {
 
 impl Local {
     fn start() -> Self {
-        let (open, faults) = faulty::machine();
+        let faults = Arc::new(Faults::default());
+        let given = faults.clone();
         let model = Model::Files(ModelFiles::from(Location::from(std::path::PathBuf::from(tiny()))));
         let metrics = Arc::new(Metrics::default());
-        let engine = Engine::start_on(model, open, engine::Settings::default(), metrics.clone()).unwrap();
+        let engine = Engine::start_on(model, || given.open(), engine::Settings::default(), metrics.clone());
         let settings = serve::Settings {
             model: "tiny".into(),
             api_key: None,
@@ -38,7 +39,7 @@ impl Local {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        runtime.spawn(serve::serve(listener, engine, metrics, settings, std::future::pending()));
+        runtime.spawn(serve::serve(listener, engine.unwrap(), metrics, settings, std::future::pending()));
         Local { address, faults, _runtime: runtime }
     }
 
