@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PROMPT ?= fox on a purple background
 
-.PHONY: demo test bench gpu-bundle fixtures nvcc
+.PHONY: demo test test-clients bench gpu-bundle fixtures nvcc
 
 demo: nvcc ## paint a picture with the model inside sdrt
 	cargo build --release
@@ -11,6 +11,10 @@ demo: nvcc ## paint a picture with the model inside sdrt
 
 test: nvcc ## every test; those that need a GPU say so and skip without one
 	cargo test --release
+
+test-clients: nvcc ## sdrt serve with the clients of OpenAI, A1111 and Prometheus, and against its description
+	cargo build --release
+	PYTHON=$(PYTHON) tests/clients/run.sh
 
 bench: nvcc
 	cargo bench

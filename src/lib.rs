@@ -4,6 +4,7 @@
 //! one way:
 //!
 //! ```text
+//! serve    -> engine -> pipeline        HTTP; many pictures at once
 //! hub      -> location                  the id of a model to its files, downloaded where they are missing
 //! pipeline -> text, sampler, rng        what is written in front of a run: token ids, tables, noise
 //!          -> model                     CLIP, U-Net, ControlNets, VAE: plain functions over `Ops`

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use subtle::ConstantTimeEq;
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 use tower_http::csrf::CsrfLayer;
 
 use super::App;
@@ -89,7 +89,8 @@ fn is_limit(error: &axum::Error) -> bool {
 pub fn cors(origins: &[String]) -> Result<CorsLayer> {
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers(Any)
+        // `*` would leave Authorization out.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([header::RETRY_AFTER, "x-request-id".parse().expect("a name")]);
     if origins.iter().any(|origin| origin == ANY) {
         return Ok(layer.allow_origin(Any));

@@ -97,3 +97,34 @@ fn is_of_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LARGE: usize = 64 << 20;
+
+    #[tokio::test]
+    async fn nobody_waits_for_clients_that_do_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(|| async { vec![0; LARGE] }));
+        let timeouts = Timeouts { write: Duration::from_millis(100), ..Timeouts::default() };
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = tokio::spawn(accept(listener, router, timeouts, async { drop(stopped.await) }));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        client.readable().await.unwrap();
+        drop(stop);
+        let connections = server.await.unwrap();
+        timeout(Duration::from_secs(30), connections.shutdown()).await.expect("the connection ends");
+        let mut read = Vec::new();
+        // It may end with a reset.
+        let _ = client.read_to_end(&mut read).await;
+        assert!(read.len() < LARGE);
+    }
+}

@@ -66,7 +66,7 @@ pub enum Refusals {
     /// The queue is full, or the deadline cannot be met.
     #[response(status = 429, headers(("Retry-After" = u64, description = "Seconds")))]
     Busy(ErrorBody),
-    /// The device failed.
+    /// The device failed, or does not have the memory.
     #[response(status = 500)]
     Failed(ErrorBody),
     /// The server shuts down, or its device is gone.
@@ -140,11 +140,11 @@ impl ApiError {
     /// An error of the library, whose sentences name flags.
     pub fn of_error(error: &Error, names: Names) -> Self {
         let (message, param) = names.translate(&error.to_string());
-        let server = |status, code| Self::new(status, SERVER, &message).of_code(code);
+        let failed = |code| Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, &message).of_code(code);
         match error {
             Error::Invalid(_) => Self::invalid(message).of_param(param),
-            Error::OutOfMemory { .. } => server(StatusCode::SERVICE_UNAVAILABLE, "out_of_memory"),
-            _ => server(StatusCode::INTERNAL_SERVER_ERROR, "device_error"),
+            Error::OutOfMemory { .. } => failed("out_of_memory"),
+            _ => failed("device_error"),
         }
     }
 

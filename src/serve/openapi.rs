@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{RefOr, Schema};
 use utoipa::{Modify, OpenApi};
 
 use super::{a1111, metrics, openai, operation, store};
@@ -18,7 +19,7 @@ use super::{a1111, metrics, openai, operation, store};
         a1111::sd_models, a1111::options, a1111::set_options, a1111::png_info, a1111::scripts,
         operation::health, operation::ready, metrics::metrics, document,
     ),
-    modifiers(&Key),
+    modifiers(&Key, &Form),
 )]
 struct Document;
 
@@ -38,6 +39,25 @@ impl Modify for Key {
                 }
             }
         }
+    }
+}
+
+/// Gives the form of edits all fields of generations.
+struct Form;
+
+impl Modify for Form {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let schemas = &mut document.components.get_or_insert_default().schemas;
+        let object = |schema: Option<&RefOr<Schema>>| match schema {
+            Some(RefOr::T(Schema::Object(object))) => object.clone(),
+            _ => panic!("fields are an object"),
+        };
+        let (fields, files) = (object(schemas.get("Fields")), object(schemas.get("EditForm")));
+        let mut form = fields;
+        form.description = files.description;
+        form.properties.extend(files.properties);
+        form.required.extend(files.required);
+        schemas.insert("EditForm".into(), RefOr::T(Schema::Object(form)));
     }
 }
 

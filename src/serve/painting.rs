@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::spawn_blocking;
 
 use super::App;
 use super::errors::ApiError;
 use super::log::Line;
 use super::names::Names;
 use crate::engine::{Event, Finished, Job, Place, Ticket, Wanted};
+use crate::error::{Error, Result};
 use crate::image::Format;
-use crate::pipeline::{Pass, Request};
+use crate::pipeline::{Init, Pass, Request};
 use crate::text::{LoraTag, extract_loras};
 
 /// Characters of a prompt, as OpenAI's DALL-E 3 takes them. Every 75 tokens are another chunk of the U-Net's context.
@@ -43,46 +45,59 @@ pub struct Painting {
 
 impl Order {
     /// Checks the request against the server's limits and the model; returns its passes.
-    pub fn check(&self, app: &App) -> Result<Vec<Pass>, ApiError> {
-        let Order { request, names, .. } = self;
-        let (limits, invalid) = (&app.settings.limits, |message: String| {
-            let (message, param) = names.translate(&message);
-            Err(ApiError::invalid(message).of_param(param))
-        });
-        let images = request.images;
-        if !(1..=limits.images).contains(&images) {
-            return invalid(format!("--num-images {images}: expected 1 to {}", limits.images));
-        }
+    pub fn check(&mut self, app: &App) -> Result<Vec<Pass>, ApiError> {
+        let most = app.settings.limits.images;
+        let images = std::mem::replace(&mut self.request.images, 1);
+        let checked = match images {
+            n if (1..=most).contains(&n) => self.check_picture(app),
+            _ => Err(Error::invalid(format!("--num-images {images}: expected 1 to {most}"))),
+        };
+        self.request.images = images;
+        checked.map_err(|error| ApiError::of_error(&error, self.names))
+    }
+
+    fn check_picture(&self, app: &App) -> Result<Vec<Pass>> {
+        let Order { request, format, .. } = self;
         for (flag, prompt) in [("prompt", &request.prompt), ("negative-prompt", &request.negative_prompt)] {
             let length = prompt.chars().count();
             if length > LONGEST_PROMPT {
-                let most = format!("has {length} characters; expected at most {LONGEST_PROMPT}");
-                return invalid(format!("--{flag}: {most}"));
+                let message = format!("has {length} characters; expected at most {LONGEST_PROMPT}");
+                return Err(Error::invalid(format!("--{flag}: {message}")));
             }
         }
-        let of_error = |error| ApiError::of_error(&error, *names);
-        if let Some(LoraTag { name, .. }) = extract_loras(&request.prompt).map_err(of_error)?.1.first() {
-            return invalid(format!("--prompt: <lora:{name}>: LoRAs are not served; leave the tag out"));
+        if let Some(LoraTag { name, .. }) = extract_loras(&request.prompt)?.1.first() {
+            let message = format!("--prompt: <lora:{name}>: LoRAs are not served; leave the tag out");
+            return Err(Error::invalid(message));
         }
-        let one = Request { images: 1, ..request.clone() };
-        let passes = one.check(app.engine.description()).map_err(of_error)?;
-        if let Some(Pass { width, height, .. }) =
-            passes.iter().find(|pass| pass.width * pass.height > limits.pixels)
-        {
-            return invalid(format!(
-                "--width and --height: {width}x{height} is too large; expected at most {} pixels",
-                limits.pixels
-            ));
+        let passes = request.check(app.engine.description())?;
+        let most = app.settings.limits.pixels;
+        if let Some(Pass { width, height, .. }) = passes.iter().find(|pass| pass.width * pass.height > most) {
+            return Err(Error::invalid(format!(
+                "--width and --height: {width}x{height} is too large; expected at most {most} pixels"
+            )));
         }
-        self.format.check(&app.origin.parameters(&one, 0).to_string()).map_err(of_error)?;
+        format.check(&app.origin.parameters(request, 0).to_string())?;
         Ok(passes)
     }
 }
 
+/// Brings the pictures to start from to size, once for all jobs, where the engine would do it for each.
+async fn fit(request: Request) -> Result<Request, ApiError> {
+    let Request { width, height, .. } = request;
+    let Some(init) = request.init else { return Ok(request) };
+    let fitted = spawn_blocking(move || Init {
+        picture: init.picture.resized(width, height),
+        mask: init.mask.map(|mask| mask.resized(width, height)),
+        strength: init.strength,
+    });
+    Ok(Request { init: Some(fitted.await.map_err(|_| ApiError::internal())?), ..request })
+}
+
 impl App {
     /// Sends the jobs of a checked order to the engine.
-    pub fn submit(&self, order: Order, line: &Arc<Line>) -> Result<Painting, ApiError> {
+    pub async fn submit(&self, order: Order, line: &Arc<Line>) -> Result<Painting, ApiError> {
         let Order { request, priority, deadline, previews, names, .. } = order;
+        let request = fit(request).await?;
         let (send, events) = unbounded_channel();
         let mut jobs = Vec::new();
         for i in 0..request.images {

@@ -1,5 +1,6 @@
 """What /openapi.json says, against what the server does."""
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
@@ -26,8 +27,6 @@ CHECKS = [
 schema = schemathesis.pytest.from_fixture("document")
 
 
-import pytest
-
 
 @pytest.fixture
 def document(tiny):
@@ -35,6 +34,6 @@ def document(tiny):
 
 
 @schema.parametrize()
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_description_holds(case):
     case.call_and_validate(checks=CHECKS)

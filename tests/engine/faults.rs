@@ -1,16 +1,14 @@
 //! What goes wrong, and who suffers from it.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use sdrt::Error;
 use sdrt::engine::{Engine, Failure, Job, Observer, Refusal, Settings};
-use sdrt::ops::cpu::Cpu;
-use sdrt::ops::*;
 use sdrt::pipeline::Request;
-use sdrt::{Error, Result};
 
+use super::faulty::Faults;
 use super::{end, job, model, request, start, step, submit};
 
 #[derive(Default)]
@@ -114,101 +112,10 @@ fn shutting_down_finishes_or_reports() {
     }
 }
 
-/// A CPU whose loops fail, and which has no memory in pieces above a limit, while told so.
-struct Faulty {
-    cpu: Box<dyn Backend>,
-    faults: Arc<Faults>,
-}
-
-#[derive(Default)]
-struct Faults {
-    device_error: AtomicBool,
-    most_bytes: AtomicUsize,
-}
-
-impl Ops for Faulty {
-    fn dtype(&self) -> DType {
-        self.cpu.dtype()
-    }
-    fn arena(&mut self) -> &mut Arena {
-        self.cpu.arena()
-    }
-    fn issue(&mut self, call: Call) {
-        self.cpu.issue(call);
-    }
-}
-
-impl Backend for Faulty {
-    fn name(&self) -> String {
-        self.cpu.name()
-    }
-    fn describe(&self) -> String {
-        self.cpu.describe()
-    }
-    fn beside(&self) -> Opener {
-        let (open, faults) = (self.cpu.beside(), self.faults.clone());
-        Box::new(|| Ok(Box::new(Faulty { cpu: open()?, faults })))
-    }
-    fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {
-        if bytes > self.faults.most_bytes.load(Ordering::Relaxed) {
-            return Err(Error::OutOfMemory { purpose: purpose.into(), needed: bytes, free: None });
-        }
-        self.cpu.reserve(bytes, purpose)
-    }
-    fn use_arena(&mut self, arena: Arena) -> Arena {
-        self.cpu.use_arena(arena)
-    }
-    fn fill(&mut self, fills: &[(Tensor, FillRows)]) -> Result<()> {
-        self.cpu.fill(fills)
-    }
-    fn write(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
-        self.cpu.write(to, bytes)
-    }
-    fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
-        self.cpu.read(from, bytes)
-    }
-    fn copy(&mut self, to: Tensor, from: Tensor) -> Result<()> {
-        self.cpu.copy(to, from)
-    }
-    fn wait(&mut self) -> Result<()> {
-        self.cpu.wait()
-    }
-    fn run(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<()> {
-        self.cpu.run(body)
-    }
-    fn record(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
-        self.cpu.record(body)
-    }
-    fn replay(&mut self, graph: &Graph) -> Result<()> {
-        self.cpu.replay(graph)
-    }
-    fn record_steps(&mut self, index: Tensor, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
-        self.cpu.record_steps(index, body)
-    }
-    fn replay_steps(
-        &mut self,
-        graph: &Graph,
-        steps: usize,
-        on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<usize> {
-        if self.faults.device_error.load(Ordering::Relaxed) {
-            return Err(Error::Cuda { operation: "denoising".into(), message: "injected".into() });
-        }
-        self.cpu.replay_steps(graph, steps, on_step)
-    }
-    fn recorded(&self) -> usize {
-        self.cpu.recorded()
-    }
-}
-
 fn faulty(settings: Settings) -> (Engine, Arc<Faults>) {
-    let faults = Arc::new(Faults { most_bytes: usize::MAX.into(), ..Faults::default() });
+    let faults = Arc::new(Faults::default());
     let given = faults.clone();
-    let open = move || {
-        let backend: Box<dyn Backend> = Box::new(Faulty { cpu: Box::new(Cpu::new()), faults: given });
-        Ok((backend, None))
-    };
-    let engine = Engine::start_on(model("models/tiny"), open, settings, Arc::new(()));
+    let engine = Engine::start_on(model("models/tiny"), || given.open(), settings, Arc::new(()));
     (engine.expect("the engine starts"), faults)
 }
 

@@ -5,6 +5,8 @@ mod common;
 
 mod company;
 mod faults;
+#[path = "../common/faulty.rs"]
+mod faulty;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};

@@ -45,6 +45,12 @@ fn pages_of_other_origins_may_not_ask_unless_they_are_let() {
     assert_eq!((answer.status, allowed(&answer).as_deref()), (200, Some("https://example.com")));
     let answer = from(&server, "https://example.org");
     assert_eq!((answer.status, allowed(&answer)), (403, None));
+    let asked = ureq::http::Request::builder().method("OPTIONS").uri(server.url("/v1/images/generations"));
+    let asked = asked.header("origin", "https://example.com").header("access-control-request-method", "POST");
+    let asked =
+        asked.header("access-control-request-headers", "authorization,content-type").body(()).unwrap();
+    let answer = Answer::of(agent().run(asked).unwrap());
+    assert_eq!(answer.header("access-control-allow-headers"), Some("authorization,content-type"));
 
     let server = Server::start(&["--cors", "*"]);
     let answer = from(&server, "https://example.org");

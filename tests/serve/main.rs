@@ -2,8 +2,11 @@
 
 mod a1111;
 mod access;
+mod device;
 mod edits;
 mod faults;
+#[path = "../common/faulty.rs"]
+mod faulty;
 mod generations;
 mod operation;
 mod shutdown;

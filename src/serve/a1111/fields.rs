@@ -29,6 +29,8 @@ const PREVIEWS: Wanted = Wanted { every: 5, method: PreviewMethod::Projection };
 /// A1111's.
 const STRENGTH: f64 = 0.75;
 const HIRES_SCALE: f64 = 2.0;
+/// As a seed.
+const RANDOM: i64 = -1;
 const LATENT: &str = "Latent";
 
 /// What both requests have.
@@ -198,6 +200,12 @@ impl Common {
     fn request(&self, app: &App) -> Result<Request, ApiError> {
         let scripts: Vec<&str> =
             self.alwayson_scripts.iter().flatten().map(|(name, _)| name.as_str()).collect();
+        if let Some(seed) = self.seed.filter(|&seed| seed < RANDOM) {
+            return Err(ApiError::field(
+                "seed",
+                format!("{seed} is no seed; expected 0 or more, or -1 for any"),
+            ));
+        }
         refuse([
             ("styles", self.styles.as_ref().is_some_and(|styles| !styles.is_empty()), "there are none"),
             ("subseed_strength", self.subseed_strength.unwrap_or_default() != 0.0, "there are no subseeds"),

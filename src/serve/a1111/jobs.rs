@@ -82,6 +82,7 @@ impl Drop for Running {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ProgressQuery {
     /// Leaves the picture out.
     #[serde(default)]

@@ -22,9 +22,8 @@ use super::App;
 use super::body;
 use super::errors::{ApiError, Refusals};
 use super::log::Line;
-use super::painting::Order;
+use super::painting::{Order, Painting};
 use crate::engine::Event;
-use crate::pipeline::Request;
 
 pub fn routes() -> Router<Arc<App>> {
     use axum::routing::{get, post};
@@ -89,15 +88,15 @@ pub async fn img2img(
 
 async fn paint(
     app: &Arc<App>,
-    order: Order,
+    mut order: Order,
     parameters: Value,
     line: Arc<Line>,
 ) -> Result<Json<Painted>, ApiError> {
-    let (request, format) = (order.request.clone(), order.format);
+    let format = order.format;
     let evaluations = order.check(app)?.iter().map(|pass| pass.table.evaluations()).sum();
-    let mut painting = app.submit(order, &line)?;
-    let job = app.a1111.begin(request.images, evaluations);
-    let mut files = vec![None; request.images];
+    let mut painting = app.submit(order, &line).await?;
+    let job = app.a1111.begin(painting.len(), evaluations);
+    let mut files = vec![None; painting.len()];
     let mut warnings = Vec::new();
     loop {
         let (index, event) = tokio::select! {
@@ -113,18 +112,16 @@ async fn paint(
         files[index] = Some(app.encode(finished.picture, painting.request(index), format).await);
     }
     let done: Vec<usize> = (0..files.len()).filter(|&i| files[i].is_some()).collect();
-    let info = info(app, &request, &done, &warnings).to_string();
+    let info = info(app, &painting, &done, &warnings).to_string();
     let images = files.iter().flatten().map(|file| BASE64_STANDARD.encode(file)).collect();
     Ok(Json(Painted { images, parameters, info }))
 }
 
 /// What A1111 says of the pictures that are done.
-fn info(app: &App, request: &Request, done: &[usize], warnings: &[String]) -> Value {
-    let seeds: Vec<u64> = done.iter().map(|&i| request.seed.wrapping_add(i as u64)).collect();
-    let texts = seeds.iter().map(|&seed| {
-        let request = Request { images: 1, seed, ..request.clone() };
-        app.origin.parameters(&request, 0).to_string()
-    });
+fn info(app: &App, painting: &Painting, done: &[usize], warnings: &[String]) -> Value {
+    let request = painting.request(0);
+    let seeds: Vec<u64> = done.iter().map(|&i| painting.request(i).seed).collect();
+    let texts = done.iter().map(|&i| app.origin.parameters(painting.request(i), 0).to_string());
     let strength = request.init.as_ref().map(|init| init.strength);
     json!({
         "prompt": request.prompt,
@@ -139,7 +136,7 @@ fn info(app: &App, request: &Request, done: &[usize], warnings: &[String]) -> Va
         "scheduler": request.schedule.label(),
         "cfg_scale": request.guidance_scale,
         "steps": request.steps,
-        "batch_size": request.images,
+        "batch_size": painting.len(),
         "denoising_strength": strength.or(request.hires.map(|hires| hires.strength)),
         "clip_skip": request.clip_skip,
         "sd_model_name": app.settings.model,

@@ -16,10 +16,10 @@ use super::super::pictures::Role;
 use super::fields::{Fields, StartPicture};
 use super::stream::Kind;
 
-/// The files of the form; besides them it has the fields of `/v1/images/generations` as text.
+/// The fields of `/v1/images/generations` as texts, and files.
 #[derive(ToSchema)]
-#[allow(dead_code)] // For /openapi.json alone.
-struct EditFiles {
+#[allow(dead_code)] // For /openapi.json, which puts the other fields beside them.
+pub struct EditForm {
     /// PNG, JPEG or WebP.
     #[schema(value_type = String, format = Binary)]
     image: Vec<u8>,
@@ -27,15 +27,6 @@ struct EditFiles {
     /// painted where it is light.
     #[schema(value_type = Option<String>, format = Binary)]
     mask: Option<Vec<u8>>,
-}
-
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub struct EditForm {
-    #[serde(flatten)]
-    files: EditFiles,
-    #[serde(flatten)]
-    fields: Fields,
 }
 
 /// Paints a picture anew, as a whole or where a mask says.

@@ -222,11 +222,9 @@ impl Fields {
     /// Width and height, unless they are left open.
     fn size(&self) -> Result<Option<[usize; 2]>> {
         let Some(size) = self.size.as_deref().filter(|size| *size != "auto") else { return Ok(None) };
-        let sides = size.split_once('x').and_then(|(width, height)| {
-            Some([width, height].map(str::parse).into_iter().collect::<Result<Vec<usize>, _>>().ok()?)
-        });
-        match sides.as_deref() {
-            Some(&[width, height]) => Ok(Some([width, height])),
+        let sides = size.split_once('x').map(|(width, height)| [width.parse(), height.parse()]);
+        match sides {
+            Some([Ok(width), Ok(height)]) => Ok(Some([width, height])),
             _ => Err(Error::invalid(format!("--size {size}: expected auto, or WIDTHxHEIGHT as in 512x768"))),
         }
     }

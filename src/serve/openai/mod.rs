@@ -104,7 +104,7 @@ async fn answer(
         format: order.format,
         address: address(headers),
     };
-    let painting = app.submit(order, &line)?;
+    let painting = app.submit(order, &line).await?;
     if fields.stream == Some(true) {
         let stream =
             stream::Settings { kind, progress: fields.progress == Some(true), previews: fields.previews() };
