@@ -170,3 +170,26 @@ fn a_reader_that_leaves_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((code(&output), stderr(&output)), (0, String::new()));
 }
+
+/// A limit on the size of files stands for a disk that is full: what is beyond it is not written.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_keeps_the_picture_that_is_there() {
+    let place = Place::new();
+    fs::write(place.path("a.png"), "an older picture").unwrap();
+    let model = tiny();
+    let flags = place.run_flags(&model, &["--output", "a.png"]);
+    let sdrt = place.command(&flags);
+    // An ignored signal stays ignored in the program that takes the shell's place.
+    let limited = Command::new("bash")
+        .args(["-c", r#"trap "" XFSZ; ulimit -f 1; exec "$@""#, "bash"])
+        .arg(sdrt.get_program())
+        .args(&flags)
+        .current_dir(place.path(""))
+        .output()
+        .unwrap();
+    assert_eq!(code(&limited), 1, "{}", stderr(&limited));
+    assert!(stderr(&limited).contains("a.png: cannot be written"), "{}", stderr(&limited));
+    assert_eq!(fs::read_to_string(place.path("a.png")).unwrap(), "an older picture");
+    assert_eq!(fs::read_dir(place.path("")).unwrap().count(), 1);
+}
