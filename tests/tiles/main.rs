@@ -2,7 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-
+#[path = "../common/faulty.rs"]
+mod faulty;
 mod previews;
 mod tiling;
 mod tiny_vae;

@@ -1,17 +1,20 @@
 //! Pictures encoded and decoded tile by tile.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
-use sdrt::error::{Error, Result};
+use sdrt::error::Error;
 use sdrt::location::Location;
+use sdrt::ops::DType;
 use sdrt::ops::cpu::Cpu;
-use sdrt::ops::{Arena, Backend, Call, DType, FillRows, Graph, Opener, Ops, Region, Tensor};
 use sdrt::pipeline::{Init, KnownShapes, Picture, Pipeline, Request, Tiled, Tiling, count};
 use sdrt::raster::Raster;
 use sdrt::sampler::Sampler;
 
 use super::common::pictures::{equals_diffusers_where, paint};
 use super::common::root;
+use super::faulty::Faults;
 use super::{files, from_picture_equals_diffusers, init, mean_difference, pipeline, request};
 
 #[test]
@@ -119,83 +122,6 @@ fn tiles_bound_the_memory() {
     assert!(message.contains("too many pixels") && message.contains("--vae-tiling"), "{message}");
 }
 
-/// A machine that has no more memory in one piece than `limit`.
-struct Small {
-    cpu: Cpu,
-    limit: usize,
-}
-
-impl Ops for Small {
-    fn dtype(&self) -> DType {
-        self.cpu.dtype()
-    }
-    fn arena(&mut self) -> &mut Arena {
-        self.cpu.arena()
-    }
-    fn issue(&mut self, call: Call) {
-        self.cpu.issue(call);
-    }
-}
-
-impl Backend for Small {
-    fn describe(&self) -> String {
-        self.cpu.describe()
-    }
-    fn name(&self) -> String {
-        self.cpu.name()
-    }
-    fn beside(&self) -> Opener {
-        self.cpu.beside()
-    }
-    fn reserve(&mut self, bytes: usize, purpose: &str) -> Result<Region> {
-        if bytes > self.limit {
-            return Err(Error::OutOfMemory { purpose: purpose.into(), needed: bytes, free: None });
-        }
-        self.cpu.reserve(bytes, purpose)
-    }
-    fn use_arena(&mut self, arena: Arena) -> Arena {
-        self.cpu.use_arena(arena)
-    }
-    fn fill(&mut self, fills: &[(Tensor, FillRows)]) -> Result<()> {
-        self.cpu.fill(fills)
-    }
-    fn write(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
-        self.cpu.write(to, bytes)
-    }
-    fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
-        self.cpu.read(from, bytes)
-    }
-    fn copy(&mut self, to: Tensor, from: Tensor) -> Result<()> {
-        self.cpu.copy(to, from)
-    }
-    fn wait(&mut self) -> Result<()> {
-        self.cpu.wait()
-    }
-    fn run(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<()> {
-        self.cpu.run(body)
-    }
-    fn record(&mut self, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
-        self.cpu.record(body)
-    }
-    fn replay(&mut self, graph: &Graph) -> Result<()> {
-        self.cpu.replay(graph)
-    }
-    fn record_steps(&mut self, index: Tensor, body: &mut dyn FnMut(&mut dyn Ops)) -> Result<Graph> {
-        self.cpu.record_steps(index, body)
-    }
-    fn replay_steps(
-        &mut self,
-        graph: &Graph,
-        steps: usize,
-        on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<usize> {
-        self.cpu.replay_steps(graph, steps, on_step)
-    }
-    fn recorded(&self) -> usize {
-        self.cpu.recorded()
-    }
-}
-
 #[test]
 fn a_picture_that_does_not_fit_is_made_in_tiles() {
     for (init, done) in [(None, "decoded"), (Some(init(true)), "encoded and decoded")] {
@@ -214,8 +140,9 @@ fn a_picture_that_does_not_fit_is_made_in_tiles() {
         };
         let [tiled, whole] = [Tiled::On, Tiled::Off].map(|when| bytes(when).arena_bytes());
         assert!(tiled < whole / 2, "{tiled} and {whole} bytes");
-        let small = Small { cpu: Cpu::new(), limit: whole - 1 };
-        let mut pipeline = Pipeline::load(&files(None), Box::new(small), &mut |_, _| {}).unwrap();
+        let small = Arc::new(Faults { most_bytes: AtomicUsize::new(whole - 1), ..Faults::default() });
+        let (small, _) = small.open().unwrap();
+        let mut pipeline = Pipeline::load(&files(None), small, &mut |_, _| {}).unwrap();
         let refused = pipeline.paint(&with(Tiled::Off), &mut |_, _| ControlFlow::Continue(()));
         assert!(matches!(refused.map(|_| ()), Err(Error::OutOfMemory { .. })));
         let painting = paint(&mut pipeline, &with(Tiled::Auto));
