@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::NonZeroUsize;
-use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -53,7 +52,7 @@ pub struct Serve {
     /// Pictures that are denoised at once
     #[arg(long, value_name = "N", default_value_t = nonzero(engine::Settings::default().max_batch), help_heading = "Queue")]
     max_batch: NonZeroUsize,
-    /// Pictures that may wait; more are refused until there is room
+    /// Pictures that may wait; requests that come while so many do are refused
     #[arg(long, value_name = "N", default_value_t = nonzero(engine::Settings::default().max_queue), help_heading = "Queue")]
     max_queue: NonZeroUsize,
     /// Pictures of one request
@@ -172,7 +171,8 @@ async fn stop(mut signals: Signals, engine: Engine, died: &AtomicBool) {
         _ = signals.next() => {}
         () = dead => {}
     }
-    tokio::spawn(async move { exit(signals.next().await) });
+    // Without what std's exit runs first: the CUDA driver would be taken from under the engine's threads.
+    tokio::spawn(async move { signal_hook::low_level::exit(signals.next().await) });
 }
 
 /// Each connection is an open file, of which a shell often allows fewer than the system does.

@@ -238,67 +238,25 @@ impl Engine {
     /// # Errors
     /// A request that cannot be painted, or one too many.
     pub fn submit(&self, job: Job) -> Result<Ticket, Refusal> {
-        let taken = self.take(job);
-        if taken.is_err() {
-            self.shared.observer.refused();
-        }
-        let painting = taken?;
-        self.shared.changed.notify_all();
-        Ok(Ticket { painting, shared: Arc::downgrade(&self.shared) })
+        Ok(self.submit_together(vec![job])?.remove(0))
     }
 
-    fn take(&self, job: Job) -> Result<Arc<Painting>, Refusal> {
-        let shared = &*self.shared;
-        let config = &shared.description.config;
-        let request = &job.request;
-        if request.images != 1 || !request.controls.is_empty() {
-            let message = "a job is one picture, without ControlNets";
-            return Err(Error::invalid(message).into());
+    /// Takes all of the jobs or none, so that nothing happens between them: none is begun while another may still be
+    /// refused. They are taken while there is a place for the first.
+    ///
+    /// # Errors
+    /// A request that cannot be painted, or one too many.
+    pub fn submit_together(&self, jobs: Vec<Job>) -> Result<Vec<Ticket>, Refusal> {
+        let shared = &self.shared;
+        let count = jobs.len();
+        let paintings = jobs.into_iter().map(|job| shared.painting(job)).collect::<Result<Vec<_>>>();
+        let taken = paintings.map_err(Refusal::from).and_then(|paintings| shared.take(paintings));
+        if taken.is_err() {
+            (0..count).for_each(|_| shared.observer.refused());
         }
-        if let Some(previews) = job.previews {
-            previews.method.check(config)?;
-        }
-        let passes = request.check(&shared.description)?;
-        let evaluations: Vec<usize> = passes.iter().map(|pass| pass.table.evaluations()).collect();
-        let (all, most) = (evaluations.iter().sum::<usize>(), shared.settings.max_evaluations);
-        if all > most {
-            let message = format!(
-                "--steps {}: {all} model evaluations; expected at most {most} of one picture here",
-                request.steps
-            );
-            return Err(Error::invalid(message).into());
-        }
-        let scale = config.vae.scale_factor();
-        let rows = if request.is_guided(config) { 2 } else { 1 };
-        let pixels = |pass: &Pass| rows * (pass.width / scale) * (pass.height / scale);
-        let costs = passes.iter().zip(&evaluations).map(|(pass, n)| (pixels(pass) * n) as f64);
-        let (cost, size) = (costs.sum::<f64>(), [passes[0].width, passes[0].height]);
-
-        let mut state = shared.lock();
-        if let Some(why) = &state.dead {
-            return Err(Refusal::Dead(why.clone()));
-        }
-        if state.closed {
-            return Err(Refusal::ShuttingDown);
-        }
-        let retry_after = || {
-            let half = state.pace.predict(state.cost_left() / 2.0).unwrap_or(RETRY[0]);
-            half.clamp(RETRY[0], RETRY[1])
-        };
-        if state.queue.len() >= shared.settings.max_queue {
-            return Err(Refusal::Full { retry_after: retry_after() });
-        }
-        if let Some(deadline) = job.deadline
-            && let Some(predicted) = state.pace.predict(state.cost_before(job.priority) + cost)
-            && Instant::now() + predicted > deadline
-        {
-            return Err(Refusal::TooLate { predicted, retry_after: retry_after() });
-        }
-        let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let painting = Arc::new(Painting::new(id, job, size, evaluations, cost));
-        state.active.insert(id, painting.clone());
-        state.queue.push(painting.clone());
-        Ok(painting)
+        let tickets = taken?.into_iter().map(|painting| Ticket { painting, shared: Arc::downgrade(shared) });
+        shared.changed.notify_all();
+        Ok(tickets.collect())
     }
 
     /// Where a picture is while it waits.
@@ -395,6 +353,71 @@ impl State {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a job will be when it is taken.
+    ///
+    /// # Errors
+    /// A request that cannot be painted.
+    fn painting(&self, job: Job) -> Result<Painting> {
+        let config = &self.description.config;
+        let request = &job.request;
+        if request.images != 1 || !request.controls.is_empty() {
+            return Err(Error::invalid("a job is one picture, without ControlNets"));
+        }
+        if let Some(previews) = job.previews {
+            previews.method.check(config)?;
+        }
+        let passes = request.check(&self.description)?;
+        let evaluations: Vec<usize> = passes.iter().map(|pass| pass.table.evaluations()).collect();
+        let (all, most) = (evaluations.iter().sum::<usize>(), self.settings.max_evaluations);
+        if all > most {
+            return Err(Error::invalid(format!(
+                "--steps {}: {all} model evaluations; expected at most {most} of one picture here",
+                request.steps
+            )));
+        }
+        let scale = config.vae.scale_factor();
+        let rows = if request.is_guided(config) { 2 } else { 1 };
+        let pixels = |pass: &Pass| rows * (pass.width / scale) * (pass.height / scale);
+        let costs = passes.iter().zip(&evaluations).map(|(pass, n)| (pixels(pass) * n) as f64);
+        let (cost, size) = (costs.sum(), [passes[0].width, passes[0].height]);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        Ok(Painting::new(id, job, size, evaluations, cost))
+    }
+
+    /// Puts pictures into the queue: all of them or none.
+    fn take(&self, paintings: Vec<Painting>) -> Result<Vec<Arc<Painting>>, Refusal> {
+        let mut state = self.lock();
+        if let Some(why) = &state.dead {
+            return Err(Refusal::Dead(why.clone()));
+        }
+        if state.closed {
+            return Err(Refusal::ShuttingDown);
+        }
+        let retry_after = || {
+            let half = state.pace.predict(state.cost_left() / 2.0).unwrap_or(RETRY[0]);
+            half.clamp(RETRY[0], RETRY[1])
+        };
+        if state.queue.len() >= self.settings.max_queue {
+            return Err(Refusal::Full { retry_after: retry_after() });
+        }
+        let mut cost = 0.0;
+        for painting in &paintings {
+            cost += painting.cost;
+            if let Some(deadline) = painting.deadline
+                && let Some(predicted) = state.pace.predict(state.cost_before(painting.priority) + cost)
+                && Instant::now() + predicted > deadline
+            {
+                return Err(Refusal::TooLate { predicted, retry_after: retry_after() });
+            }
+        }
+        let paintings: Vec<_> = paintings.into_iter().map(Arc::new).collect();
+        for painting in &paintings {
+            state.active.insert(painting.id, painting.clone());
+            state.queue.push(painting.clone());
+        }
+        Ok(paintings)
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {

@@ -99,22 +99,23 @@ impl App {
         let Order { request, priority, deadline, previews, names, .. } = order;
         let request = fit(request).await?;
         let (send, events) = unbounded_channel();
-        let mut jobs = Vec::new();
-        for i in 0..request.images {
-            let seed = request.seed.wrapping_add(i as u64);
-            let request = Request { images: 1, seed, ..request.clone() };
+        let requests: Vec<Request> = (0..request.images)
+            .map(|i| Request { images: 1, seed: request.seed.wrapping_add(i as u64), ..request.clone() })
+            .collect();
+        let jobs = requests.iter().enumerate().map(|(i, request)| {
             let send = send.clone();
-            let job = Job {
+            Job {
                 request: request.clone(),
                 priority,
                 deadline,
                 previews,
                 // Nobody listens any more where the client is gone.
                 on_event: Box::new(move |event| drop(send.send((i, event)))),
-            };
-            let ticket = self.engine.submit(job).map_err(|refusal| ApiError::of_refusal(&refusal, names))?;
-            jobs.push((request, Some(ticket)));
-        }
+            }
+        });
+        let tickets = self.engine.submit_together(jobs.collect());
+        let tickets = tickets.map_err(|refusal| ApiError::of_refusal(&refusal, names))?;
+        let jobs = requests.into_iter().zip(tickets.into_iter().map(Some)).collect();
         Ok(Painting { jobs, events, names, line: line.clone() })
     }
 

@@ -57,6 +57,27 @@ fn a_full_queue_refuses() {
 }
 
 #[test]
+fn jobs_together_are_taken_whole_or_not_at_all() {
+    let settings = Settings { max_batch: 1, max_queue: 1, ..Settings::default() };
+    let engine = start("models/tiny", settings, Arc::new(()));
+    let jobs = || (0..3).map(|seed| job(request(&engine, 60, seed))).unzip::<_, _, Vec<_>, Vec<_>>();
+    let (together, heard) = jobs();
+    let tickets = engine.submit_together(together).expect("there is a place");
+    assert_eq!(tickets.len(), 3);
+    step(&heard[0], 2);
+    let refused = engine.submit_together(jobs().0);
+    assert!(matches!(refused, Err(Refusal::Full { .. })), "{:?}", refused.err());
+    let (mut one_is_bad, _) = jobs();
+    one_is_bad[2].request.width = 63;
+    drop(tickets);
+    let refused = engine.submit_together(one_is_bad);
+    assert!(matches!(refused, Err(Refusal::Invalid(_))), "{:?}", refused.err());
+    let (taken, heard) = submit(&engine, request(&engine, 2, 9));
+    let _ticket = taken.expect("nothing waits any more");
+    end(&heard).expect("painted");
+}
+
+#[test]
 fn deadlines_are_kept_or_refused() {
     let engine = start("models/tiny", Settings { max_batch: 1, ..Settings::default() }, Arc::new(()));
     let soon = |request: Request, left| {
