@@ -63,6 +63,19 @@ class Studio:
         self.unfold_settings()
         return self
 
+    def reopen(self) -> "Studio":
+        """Opens the page anew once the browser has stored what the page gave it: this read waits for earlier writes."""
+        self.page.evaluate("""() => new Promise((resolve, reject) => {
+            const open = indexedDB.open("sdrt");
+            open.onerror = reject;
+            open.onsuccess = () => {
+                const count = open.result.transaction("pictures").objectStore("pictures").count();
+                count.onerror = reject;
+                count.onsuccess = () => { open.result.close(); resolve(); };
+            };
+        })""")
+        return self.open()
+
     def unfold_settings(self) -> None:
         self.page.locator("#more").evaluate("details => details.open = true")
 

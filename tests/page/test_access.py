@@ -58,7 +58,7 @@ def test_the_theme_is_kept(studio):
     assert not dark()
     page.get_by_role("button", name="Use the dark theme").click()
     assert dark()
-    studio.open()
+    studio.reopen()
     assert dark()
     page.get_by_role("button", name="Use the light theme").click()
     assert not dark()

@@ -15,7 +15,7 @@ def painted(studio, **settings):
 def test_settings_survive_a_reload(studio):
     studio.set(prompt="a red fox", negative_prompt="blurry", num_inference_steps=7, seed=3, width=128)
     studio.field("Sampler").select_option("ddim")
-    studio.open()
+    studio.reopen()
     for label, value in {"Prompt": "a red fox", "Negative prompt": "blurry", "Steps": "7", "Seed": "3", "Width": "128",
                          "Sampler": "ddim"}.items():
         expect(studio.field(label)).to_have_value(value)
@@ -25,7 +25,7 @@ def test_settings_of_another_model_are_left(studio):
     studio.set(prompt="a red fox", num_inference_steps=7)
     other = {"id": "other", "sdrt": {"default_size": "1024x768", "default_steps": 30, "samplers": []}}
     studio.page.route("**/v1/models", lambda route: route.fulfill(json={"data": [other]}))
-    studio.open()
+    studio.reopen()
     expect(studio.field("Steps")).to_have_value("30")
     expect(studio.field("Height")).to_have_value("768")
     expect(studio.field("Prompt")).to_have_value("a red fox")
@@ -53,7 +53,7 @@ def test_back_to_the_defaults(studio):
 def test_pictures_survive_a_reload(studio):
     painted(studio)
     assert seeds(studio) == [10, 11, 12]
-    studio.open()
+    studio.reopen()
     expect(studio.done).to_have_count(3)
     assert seeds(studio) == [10, 11, 12]
     assert studio.tiles.first.locator("img").evaluate("async (image) => (await image.decode(), image.naturalWidth)") > 0
@@ -84,7 +84,7 @@ def test_start_from_a_painted_picture(studio):
     expect(studio.tiles.first).to_contain_text("strength")
 
     # The picture that it started from is one of the settings, also after a reload.
-    studio.open()
+    studio.reopen()
     expect(studio.page.locator("#start-picture")).to_be_hidden()
     studio.action("Use these settings")
     expect(studio.page.locator("#start-picture")).to_be_visible()
@@ -113,11 +113,11 @@ def test_delete_and_undo(studio):
     toast.get_by_role("button", name="Undo").click()
     expect(toast).to_be_hidden()
     assert seeds(studio) == [10, 11, 12]
-    studio.open()
+    studio.reopen()
     expect(studio.done).to_have_count(3)
 
     studio.action("Delete")
-    studio.open()
+    studio.reopen()
     expect(studio.done).to_have_count(2)
 
 

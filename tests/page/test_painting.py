@@ -56,7 +56,7 @@ def test_defaults_are_the_models(studio):
 
 def test_a_server_that_says_nothing_of_its_model(studio):
     studio.page.route("**/v1/models", lambda route: route.fulfill(json={"data": [{"id": "plain"}]}))
-    studio.open()
+    studio.reopen()
     expect(studio.field("Steps")).to_have_value("")
     studio.paint_done(prompt="a red fox")
 

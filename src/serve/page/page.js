@@ -176,6 +176,7 @@ const database = new Promise((resolve, reject) => {
 async function inStore(mode, ask) {
   const transaction = (await database).transaction("pictures", mode);
   const request = ask(transaction.objectStore("pictures"));
+  transaction.commit(); // Now, for a page that is closed in the next moment.
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve(request.result);
     transaction.onabort = () => reject(transaction.error);
