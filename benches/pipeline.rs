@@ -23,6 +23,7 @@ fn main() -> sdrt::Result<()> {
             guidance_scale: None,
             width: None,
             height: None,
+            batch_invariant: false,
         },
         device: Device::Auto,
         dtype: None,

@@ -3,6 +3,7 @@
 //   group_norm_fused:  grid (slabs of whole groups, b, parts of the rows). A block keeps its channels of its rows
 //                      in registers, sums, folds the sums into groups, and writes the result. Where there are
 //                      several parts (Hopper), they are a cluster, whose blocks read one another's sums.
+//                      group_norm_fused_few is the same for parts with few rows.
 //   group_norm_stats:  grid (splits, b). A block walks its rows with all channels, so every load is a full
 //                      line, and writes partial[b,group,split].
 //   group_norm_apply:  grid (blocks, b). Folds the partials in a fixed order, turns them into one scale
@@ -163,12 +164,15 @@ __device__ __forceinline__ void sum_block(const ChannelSums<T>& mine, const Grou
     }
 }
 
-// Vectors of x that a thread of group_norm_fused holds, mirrored in src/gpu/group_norm.rs. 32x32 maps of 640 channels need 11, 14 let 64x64 maps be in 3
-// parts; the 1024 threads of f32 have registers for 4.
+// Vectors of x that a thread of group_norm_fused holds, mirrored in src/gpu/group_norm.rs. 32x32 maps of 640 channels
+// need 11, 14 let 64x64 maps be in 3 parts; the 1024 threads of f32 have registers for 4.
 template <typename T> constexpr int FUSED_VECTORS = sizeof(T) == 2 ? 14 : 4;
+// Of group_norm_fused_few: two blocks of it run at once on a multiprocessor, so that among many images one loads while
+// the other waits for its parts or stores. Mirrored in src/gpu/group_norm.rs.
+constexpr int FEW_VECTORS = 4;
 // Splits of group_norm_stats at most, mirrored in src/gpu/group_norm.rs: two on each of 144 multiprocessors.
 constexpr int MOST_SPLITS = 288;
-// Blocks of group_norm_stats and group_norm_apply on a multiprocessor, and so the registers that they get.
+// Blocks of group_norm_fused_few, _stats and _apply on a multiprocessor, and so the registers that they get.
 template <typename T> constexpr int STREAMS = sizeof(T) == 2 ? 2 : 1;
 
 // Adds up a group's part of the block's [lanes, width] arrays; the whole warp gets the result.
@@ -206,7 +210,7 @@ template <typename T> struct SlabPart {
     }
 };
 
-template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
+template <typename T, int HELD> __device__ void group_norm_fused(const GroupNormArgs& a) {
     constexpr int V = VEC<T>, THREADS = GROUP_NORM_THREADS<T>;
     using Chunk = Vector<T, V>;
     __shared__ float2 of_warps[V][THREADS / 32], totals[V], statistics[V];
@@ -217,21 +221,22 @@ template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
     T* out = static_cast<T*>(a.out) + size_t(blockIdx.y) * a.hw * a.out_pitch;
 
     const T* from = x + size_t(first + lane) * a.x_pitch + column;
-    Chunk held[FUSED_VECTORS<T>], weight = {}, bias = {};
+    Chunk held[HELD], weight = {}, bias = {};
 #pragma unroll
-    for (int i = 0; i < FUSED_VECTORS<T>; i++)
+    for (int i = 0; i < HELD; i++)
         if (i < rows) held[i] = *reinterpret_cast<const Chunk*>(from + size_t(i * lanes) * a.x_pitch);
-    if (lane < lanes) {
-        weight = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.weight) + column);
-        bias = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.bias) + column);
-    }
     const float shift = warp < groups ? to_float(x[(first_group + warp) * channels]) : 0.f;
     const Groups<V> group = slab.thread_groups();
     ChannelSums<T> mine(x, group, channels);
 #pragma unroll
-    for (int i = 0; i < FUSED_VECTORS<T>; i++)
+    for (int i = 0; i < HELD; i++)
         if (i < rows) mine.add(held[i]);
     sum_block(mine, group, first_group, groups, of_warps, totals);
+    // Not sooner, the sums need the registers; nor later, the other parts are waited for meanwhile.
+    if (lane < lanes) {
+        weight = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.weight) + column);
+        bias = *reinterpret_cast<const Chunk*>(static_cast<const T*>(a.bias) + column);
+    }
     sync_parts();
     if (warp < groups) {
         const float2 total = sum_of_parts(totals + warp);
@@ -242,7 +247,7 @@ template <typename T> __device__ void group_norm_fused(const GroupNormArgs& a) {
         const Affine<T> affine(weight, bias, statistics, group, first_group);
         T* to = out + size_t(first + lane) * a.out_pitch + column;
 #pragma unroll
-        for (int i = 0; i < FUSED_VECTORS<T>; i++) {
+        for (int i = 0; i < HELD; i++) {
             forget(held[i]);
             if (i < rows) *reinterpret_cast<Chunk*>(to + size_t(i * lanes) * a.out_pitch) = affine(held[i], a.silu);
         }
@@ -345,7 +350,12 @@ template <typename T> __device__ void group_norm_apply(const GroupNormArgs& a) {
     extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>)             \
         group_norm_fused_##NAME(const __grid_constant__ GroupNormArgs a) {          \
         after_previous_kernel();                                                    \
-        group_norm_fused<T>(a);                                                     \
+        group_norm_fused<T, FUSED_VECTORS<T>>(a);                                   \
+    }                                                                               \
+    extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>, STREAMS<T>) \
+        group_norm_fused_few_##NAME(const __grid_constant__ GroupNormArgs a) {      \
+        after_previous_kernel();                                                    \
+        group_norm_fused<T, FEW_VECTORS>(a);                                        \
     }                                                                               \
     extern "C" __global__ void __launch_bounds__(GROUP_NORM_THREADS<T>, STREAMS<T>) \
         group_norm_stats_##NAME(const __grid_constant__ GroupNormArgs a) {          \

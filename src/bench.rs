@@ -79,7 +79,7 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
         pipeline = None;
         let backend = device.open(*dtype)?.backend;
         let start = Instant::now();
-        pipeline = Some(workload.model.load(backend, &mut |_, _| ())?);
+        pipeline = Some(workload.load(backend)?);
         Ok(start.elapsed())
     };
     let loads = match workload.model {

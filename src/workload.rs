@@ -1,7 +1,8 @@
 //! What `sdrt bench` and `sdrt profile` paint in order to measure it.
 
 use crate::error::Result;
-use crate::pipeline::{Control, Description, Init, Model, Request};
+use crate::ops::Backend;
+use crate::pipeline::{Control, Description, Init, Model, Pipeline, Request};
 use crate::sampler::Sampler;
 
 /// Its words do not matter to the time.
@@ -15,9 +16,19 @@ pub struct Workload {
     pub guidance_scale: Option<f32>,
     pub width: Option<usize>,
     pub height: Option<usize>,
+    /// Whether an image's bytes are the same alone and in any batch ([`Backend::keep_alike`]), as in the engine.
+    pub batch_invariant: bool,
 }
 
 impl Workload {
+    /// Loads the model onto a backend that was just opened.
+    pub fn load(&self, mut backend: Box<dyn Backend>) -> Result<Pipeline> {
+        if self.batch_invariant {
+            backend.keep_alike();
+        }
+        self.model.load(backend, &mut |_, _| ())
+    }
+
     /// The request for so many pictures at once: DDIM, whose steps are one evaluation each, in all of which
     /// every ControlNet of the model acts.
     ///

@@ -230,7 +230,9 @@ fn controlnets_without_files_have_as_many_parameters_as_published_ones() {
         (KnownShapes::Sdxl, 1_251_014_160),
     ] {
         let model = Model::Random { shapes, controlnets: 1 };
-        let workload = Workload { model, steps: 1, guidance_scale: None, width: Some(64), height: Some(64) };
+        let (width, height) = (Some(64), Some(64));
+        let workload =
+            Workload { model, steps: 1, guidance_scale: None, width, height, batch_invariant: false };
         let info = Info::new(&workload.model, &workload.request(1).unwrap(), DType::F16).unwrap();
         assert_eq!(info.components()["controlnet"].1, 2 * parameters, "{shapes}");
         assert_eq!(info.shape.controls, 1);

@@ -55,13 +55,13 @@ const STEPS: usize = 2;
 impl Profile {
     pub fn run(&self) -> Result<()> {
         let workload = self.workload.workload(STEPS)?;
-        let model = &workload.model;
         let request = workload.request(self.images)?;
+        let model = &workload.model;
         self.json.as_deref().map(image::check_writable).transpose()?;
         let opened = self.device.device.open(self.device.dtype)?;
         say_notice(opened.notice.as_deref());
         let machine = opened.backend.describe();
-        let mut pipeline = model.load(opened.backend, &mut |_, _| ())?;
+        let mut pipeline = workload.load(opened.backend)?;
         if let Some(steps) = self.trace {
             let model = pipeline.description();
             let shape = request.shape(&model.config, &request.check(model)?[0]);

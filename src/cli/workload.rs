@@ -17,6 +17,10 @@ pub struct WorkloadArgs {
     guidance_scale: Option<f32>,
     #[command(flatten)]
     size: SizeArgs,
+    /// Batch-invariant kernels, as `sdrt serve` uses them: an image's bytes are the same alone and in any batch,
+    /// which takes longer for several images
+    #[arg(long)]
+    batch_invariant: bool,
 }
 
 impl WorkloadArgs {
@@ -28,6 +32,7 @@ impl WorkloadArgs {
             guidance_scale: self.guidance_scale,
             width: self.size.width,
             height: self.size.height,
+            batch_invariant: self.batch_invariant,
         })
     }
 }

@@ -8,6 +8,8 @@ use super::clusters::{Clusters, MAX_CLUSTER};
 
 /// Most channels of a block of any of the kernels, which has a thread for each 16 bytes of them.
 pub const CHANNELS: usize = 4096;
+/// Rows that a thread of `group_norm_fused_few` holds, mirrored in cuda/group_norm.cu.
+const FEW_ROWS: usize = 4;
 /// Splits that `group_norm_apply` can add up, mirrored in cuda/group_norm.cu.
 const MOST_SPLITS: usize = 288;
 /// The fewest rows of a split for each lane of a block, and of a block of `group_norm_apply`.
@@ -36,8 +38,8 @@ pub struct Parts {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// `group_norm_fused`: the parts of a slab are a cluster.
-    Fused(Parts),
+    /// `group_norm_fused`, where threads have few rows `group_norm_fused_few`: the parts of a slab are a cluster.
+    Fused { parts: Parts, few: bool },
     /// `group_norm_stats`, then `group_norm_apply` on so many rows a block.
     Twice { splits: usize, rows_per_split: usize, rows_per_block: usize },
 }
@@ -64,8 +66,8 @@ impl Shape {
 
     /// On a chip of so many multiprocessors.
     pub fn plan(&self, multiprocessors: usize, clusters: Clusters) -> Plan {
-        if let Some(parts) = self.parts(clusters) {
-            return Plan::Fused(parts);
+        if let Some((parts, rows)) = self.parts(clusters) {
+            return Plan::Fused { parts, few: rows <= FEW_ROWS };
         }
         // Two for each multiprocessor: as many blocks run at once, and one image is to fill the chip.
         let blocks = 2 * multiprocessors * REFERENCE_IMAGES / self.reference;
@@ -77,18 +79,20 @@ impl Shape {
         }
     }
 
-    /// `None` where blocks cannot hold that much, or the clusters of the images that it is chosen for would not run
-    /// at once: in several waves they neither load while others store, nor fill the chip (cuda/LOG.md).
-    fn parts(&self, clusters: Clusters) -> Option<Parts> {
+    /// The parts of each slab, and the rows that a thread of one holds. `None` where blocks cannot hold that much, or
+    /// the clusters of the images that it is chosen for would not run at once: in several waves they neither load
+    /// while others store, nor fill the chip (cuda/LOG.md).
+    fn parts(&self, clusters: Clusters) -> Option<(Parts, usize)> {
         let (slabs, lanes) = self.slabs()?;
-        let fits = |&parts: &usize| self.pixels.div_ceil(parts) <= lanes * self.held();
+        let rows = |parts: usize| self.pixels.div_ceil(parts).div_ceil(lanes);
+        let fits = |&parts: &usize| rows(parts) <= self.held();
         let possible = (1..=MAX_CLUSTER).filter(|&parts| clusters.resident(parts) > 0).filter(fits);
         // As many parts as all run at once, with work for all of their threads.
         let busy = |&parts: &usize| {
             slabs * self.reference <= clusters.resident(parts) && self.pixels / parts >= lanes
         };
         let parts = possible.clone().rfind(busy).or_else(|| possible.clone().find(|&parts| parts == 1))?;
-        Some(Parts { slabs, parts })
+        Some((Parts { slabs, parts }, rows(parts)))
     }
 
     /// Rows of one of so many blocks for each image, but at least `fewest` for each of its lanes.
@@ -108,17 +112,21 @@ mod tests {
     }
 
     fn fused(slabs: usize, parts: usize) -> Plan {
-        Plan::Fused(Parts { slabs, parts })
+        Plan::Fused { parts: Parts { slabs, parts }, few: false }
+    }
+
+    fn few(slabs: usize, parts: usize) -> Plan {
+        Plan::Fused { parts: Parts { slabs, parts }, few: true }
     }
 
     #[test]
     fn small_maps_of_sd15_are_held_in_registers() {
         assert_eq!(plan(2, 64, 320), fused(8, 6));
         assert_eq!(plan(2, 64, 640), fused(16, 3));
-        assert_eq!(plan(2, 32, 640), fused(16, 3));
+        assert_eq!(plan(2, 32, 640), few(16, 3));
         assert_eq!(plan(2, 32, 1920), fused(16, 3));
-        assert_eq!(plan(2, 8, 2560), fused(32, 1));
-        assert_eq!(plan(8, 8, 2560), fused(32, 1));
+        assert_eq!(plan(2, 8, 2560), few(32, 1));
+        assert_eq!(plan(8, 8, 2560), few(32, 1));
         assert_eq!(plan(1, 64, 512), fused(32, 2));
     }
 
@@ -146,13 +154,13 @@ mod tests {
             Shape { b: 8, reference: REFERENCE_IMAGES, pixels: 64 * 64, c: 320, groups: 32, vector: 8 };
         assert!(matches!(shape.plan(108, Clusters::of_single_blocks(108)), Plan::Twice { .. }));
         let shape = Shape { b: 8, pixels: 16 * 16, ..shape };
-        assert_eq!(shape.plan(108, Clusters::of_single_blocks(108)), fused(8, 1));
+        assert_eq!(shape.plan(108, Clusters::of_single_blocks(108)), few(8, 1));
     }
 
     /// Parts with their number, or splits with that of their rows.
     fn cut(shape: Shape, clusters: Clusters) -> (bool, usize, usize) {
         match shape.plan(132, clusters) {
-            Plan::Fused(Parts { slabs, parts }) => (true, slabs, parts),
+            Plan::Fused { parts: Parts { slabs, parts }, .. } => (true, slabs, parts),
             Plan::Twice { splits, rows_per_split, .. } => (false, splits, rows_per_split),
         }
     }

@@ -224,7 +224,7 @@ macro_rules! kernels {
 kernels! {
     elementwise: [activate, accumulate, geglu, scale, embed, emphasize, timestep_embedding, to_rgb8],
     naive: [conv2d_naive, linear_naive, attention_naive],
-    group_norm: [group_norm_fused, group_norm_stats, group_norm_apply],
+    group_norm: [group_norm_fused, group_norm_fused_few, group_norm_stats, group_norm_apply],
     layer_norm: [layer_norm_512, layer_norm_2048],
     sampler: [model_input, sampler_step],
 }

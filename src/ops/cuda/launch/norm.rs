@@ -45,9 +45,10 @@ impl Cuda {
             cluster: cluster as u32,
         };
         let (splits, rows_per_split, rows_per_block) = match plan {
-            Plan::Fused(Parts { slabs, parts }) => {
-                let launch = launch([slabs, b, parts], 0, parts);
-                return self.start(&self.kernels.group_norm_fused, launch, &args);
+            Plan::Fused { parts: Parts { slabs, parts }, few } => {
+                let kernels = &self.kernels;
+                let kernel = if few { &kernels.group_norm_fused_few } else { &kernels.group_norm_fused };
+                return self.start(kernel, launch([slabs, b, parts], 0, parts), &args);
             }
             Plan::Twice { splits, rows_per_split, rows_per_block } => {
                 (splits, rows_per_split, rows_per_block)
