@@ -3,12 +3,12 @@
 //! Each file gives two images in `OUT_DIR`: `<stem>.fatbin`, machine code for every target chip, and
 //! `<stem>.ptx.fatbin`, PTX for the chips that come later. A file `*_sm90.cu` uses what Hopper alone has: machine
 //! code for sm_90a, no PTX. `kernel_images.rs` lists them as `IMAGES: &[(name, machine code, PTX)]`, empty
-//! where there is none. Without nvcc there is no `cfg(sdrt_cuda)` and no list.
+//! where there is none, and the targets as `TARGETS`. Without nvcc or targets there is no `cfg(sdrt_cuda)` and no list.
 //!
 //! | variable | meaning |
 //! | --- | --- |
 //! | `NVCC` | path of the compiler; empty: build without CUDA |
-//! | `SDRT_CUDA_ARCHS` | only these targets' machine code, e.g. `90a` or `80,86` |
+//! | `SDRT_CUDA_ARCHS` | targets of the kernels, e.g. `90a` or `80,86,ptx`; `all`, also when unset; empty: build without CUDA |
 //! | `SDRT_DENY_SPILLS` | `1`: a register spill fails the build |
 
 use std::collections::BTreeSet;
@@ -18,7 +18,10 @@ use std::process::{Command, exit};
 use std::sync::Mutex;
 use std::{env, fs, thread};
 
+/// Chips that get machine code.
 const CHIPS: [&str; 4] = ["80", "86", "89", "90a"];
+/// The target of PTX, which the driver translates for chips without machine code.
+const PTX: &str = "ptx";
 const FLAGS: [&str; 7] = [
     "-fatbin",
     "-std=c++17",
@@ -37,6 +40,10 @@ fn main() {
     for variable in ["NVCC", "CUDA_HOME", "SDRT_CUDA_ARCHS", "SDRT_DENY_SPILLS"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
+    let targets = targets();
+    if targets.is_empty() {
+        return;
+    }
     let Some((nvcc, version)) = find_nvcc() else {
         println!("cargo::rerun-if-env-changed=PATH");
         println!("cargo::warning=no nvcc: building without CUDA. To change that: tools/install_nvcc.sh");
@@ -44,7 +51,8 @@ fn main() {
     };
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let machine_code = machine_code();
+    let machine_code: Vec<String> =
+        targets.iter().filter(|target| **target != PTX).map(|chip| machine_code(chip)).collect();
     let ptx_only = vec!["-gencode=arch=compute_80,code=compute_80".to_string()];
     let deny_spills = env::var("SDRT_DENY_SPILLS").is_ok_and(|value| value == "1");
     if let Err(complaint) = compile_nothing(&out, &ptx_only, &nvcc, &version) {
@@ -58,17 +66,29 @@ fn main() {
         return;
     }
     let mut jobs = Vec::new();
-    let mut list = String::from("pub static IMAGES: &[(&str, &[u8], &[u8])] = &[\n");
+    let mut list = format!("pub static TARGETS: &str = {:?};\n", targets.join(", "));
+    list += "pub static IMAGES: &[(&str, &[u8], &[u8])] = &[\n";
     for source in kernel_files() {
         let stem = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let [machine, ptx] = [out.join(format!("{stem}.fatbin")), out.join(format!("{stem}.ptx.fatbin"))];
-        if !stem.ends_with("_sm90") {
-            list += &format!("    ({stem:?}, include_bytes!({machine:?}), include_bytes!({ptx:?})),\n");
-            jobs.push(Job { source: source.clone(), targets: machine_code.clone(), image: machine });
-            jobs.push(Job { source, targets: ptx_only.clone(), image: ptx });
-        } else if let Some(hopper) = machine_code.iter().find(|target| target.ends_with("sm_90a")) {
-            list += &format!("    ({stem:?}, include_bytes!({machine:?}), &[]),\n");
-            jobs.push(Job { source, targets: vec![hopper.clone()], image: machine });
+        // The Rust expression for an image, which becomes a job if it has targets.
+        let mut image = |extension: &str, targets: Vec<String>| {
+            if targets.is_empty() {
+                return "&[]".to_string();
+            }
+            let image = out.join(&stem).with_extension(extension);
+            let bytes = format!("include_bytes!({image:?})");
+            jobs.push(Job { source: source.clone(), targets, image });
+            bytes
+        };
+        let (machine_code, ptx) = if stem.ends_with("_sm90") {
+            let hopper = machine_code.iter().filter(|target| target.ends_with("sm_90a")).cloned().collect();
+            (image("fatbin", hopper), "&[]".to_string())
+        } else {
+            let ptx = if targets.contains(&PTX) { ptx_only.clone() } else { Vec::new() };
+            (image("fatbin", machine_code.clone()), image("ptx.fatbin", ptx))
+        };
+        if machine_code != "&[]" || ptx != "&[]" {
+            list += &format!("    ({stem:?}, {machine_code}, {ptx}),\n");
         }
     }
     list += "];\n";
@@ -134,18 +154,29 @@ fn kernel_files() -> Vec<PathBuf> {
     files.into_iter().collect()
 }
 
-/// sm_80, sm_86 and sm_89 share one pass of the front end over compute_80; `__CUDA_ARCH__` is 800 there.
-fn machine_code() -> Vec<String> {
-    let wanted = env::var("SDRT_CUDA_ARCHS").unwrap_or_else(|_| CHIPS.join(","));
-    let wanted: Vec<&str> = wanted.split(',').map(str::trim).collect();
-    if let Some(unknown) = wanted.iter().find(|chip| !CHIPS.contains(chip)) {
-        fail(&format!("SDRT_CUDA_ARCHS: {unknown:?} is no target; choose from {}", CHIPS.join(",")));
+/// What `SDRT_CUDA_ARCHS` asks for.
+fn targets() -> Vec<&'static str> {
+    let all = CHIPS.into_iter().chain([PTX]);
+    let wanted = env::var("SDRT_CUDA_ARCHS").unwrap_or("all".into());
+    match wanted.trim() {
+        "" => return Vec::new(),
+        "all" => return all.collect(),
+        _ => {}
     }
-    let target = |chip: &&str| {
-        let front = if *chip == "90a" { "90a" } else { "80" };
-        format!("-gencode=arch=compute_{front},code=sm_{chip}")
+    let target = |name: &str| {
+        all.clone().find(|target| *target == name.trim()).unwrap_or_else(|| {
+            let targets = all.clone().collect::<Vec<_>>().join(",");
+            fail(&format!("SDRT_CUDA_ARCHS={wanted}: {name:?} is no target; choose from {targets}, or all"))
+        })
     };
-    wanted.iter().map(target).collect()
+    wanted.split(',').map(target).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// nvcc's flag for a chip. sm_80, sm_86 and sm_89 share one pass of the front end over compute_80; `__CUDA_ARCH__`
+/// is 800 there.
+fn machine_code(chip: &str) -> String {
+    let front = if chip == "90a" { "90a" } else { "80" };
+    format!("-gencode=arch=compute_{front},code=sm_{chip}")
 }
 
 struct Job {

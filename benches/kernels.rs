@@ -31,15 +31,17 @@ mod measure {
     use anyhow::{Context, bail};
     use clap::Parser;
     use cudarc::driver::result::memcpy_dtod_async;
+    use sdrt::ceiling::Ceiling;
     use sdrt::gpu::device::device_count;
     use sdrt::gpu::timer::Timer;
     use sdrt::model::config::ModelConfig;
     use sdrt::ops::count::Count;
     use sdrt::ops::cuda::Cuda;
-    use sdrt::ops::{Backend, Call, DType, Linear, Ops, Region, Tensor};
+    use sdrt::ops::{Backend, Call, DType, Ops, Region, Tensor};
     use sdrt::pipeline::{Shape, count};
+    use sdrt::roofline;
 
-    use crate::common::placed::{Placed, distinct, label, templates};
+    use crate::common::placed::{Placed, distinct, label};
     use crate::common::reserve_arena;
 
     #[derive(Parser)]
@@ -67,7 +69,6 @@ mod measure {
     const MAX_REPEATS: usize = 20;
     /// More than any L2. The copy also keeps the device busy until the host has launched a whole sample.
     const FLUSH_BYTES: usize = 512 << 20;
-    const COPY_BYTES: usize = 2 << 30;
 
     struct Row {
         stage: &'static str,
@@ -77,16 +78,8 @@ mod measure {
         cold_us: f64,
     }
 
-    /// What the chip can do, per microsecond.
-    struct Ceilings {
-        bytes: f64,
-        flops: f64,
-    }
-
-    impl Ceilings {
-        fn floor_us(&self, call: &Call) -> f64 {
-            (call.bytes() as f64 / self.bytes).max(call.flops() as f64 / self.flops)
-        }
+    fn floor_us(ceiling: &Ceiling, call: &Call) -> f64 {
+        1e3 * roofline::floor_ms(ceiling, call)
     }
 
     struct Bench {
@@ -100,21 +93,22 @@ mod measure {
     impl Bench {
         fn open() -> anyhow::Result<Self> {
             let mut cuda = Cuda::open(0, DType::F16)?;
-            let region = reserve_arena(&mut cuda, 2 * COPY_BYTES + (2 << 30));
-            let [from, to] = [(); 2].map(|()| cuda.arena().alloc([1, 1, 1, COPY_BYTES], DType::U8));
+            let region = reserve_arena(&mut cuda, 2 * FLUSH_BYTES + (2 << 30));
+            let [from, to] = [(); 2].map(|()| cuda.arena().alloc([1, 1, 1, FLUSH_BYTES], DType::U8));
             Ok(Bench { timer: Timer::new(cuda.gpu())?, from, to, _region: region, cuda })
         }
 
-        fn copy(&self, bytes: usize) -> anyhow::Result<()> {
+        /// Puts other data into L2.
+        fn flush(&self) -> anyhow::Result<()> {
             let stream = self.cuda.gpu().stream.cu_stream();
-            // SAFETY: both tensors have COPY_BYTES, the most that is asked for.
-            unsafe { memcpy_dtod_async(self.to.address, self.from.address, bytes, stream) }
+            // SAFETY: both tensors have FLUSH_BYTES.
+            unsafe { memcpy_dtod_async(self.to.address, self.from.address, FLUSH_BYTES, stream) }
                 .context("copying on the device")
         }
 
         /// Microseconds of one of `repeats` in a row, after a flush and `warm_ups`.
         fn sample(&mut self, call: &Call, warm_ups: usize, repeats: usize) -> anyhow::Result<f64> {
-            self.copy(FLUSH_BYTES)?;
+            self.flush()?;
             (0..warm_ups).for_each(|_| self.cuda.issue(*call));
             self.timer.start(self.cuda.gpu())?;
             (0..repeats).for_each(|_| self.cuda.issue(*call));
@@ -133,24 +127,6 @@ mod measure {
             self.cuda.run(&mut |_| ())?;
             self.cuda.arena().release(mark);
             Ok((warm, cold))
-        }
-
-        fn ceilings(&mut self) -> anyhow::Result<Ceilings> {
-            let copy_us = median(|| {
-                self.timer.start(self.cuda.gpu())?;
-                self.copy(COPY_BYTES)?;
-                Ok(1e3 * self.timer.stop(self.cuda.gpu())?)
-            })?;
-            let product = templates(DType::F16, |ops| {
-                let [out, x] = [(); 2].map(|()| ops.alloc([1, 1, 8192, 8192]));
-                let weight = ops.alloc([1, 1, 8192, 8192]);
-                ops.linear(Linear::new(out, x, weight, None));
-            });
-            let (product_us, _) = self.time(&product[0])?;
-            Ok(Ceilings {
-                bytes: 2.0 * COPY_BYTES as f64 / copy_us,
-                flops: product[0].flops() as f64 / product_us,
-            })
         }
     }
 
@@ -182,9 +158,8 @@ mod measure {
             return Ok(());
         }
         let mut bench = Bench::open()?;
-        let ceilings = bench.ceilings()?;
-        println!("{}", bench.cuda.describe());
-        println!("copy {:.0} GB/s, product {:.0} TFLOP/s", ceilings.bytes / 1e3, ceilings.flops / 1e6);
+        let ceiling = bench.cuda.measure_ceiling()?.context("a card has a ceiling")?;
+        println!("{}", roofline::heading(&bench.cuda.describe(), Some(ceiling)));
 
         let filter = arguments.filter.unwrap_or_default();
         let mut rows = Vec::new();
@@ -203,21 +178,21 @@ mod measure {
                 }
                 let (us, cold_us) = bench.time(&call).with_context(|| label(&call))?;
                 let row = Row { stage, call, count, us, cold_us };
-                print(&row, &ceilings, [&against, &library].map(|file| file.get(&key(&row)).copied()));
+                print(&row, &ceiling, [&against, &library].map(|file| file.get(&key(&row)).copied()));
                 rows.push(row);
             }
-            summarize(&rows[before..], &ceilings, &against, &library);
+            summarize(&rows[before..], &ceiling, &against, &library);
         }
         if rows.is_empty() {
             bail!("no row contains {filter:?}");
         }
-        arguments.csv.as_deref().map_or(Ok(()), |path| write_csv(path, &rows, &ceilings))
+        arguments.csv.as_deref().map_or(Ok(()), |path| write_csv(path, &rows, &ceiling))
     }
 
     /// `others` are microseconds before and of a library.
-    fn print(row: &Row, ceilings: &Ceilings, others: [Option<f64>; 2]) {
+    fn print(row: &Row, ceiling: &Ceiling, others: [Option<f64>; 2]) {
         let (bytes, flops) = (row.call.bytes() as f64 / row.us, row.call.flops() as f64 / row.us);
-        let floor = ceilings.floor_us(&row.call);
+        let floor = floor_us(ceiling, &row.call);
         let [before, library] =
             others.map(|us| us.map(|us| format!("{:.2}", us / row.us)).unwrap_or_default());
         println!(
@@ -226,9 +201,9 @@ mod measure {
             row.us,
             row.cold_us,
             bytes / 1e3,
-            100.0 * bytes / ceilings.bytes,
+            1e8 * bytes / ceiling.bytes,
             flops / 1e6,
-            100.0 * flops / ceilings.flops,
+            1e8 * flops / ceiling.flops,
             100.0 * floor / row.us,
             label(&row.call),
         );
@@ -237,7 +212,7 @@ mod measure {
     /// Count times microseconds of a stage, by verb and in all.
     fn summarize(
         rows: &[Row],
-        ceilings: &Ceilings,
+        ceiling: &Ceiling,
         against: &HashMap<String, f64>,
         library: &HashMap<String, f64>,
     ) {
@@ -245,7 +220,7 @@ mod measure {
             return;
         }
         let us = |row: &Row| row.count as f64 * row.us;
-        let floor = |row: &Row| row.count as f64 * ceilings.floor_us(&row.call);
+        let floor = |row: &Row| row.count as f64 * floor_us(ceiling, &row.call);
         let total: f64 = rows.iter().map(us).sum();
         let mut verbs: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         for row in rows {
@@ -255,7 +230,7 @@ mod measure {
         for (verb, (us, floor)) in verbs {
             println!("{us:>11.1} us {:>4.0}%  floor {floor:>9.1}  {verb}", 100.0 * us / total);
         }
-        let logarithms: f64 = rows.iter().map(|row| (ceilings.floor_us(&row.call) / row.us).ln()).sum();
+        let logarithms: f64 = rows.iter().map(|row| (floor_us(ceiling, &row.call) / row.us).ln()).sum();
         let floors: f64 = rows.iter().map(floor).sum();
         println!(
             "{total:>11.1} us  100%  floor {floors:>9.1}  all: {:.0}% of the roofline, geometric mean of the rows {:.0}%",
@@ -282,7 +257,7 @@ mod measure {
 
     const HEADER: &str = "stage,call,count,us,cold_us,gb_per_s,tflop_per_s,floor_us";
 
-    fn write_csv(path: &Path, rows: &[Row], ceilings: &Ceilings) -> anyhow::Result<()> {
+    fn write_csv(path: &Path, rows: &[Row], ceiling: &Ceiling) -> anyhow::Result<()> {
         let mut text = format!("{HEADER}\n");
         for row in rows {
             text += &format!(
@@ -293,7 +268,7 @@ mod measure {
                 row.cold_us,
                 row.call.bytes() as f64 / row.us / 1e3,
                 row.call.flops() as f64 / row.us / 1e6,
-                ceilings.floor_us(&row.call),
+                floor_us(ceiling, &row.call),
             );
         }
         if let Some(folder) = path.parent() {

@@ -7,6 +7,7 @@ use sdrt::bench::{Settings, measure, table, write};
 use sdrt::device::Device;
 use sdrt::location::Location;
 use sdrt::pipeline::{KnownShapes, Model};
+use sdrt::roofline;
 use sdrt::workload::Workload;
 
 fn main() -> sdrt::Result<()> {
@@ -27,10 +28,11 @@ fn main() -> sdrt::Result<()> {
         },
         device: Device::Auto,
         dtype: None,
+        remeasure: false,
         images: vec![1, 4],
     };
     let rows = measure(&settings, &mut |stage| eprintln!("{stage}"))?;
-    print!("{}\n{}", rows[0].machine, table(&rows, &[]));
+    print!("{}\n{}", roofline::heading(&rows[0].machine, rows[0].ceiling), table(&rows, &[]));
     // Cargo puts its own `--bench` first.
     match std::env::args().skip(1).find(|arg| !arg.starts_with('-')) {
         Some(file) => write(Path::new(&file), &rows),

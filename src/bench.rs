@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ceiling::Ceiling;
 use crate::columns::columns;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ use crate::image;
 use crate::location::Location;
 use crate::ops::DType;
 use crate::pipeline::{Model, Request, Times, count};
-use crate::roofline::{self, Ceiling, Work};
+use crate::roofline::{self, Work};
 use crate::workload::Workload;
 
 /// Repeats of a measurement after the one that warms up, while time allows.
@@ -38,6 +39,8 @@ pub struct Settings {
     pub dtype: Option<DType>,
     /// Pictures at once; each is measured.
     pub images: Vec<usize>,
+    /// Measure the machine's ceiling again, though it is remembered.
+    pub remeasure: bool,
 }
 
 /// One stage at one number of pictures.
@@ -60,18 +63,23 @@ pub struct Row {
     #[serde(default)]
     pub controlnets: usize,
     pub machine: String,
+    /// What the machine can do at most; `None` on the CPU, and in files of before it was measured.
+    #[serde(default)]
+    pub ceiling: Option<Ceiling>,
     #[serde(skip)]
     pub work: Work,
 }
 
 /// Measures every stage. `on_stage` hears what comes next.
 pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Vec<Row>> {
-    let Settings { workload, device, dtype, images } = settings;
+    let Settings { workload, device, dtype, images, remeasure } = settings;
     let requests: Vec<Request> =
         images.iter().map(|&images| workload.request(images)).collect::<Result<_>>()?;
     let config = workload.model.describe()?.config;
     let controlnets = config.controlnets.len();
 
+    // On a backend of its own, whose memory is all free.
+    let ceiling = roofline::ceiling(&mut *device.open(*dtype)?.backend, *remeasure)?;
     on_stage("loading");
     let mut pipeline = None;
     let mut load = || {
@@ -89,8 +97,8 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
     };
     let mut pipeline = pipeline.expect("loaded at least once");
     let (machine, dtype) = (pipeline.backend().describe(), pipeline.backend().dtype());
-    let ceiling = Ceiling::of(&machine, dtype);
-    let mut rows = vec![Row::new("load", &machine, controlnets, None, &loads, Work::default())];
+    let mut rows =
+        vec![Row { ceiling, ..Row::new("load", &machine, controlnets, None, &loads, Work::default()) }];
     for request in &requests {
         on_stage(&format!("painting {} of {}x{}", request.images, request.width, request.height));
         let times = repeat(|| {
@@ -106,7 +114,7 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
         let mut row = |stage: &str, work: Work, time: fn(&Times) -> Duration| {
             let times: Vec<Duration> = times.iter().map(time).collect();
             let painted = Some((request, shape.unet_batch()));
-            rows.push(Row::new(stage, &machine, controlnets, painted, &times, work));
+            rows.push(Row { ceiling, ..Row::new(stage, &machine, controlnets, painted, &times, work) });
         };
         row("text_encode", encode, |t| t.text);
         row("unet_step", step, |t| t.denoise / t.evaluations as u32);
@@ -144,6 +152,7 @@ impl Row {
             guidance_scale: painted.map(|(request, _)| request.guidance_scale),
             controlnets,
             machine: machine.to_string(),
+            ceiling: None,
             work,
         }
     }

@@ -84,17 +84,19 @@ fn open_cuda(ordinal: usize, dtype: Option<DType>) -> Result<Opened> {
     Ok(Opened { backend: Box::new(cuda), notice: None })
 }
 
+/// `make demo` on a machine without a GPU builds so, and so does any build without nvcc.
+#[cfg(not(sdrt_cuda))]
+const NO_KERNELS: &str =
+    "this sdrt was built without CUDA kernels: run `make release`, which builds for every GPU";
+
 #[cfg(not(sdrt_cuda))]
 fn open_first_gpu(_dtype: Option<DType>) -> Result<Opened, String> {
-    Err("this sdrt was built without nvcc and has no CUDA kernels".to_string())
+    Err(NO_KERNELS.to_string())
 }
 
 #[cfg(not(sdrt_cuda))]
 fn open_cuda(_ordinal: usize, _dtype: Option<DType>) -> Result<Opened> {
-    Err(Error::invalid(
-        "this sdrt was built without nvcc and has no CUDA kernels: run tools/install_nvcc.sh and build again, \
-         or use --device cpu",
-    ))
+    Err(Error::invalid(format!("{NO_KERNELS}, or use --device cpu")))
 }
 
 #[cfg(test)]

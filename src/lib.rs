@@ -15,10 +15,11 @@
 //!
 //! Before it, [`hub`] turns the id of a model into a location. Beside the pipeline stand [`location`] (where
 //! a model's files are), [`device`] (which machine), [`raster`] (pictures to start from), [`image`] (files that
-//! say how they were painted), [`workload`], [`bench`], [`profile`], [`info`] and [`roofline`] (what is measured and
-//! counted).
+//! say how they were painted), [`workload`], [`bench`], [`profile`], [`info`], [`ceiling`] and [`roofline`] (what is
+//! measured and counted).
 
 pub mod bench;
+pub mod ceiling;
 pub mod columns;
 pub mod device;
 pub mod dtype;

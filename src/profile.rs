@@ -10,11 +10,12 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::bench::{median, write_lines};
+use crate::ceiling::Ceiling;
 use crate::columns::columns;
 use crate::error::Result;
 use crate::ops::{Accumulate, Backend, Call, SamplerStep};
 use crate::pipeline::{Pipeline, Request, Stage};
-use crate::roofline::{CELLS, Ceiling, Work};
+use crate::roofline::{CELLS, Work};
 
 /// All calls of one verb with one shape.
 #[derive(Clone, Debug, Serialize)]
@@ -32,12 +33,14 @@ pub struct Entry {
     pub work: Work,
 }
 
-/// Times one call of each verb and shape of a stage; those that take most time in all come first.
+/// Times one call of each verb and shape of a stage; those that take most time in all come first. `ceiling`: the
+/// machine's, where it is known.
 pub fn profile(
     pipeline: &mut Pipeline,
     request: &Request,
     stage: Stage,
     repeats: usize,
+    ceiling: Option<Ceiling>,
 ) -> Result<Vec<Entry>> {
     // Speed depends on the numbers too (power, and with it the clock), so they should be a picture's.
     pipeline.paint(request, &mut |_, _| ControlFlow::Continue(()))?;
@@ -50,8 +53,6 @@ pub fn profile(
         Stage::Denoise => counted.denoise.calls,
         Stage::Decode => counted.decode.calls,
     };
-    let backend = pipeline.backend();
-    let ceiling = Ceiling::of(&backend.describe(), backend.dtype());
 
     let mut groups: Vec<(String, Vec<(String, Call)>)> = Vec::new();
     for counted in calls {

@@ -1,29 +1,70 @@
 //! The least time that a program can take on a machine: each verb at the machine's own speed.
 
-use crate::ops::count::Counted;
-use crate::ops::{Call, DType};
+use std::fs;
+use std::path::{Path, PathBuf};
 
-/// Speeds that were measured on a machine and that nothing exceeds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ceiling {
-    /// Half-precision matrix product, FLOP/s.
-    pub flops: f64,
-    /// Device memory, bytes/s read and written.
-    pub bytes: f64,
+use crate::ceiling::Ceiling;
+use crate::error::{Error, Result};
+use crate::image;
+use crate::ops::count::Counted;
+use crate::ops::{Backend, Call};
+
+/// The ceiling of the machine: remembered for its card, driver and dtype, or measured now, in about a second.
+/// `None` on the CPU.
+///
+/// `remeasure`: whatever is remembered. The file is `sdrt/ceilings/CARD.json` in the user's cache folder; if it cannot
+/// be written, the next program measures again.
+///
+/// # Errors
+/// A device that fails, or has no gigabyte of memory free.
+pub fn ceiling(backend: &mut dyn Backend, remeasure: bool) -> Result<Option<Ceiling>> {
+    let file = backend.card().and_then(|card| file(&card));
+    remembered(file.as_deref(), remeasure, || backend.measure_ceiling())
 }
 
-impl Ceiling {
-    /// The ceiling of a machine that [`Backend::describe`](crate::ops::Backend::describe) names, where
-    /// one was measured: on an H100 SXM, an 8192^3 product of random f16 numbers and a device copy.
-    pub fn of(machine: &str, dtype: DType) -> Option<Self> {
-        let measured = machine.contains("H100 80GB HBM3") && dtype != DType::F32;
-        measured.then_some(Ceiling { flops: 710e12, bytes: 2.95e12 })
+fn remembered(
+    file: Option<&Path>,
+    remeasure: bool,
+    measure: impl FnOnce() -> Result<Option<Ceiling>>,
+) -> Result<Option<Ceiling>> {
+    let earlier = file.filter(|_| !remeasure).and_then(|file| fs::read(file).ok());
+    // What a file has that holds no ceiling is measured.
+    if let Some(ceiling) = earlier.and_then(|text| serde_json::from_slice(&text).ok()) {
+        return Ok(Some(ceiling));
     }
+    let measured = measure()?;
+    if let (Some(file), Some(ceiling)) = (file, measured)
+        && let Err(error) = remember(file, ceiling)
+    {
+        tracing::warn!("the measured roofline is not remembered: {error}");
+    }
+    Ok(measured)
+}
 
-    /// Milliseconds that one verb takes at least.
-    pub fn floor_ms(&self, call: &Call) -> f64 {
-        1e3 * (call.flops() as f64 / self.flops).max(call.bytes() as f64 / self.bytes)
-    }
+fn remember(file: &Path, ceiling: Ceiling) -> Result<()> {
+    let folder = file.parent().unwrap_or(file);
+    fs::create_dir_all(folder).map_err(|error| Error::file(folder, error))?;
+    image::write(file, serde_json::to_string(&ceiling).expect("two numbers").as_bytes())
+}
+
+/// Where the ceiling of a card is remembered. `None` for a user without a cache folder.
+fn file(card: &str) -> Option<PathBuf> {
+    let name: String = card.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    Some(dirs::cache_dir()?.join("sdrt/ceilings").join(name + ".json"))
+}
+
+/// The heading of a table: the machine, and a second line for its ceiling.
+pub fn heading(machine: &str, ceiling: Option<Ceiling>) -> String {
+    let Some(Ceiling { flops, bytes }) = ceiling else { return machine.to_string() };
+    let (flops, bytes) = (flops / 1e12, bytes / 1e9);
+    format!(
+        "{machine}\nroofline, measured on this card: matrix product {flops:.0} TFLOP/s, copy {bytes:.0} GB/s"
+    )
+}
+
+/// Milliseconds that one verb takes at least.
+pub fn floor_ms(ceiling: &Ceiling, call: &Call) -> f64 {
+    ceiling.floor_ms(call.flops() as f64, call.bytes() as f64)
 }
 
 /// What a sequence of verbs asks of a machine.
@@ -31,7 +72,7 @@ impl Ceiling {
 pub struct Work {
     pub flops: f64,
     pub bytes: f64,
-    /// Sum of [`Ceiling::floor_ms`], where the ceiling is known.
+    /// Sum of [`floor_ms`], where the ceiling is known.
     pub floor_ms: Option<f64>,
 }
 
@@ -41,7 +82,7 @@ impl Work {
         for call in calls {
             work.flops += call.flops() as f64;
             work.bytes += call.bytes() as f64;
-            work.floor_ms = work.floor_ms.zip(ceiling).map(|(sum, ceiling)| sum + ceiling.floor_ms(call));
+            work.floor_ms = work.floor_ms.zip(ceiling).map(|(sum, ceiling)| sum + floor_ms(&ceiling, call));
         }
         work
     }
@@ -71,3 +112,45 @@ impl Work {
 
 /// Headings of [`Work::cells`].
 pub const CELLS: [&str; 3] = ["TFLOP/s", "GB/s", "% of roofline"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOW: Ceiling = Ceiling { flops: 1e12, bytes: 1e9 };
+    const FAST: Ceiling = Ceiling { flops: 7.5e14, bytes: 4.25e12 };
+
+    fn measure(ceiling: Ceiling) -> impl FnOnce() -> Result<Option<Ceiling>> {
+        move || Ok(Some(ceiling))
+    }
+
+    #[test]
+    fn a_ceiling_is_measured_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sdrt/ceilings/card.json");
+        let ceiling = |remeasure, measured| remembered(Some(&file), remeasure, measure(measured)).unwrap();
+        assert_eq!(ceiling(false, FAST), Some(FAST));
+        assert_eq!(ceiling(false, SLOW), Some(FAST), "remembered to the last bit");
+        assert_eq!(ceiling(true, SLOW), Some(SLOW));
+        assert_eq!(ceiling(false, FAST), Some(SLOW));
+        fs::write(&file, "{\"flops\": 1e12").unwrap();
+        assert_eq!(ceiling(false, FAST), Some(FAST), "half a file is measured again");
+    }
+
+    #[test]
+    fn a_ceiling_that_cannot_be_kept_is_a_ceiling() {
+        let folder = tempfile::tempdir().unwrap();
+        let taken = folder.path().join("a file");
+        fs::write(&taken, "").unwrap();
+        for file in [None, Some(taken.join("card.json"))] {
+            assert_eq!(remembered(file.as_deref(), false, measure(FAST)).unwrap(), Some(FAST));
+        }
+        assert_eq!(remembered(None, false, || Ok(None)).unwrap(), None);
+    }
+
+    #[test]
+    fn the_slower_of_product_and_copy_is_the_floor() {
+        assert_eq!(FAST.floor_ms(7.5e14, 0.0), 1e3);
+        assert_eq!(FAST.floor_ms(1.0, 4.25e9), 1.0);
+    }
+}

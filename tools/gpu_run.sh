@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs what `make gpu-bundle` packed, in a checkout of the same commit, which has the fixtures and the models.
+# Runs what `make gpu-bundle` packed, in a checkout of the same commit, which has the files that tests read.
 #   .gpu/run.sh test [NAME..] [-- ARG..]   all test binaries, or those named; arguments for each
 #   .gpu/run.sh bench NAME [ARG..]         a bench
 #   .gpu/run.sh sanitize [ARG..]           the small kernel tests under compute-sanitizer, or those named
 #   .gpu/run.sh sdrt ARG..                 sdrt itself
-# Tests find their files under SDRT_ROOT and sdrt itself in SDRT_BIN.
+# Tests find their files under SDRT_ROOT, which is the checkout, and sdrt itself in SDRT_BIN.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 bundle=$here/bundle
@@ -26,11 +26,10 @@ for file, start, sha256 in json.loads((here / "bundle/sdrt.cut.json").read_text(
     binary[start : start + len(weights)] = weights
 sdrt.write_bytes(binary)
 PYTHON
-    ln -s ../../models "$bundle/models"
-    ln -s ../../../tests/fixtures "$bundle/tests/fixtures"
     touch "$bundle"
 fi
-export SDRT_ROOT=$bundle SDRT_BIN=$bundle/sdrt
+export SDRT_ROOT SDRT_BIN=$bundle/sdrt
+SDRT_ROOT=$(dirname "$here")
 
 # cuBLASLt 13: in torch's packages, where there is no toolkit.
 libraries=$(python3 - <<'PYTHON'
@@ -52,11 +51,11 @@ test)
     while [ $# -gt 0 ] && [ "$1" != -- ]; do names+=("$1") && shift; done
     [ "${1:-}" = -- ] && shift
     [ ${#names[@]} -gt 0 ] || mapfile -t names < <(find "$bundle/tests" -maxdepth 1 -type f -printf '%f\n' | sort)
-    cd "$bundle"
+    cd "$SDRT_ROOT"
     failed=()
     for name in "${names[@]}"; do
         echo "== $name"
-        "tests/$name" "$@" || failed+=("$name")
+        "$bundle/tests/$name" "$@" || failed+=("$name")
     done
     [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}" >&2 && exit 1; }
     ;;
@@ -67,13 +66,13 @@ bench)
     ;;
 sanitize)
     export SDRT_REQUIRE_GPU=1
-    cd "$bundle"
-    check() { compute-sanitizer --error-exitcode 9 --tool "$@" --test-threads 1; }
+    cd "$SDRT_ROOT"
+    check() { compute-sanitizer --error-exitcode 9 --tool "$1" "$bundle/tests/kernels" "${@:2}" --test-threads 1; }
     echo "== memcheck"
-    check memcheck tests/kernels "${@:-small}"
+    check memcheck "${@:-small}"
     echo "== racecheck"
     # racecheck of CUDA 13.0 ends the process at a graph with a conditional node: without those loops.
-    check racecheck tests/kernels "${@:-small}" --skip loops_while --skip loops_stop
+    check racecheck "${@:-small}" --skip loops_while --skip loops_stop
     ;;
 sdrt) exec "$bundle/sdrt" "$@" ;;
 *)

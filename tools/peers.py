@@ -12,7 +12,7 @@ each call time sdrt too: ratios are to the sdrt of the same call. torch.compile 
 Models may share a record: each has a table of its own.
 
     fp32           diffusers as it comes: TF32 in convolutions, not in matrix products; 1 picture only
-    eager          the same in fp16
+    eager          the same in fp16, NCHW
     channels-last  the same, U-Net and VAE in channels_last
     graph          the same, each text encoder, U-Net and VAE decoder in a CUDA graph of its own
     compile        torch.compile(mode="reduce-overhead") of each, channels_last, fused QKV

@@ -10,7 +10,8 @@ each stage and number of pictures:
     image         the whole pipeline, prompt to 8-bit pixels in host memory
 
 Pipeline and stages call the same functions of the same shapes, so that what a stage compiled, the picture uses.
-All ways let cuDNN try its algorithms. The first call of a stage, in which it compiles or captures, is given apart.
+All ways let cuDNN try its algorithms; attention is PyTorch's scaled_dot_product_attention, and the rows of the U-Net
+name the kernels that it ran. The first call of a stage, in which it compiles or captures, is given apart.
 
 XL's VAE states `force_upcast`: to decode, its pipeline casts an fp16 VAE to fp32, and back afterwards. Graphs and
 compiled code would not outlive that, so here it is fp32 from the start, in every way; what the two casts take is not
@@ -233,6 +234,23 @@ def time_stage(call, seconds):
     }
 
 
+# A part of each attention kernel's name, and what it is called. cuDNN's come first: their names have "flash" in them.
+ATTENTION = {
+    "cudnn": "cuDNN",
+    "pytorch_flash": "FlashAttention-2",
+    "fmha_cutlass": "memory-efficient attention",
+}
+
+
+def attention_of(call):
+    """The implementations of attention that a call of the U-Net ran, by the names of its kernels."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        seconds_of(call)
+    kernels = [event.key for event in profile.key_averages() if "flash" in event.key or "fmha" in event.key]
+    found = {next((name for part, name in ATTENTION.items() if part in kernel), kernel) for kernel in kernels}
+    return sorted(found)
+
+
 def versions():
     return {
         "torch": torch.__version__,
@@ -262,7 +280,10 @@ def main():
     for images in map(int, arguments.batches.split(",")):
         for stage, call in stages_of(pipeline, way, images, arguments.steps).items():
             row = {"stage": stage, "images": images, "steps": arguments.steps, "versions": versions()}
-            print(json.dumps(row | time_stage(call, arguments.seconds)), flush=True)
+            row |= time_stage(call, arguments.seconds)
+            if stage == "unet_step":
+                row["attention"] = attention_of(call)
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

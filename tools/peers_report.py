@@ -9,8 +9,8 @@ from xml.sax.saxutils import escape
 NAMES = {
     "sdrt": "sdrt",
     "fp32": "PyTorch fp32",
-    "eager": "PyTorch fp16",
-    "channels-last": "channels_last",
+    "eager": "PyTorch eager",
+    "channels-last": "PyTorch eager, channels_last",
     "graph": "CUDA graphs",
     "compile": "torch.compile",
 }
@@ -22,6 +22,8 @@ In brackets: how many times as long as sdrt. The stages of sdrt hold more than t
 guidance and sampler in it, its VAE decode ends with 8-bit pixels in host memory, and its text encode computes the
 keys and values of all cross-attentions and the time embeddings of all steps. A whole picture is the same for both:
 prompt to 8-bit pixels in host memory, with DDIM.
+CUDA graphs: the eager functions, channels_last, each text encoder, U-Net and VAE decoder in a graph of its own.
+torch.compile: mode="reduce-overhead", which is Inductor's code in CUDA graphs; channels_last, fused QKV projections.
 """
 XL_NOTES = """\
 PyTorch decodes in fp32, with TF32 in convolutions, in every way: XL's VAE asks for it (`force_upcast`). sdrt decodes in
@@ -157,7 +159,12 @@ def table(record):
 
 
 def notes(record, cells):
-    return record.model.notes + (COMPOSED if "~" in cells else "") + (ELSEWHERE if "*)" in cells else "")
+    return record.model.notes + attention(record) + (COMPOSED if "~" in cells else "") + (ELSEWHERE if "*)" in cells else "")
+
+
+def attention(record):
+    kernels = {kernel for row in record.rows for kernel in row.get("attention", [])}
+    return f"PyTorch's attention ran as {' and '.join(sorted(kernels))} in the U-Net.\n" if kernels else ""
 
 
 def conditions(record):
@@ -230,6 +237,10 @@ def chart(record):
     """Seconds a picture and pictures a second, of the largest number of steps in the record."""
     steps = record.steps()[-1]
     times = {way: {images: record.picture(way, images, steps) for images in record.images()} for way in COLOURS}
+    # Eager PyTorch in the better of both memory formats.
+    for images in record.images():
+        layouts = [record.picture(way, images, steps) for way in ("eager", "channels-last")]
+        times["eager"][images] = min(filter(None, layouts), key=lambda time: time.ms, default=None)
     times = {way: {images: time for images, time in of.items() if time} for way, of in times.items()}
     times = {way: of for way, of in times.items() if of}
     if not times:

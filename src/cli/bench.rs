@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use sdrt::bench::{self, Settings};
 use sdrt::image;
+use sdrt::roofline;
 use sdrt::workload::{self, Workload};
 
 use super::DeviceArgs;
@@ -50,6 +51,7 @@ impl Bench {
             device: self.device.device,
             dtype: self.device.dtype,
             images: self.images.clone(),
+            remeasure: self.workload.remeasure,
         };
         let rows = bench::measure(&settings, &mut super::say)?;
         if let Some(path) = &self.json {
@@ -58,8 +60,9 @@ impl Bench {
         let Workload { model, steps, .. } = &settings.workload;
         let painted = workload::summary(&settings.workload.request(1)?, &model.describe()?);
         let unit = if *steps == 1 { "step" } else { "steps" };
-        let (machine, table) = (&rows[0].machine, bench::table(&rows, &before));
-        write!(std::io::stdout(), "{model}\n{machine}\n{painted}, {steps} {unit}\n{table}")?;
+        let heading = roofline::heading(&rows[0].machine, rows[0].ceiling);
+        let table = bench::table(&rows, &before);
+        write!(std::io::stdout(), "{model}\n{heading}\n{painted}, {steps} {unit}\n{table}")?;
         Ok(())
     }
 }

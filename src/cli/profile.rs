@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use sdrt::image;
 use sdrt::pipeline::Stage;
 use sdrt::profile;
+use sdrt::roofline;
 use sdrt::workload;
 
 use super::workload::WorkloadArgs;
@@ -58,9 +59,13 @@ impl Profile {
         let request = workload.request(self.images)?;
         let model = &workload.model;
         self.json.as_deref().map(image::check_writable).transpose()?;
-        let opened = self.device.device.open(self.device.dtype)?;
+        let mut opened = self.device.device.open(self.device.dtype)?;
         say_notice(opened.notice.as_deref());
         let machine = opened.backend.describe();
+        let ceiling = match self.trace {
+            None => roofline::ceiling(&mut *opened.backend, self.workload.remeasure)?,
+            Some(_) => None,
+        };
         let mut pipeline = workload.load(opened.backend)?;
         if let Some(steps) = self.trace {
             let model = pipeline.description();
@@ -74,14 +79,15 @@ impl Profile {
             StageName::Denoise => Stage::Denoise,
             StageName::Decode => Stage::Decode,
         };
-        let entries = profile::profile(&mut pipeline, &request, stage, self.repeat.max(1))?;
+        let entries = profile::profile(&mut pipeline, &request, stage, self.repeat.max(1), ceiling)?;
         if let Some(path) = &self.json {
             profile::write(path, &entries)?;
         }
         let painted = workload::summary(&request, pipeline.description());
         let pictures = if self.images == 1 { "picture" } else { "pictures" };
         let (images, table) = (self.images, profile::table(&entries));
-        write!(std::io::stdout(), "{model}\n{machine}\n{images} {pictures} of {painted}\n{table}")?;
+        let heading = roofline::heading(&machine, ceiling);
+        write!(std::io::stdout(), "{model}\n{heading}\n{images} {pictures} of {painted}\n{table}")?;
         Ok(())
     }
 }

@@ -21,6 +21,10 @@ pub struct WorkloadArgs {
     /// which takes longer for several images
     #[arg(long)]
     batch_invariant: bool,
+    /// Measure the roofline of the GPU again: a large matrix product and a large copy, remembered for each card and
+    /// driver
+    #[arg(long)]
+    pub remeasure: bool,
 }
 
 impl WorkloadArgs {

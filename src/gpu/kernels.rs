@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUfunction_attribute_enum;
-use cudarc::driver::{CudaFunction, CudaModule, sys};
+use cudarc::driver::{CudaFunction, CudaModule, DriverError, sys};
 use cudarc::nvrtc::Ptx;
 
 use super::During;
@@ -15,13 +15,14 @@ use super::device::Gpu;
 use super::tensor_map::TensorMap;
 use super::{attention, attention_short_sm90, attention_sm90, conv, conv_sm90, linear_sm90};
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// Name, machine code, portable PTX of each file in cuda/.
+/// `IMAGES`: name, machine code and portable PTX of each file in cuda/, empty where the build left it out.
+/// `TARGETS`: what the build was for.
 mod images {
     include!(concat!(env!("OUT_DIR"), "/kernel_images.rs"));
 }
-use images::IMAGES;
+use images::{IMAGES, TARGETS};
 
 macro_rules! args {
     ($(#[$doc:meta])* $name:ident, $size:literal { $($field:ident: $type:ty),* $(,)? }) => {
@@ -242,17 +243,32 @@ struct Module(Arc<CudaModule>);
 
 impl Module {
     /// Machine code if there is some for this chip, else PTX for the driver to translate.
+    ///
+    /// # Errors
+    /// A build for other chips, which has neither.
     fn load(gpu: &Gpu, file: &str) -> Result<Self> {
         let (_, machine_code, ptx) =
             IMAGES.iter().find(|(name, ..)| *name == file).expect("build.rs embeds every file of cuda/");
-        let load = |image: &[u8]| gpu.context.load_module(Ptx::from_binary(image.to_vec()));
-        let module = match gpu.portable {
-            true => load(ptx),
-            false => match load(machine_code) {
-                Err(e) if e.0 == sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => load(ptx),
-                loaded => loaded,
-            },
+        let no_binary = Err(DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU));
+        let load = |image: &[u8]| match image {
+            [] => no_binary.clone(),
+            image => gpu.context.load_module(Ptx::from_binary(image.to_vec())),
         };
+        let is_not_for_it = |loaded: &Result<_, DriverError>| {
+            loaded.as_ref().is_err_and(|e| e.0 == sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU)
+        };
+        let mut module = if gpu.portable { no_binary.clone() } else { load(machine_code) };
+        if is_not_for_it(&module) {
+            module = load(ptx);
+        }
+        if is_not_for_it(&module) {
+            let forced = if gpu.portable { " (SDRT_ARCH)" } else { "" };
+            return Err(Error::invalid(format!(
+                "this sdrt has no kernels for {}, sm_{}{forced}: it was built for {TARGETS} alone; run `make release`, \
+                 which builds for every chip, or use --device cpu",
+                gpu.name, gpu.arch
+            )));
+        }
         let (major, minor) = (gpu.driver / 1000, gpu.driver % 1000 / 10);
         let operation = format!(
             "loading the kernels of {file}.cu (the driver is of CUDA {major}.{minor}; kernels built by an nvcc of \

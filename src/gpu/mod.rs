@@ -13,6 +13,7 @@ pub mod group_norm;
 pub mod kernels;
 pub mod linear_sm90;
 pub mod memory;
+pub mod nvml;
 pub mod nvtx;
 pub mod staging;
 pub mod tensor_map;

@@ -20,6 +20,7 @@ pub use call::Call;
 pub use tensor::{Arena, Tensor};
 pub use verbs::*;
 
+use crate::ceiling::Ceiling;
 pub use crate::dtype::DType;
 use crate::error::Result;
 
@@ -136,6 +137,17 @@ pub trait Backend: Ops {
 
     /// The machine in words.
     fn describe(&self) -> String;
+
+    /// The card, its driver and the dtype, under which [`Backend::measure_ceiling`] is remembered. `None` where
+    /// nothing is measured.
+    fn card(&self) -> Option<String> {
+        None
+    }
+
+    /// Measures what the machine can do at most in the backend's dtype, in about a second. `None` on the CPU.
+    fn measure_ceiling(&mut self) -> Result<Option<Ceiling>> {
+        Ok(None)
+    }
 
     /// How to open another backend on the same machine, for another thread: its work is in no order with this one's,
     /// and either sees the tensors of both.

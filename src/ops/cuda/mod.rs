@@ -1,5 +1,6 @@
 //! The CUDA backend: verbs become kernel launches on one stream, models become graphs.
 
+mod ceiling;
 mod launch;
 mod steps;
 
@@ -11,12 +12,14 @@ use cudarc::driver::result;
 
 use self::steps::StepControl;
 use super::{Arena, Backend, Call, DType, FillRows, Graph, Opener, Ops, Region, Tensor};
+use crate::ceiling::Ceiling;
 use crate::error::{Error, Result};
 use crate::gpu::cublaslt::CublasLt;
 use crate::gpu::device::Gpu;
 use crate::gpu::graph::CapturedGraph;
 use crate::gpu::kernels::Kernels;
 use crate::gpu::memory::DeviceMemory;
+use crate::gpu::nvml;
 use crate::gpu::nvtx::Nvtx;
 use crate::gpu::staging::{Staging, Upload};
 use crate::gpu::{Company, During};
@@ -199,6 +202,16 @@ impl Backend for Cuda {
 
     fn describe(&self) -> String {
         format!("{}, {}", self.name(), self.dtype)
+    }
+
+    fn card(&self) -> Option<String> {
+        let driver = nvml::driver_version().unwrap_or_else(|| format!("of CUDA {}", self.gpu.driver));
+        Some(format!("{}, driver {driver}, {}", self.gpu.name, self.dtype))
+    }
+
+    fn measure_ceiling(&mut self) -> Result<Option<Ceiling>> {
+        let ceiling = self.time_ceiling();
+        self.settle(ceiling).map(Some)
     }
 
     fn beside(&self) -> Opener {

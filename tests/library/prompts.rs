@@ -5,7 +5,7 @@ use sdrt::text::{
 };
 use serde_json::Value;
 
-const FIXTURE: &str = include_str!("fixtures/prompts/a1111.json");
+const FIXTURE: &str = include_str!("../fixtures/prompts/a1111.json");
 
 fn fixture(section: &str) -> Vec<Value> {
     let mut fixture: Value = serde_json::from_str(FIXTURE).unwrap();

@@ -12,10 +12,10 @@ use sdrt::pipeline::{Init, KnownShapes, Picture, Pipeline, Request, Tiled, Tilin
 use sdrt::raster::Raster;
 use sdrt::sampler::Sampler;
 
-use super::common::pictures::{equals_diffusers_where, paint};
-use super::common::root;
-use super::faulty::Faults;
 use super::{files, from_picture_equals_diffusers, init, mean_difference, pipeline, request};
+use crate::common::pictures::{equals_diffusers_where, paint};
+use crate::common::root;
+use crate::faulty::Faults;
 
 #[test]
 fn pictures_encoded_in_tiles_equal_those_of_diffusers() {

@@ -1,14 +1,12 @@
 //! Models in one file: keys against diffusers' own converter (tools/fixtures/single_files.py), recognition of
 //! full-size files, and what other files are called.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use common::root;
+use crate::common::root;
 use flate2::read::GzDecoder;
 use sdrt::location::Location;
 use sdrt::model::config::{ModelConfig, VaeConfig};

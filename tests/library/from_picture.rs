@@ -1,12 +1,10 @@
 //! Pictures that start from a picture, paint a part of it, or are painted in two passes, on the CPU against those of
 //! diffusers (`tools/fixtures/from_picture.py`).
 
-mod common;
-
 use std::ops::ControlFlow;
 
-use common::pictures::{equals_diffusers, paint, raster};
-use common::{Values, copy_folder, fixture, load_pipeline, root};
+use crate::common::pictures::{equals_diffusers, paint, raster};
+use crate::common::{Values, copy_folder, fixture, load_pipeline, root};
 use sdrt::Error;
 use sdrt::ops::cpu::Cpu;
 use sdrt::pipeline::{Hires, Init, Pipeline, Request};
@@ -14,7 +12,7 @@ use sdrt::raster::Raster;
 use sdrt::sampler::Sampler;
 
 fn tiny() -> Pipeline {
-    common::pipeline("tiny", Cpu::new())
+    crate::common::pipeline("tiny", Cpu::new())
 }
 
 #[test]

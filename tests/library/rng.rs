@@ -1,7 +1,5 @@
 //! Noise against torch's.
 
-mod common;
-
 use safetensors::SafeTensors;
 use sdrt::rng::{NoiseSource, Philox, Rng, TorchCpu};
 
@@ -34,7 +32,7 @@ fn first_numbers_of_torch() {
 /// Successive tensors of all kinds of sizes from one generator, bit by bit.
 #[test]
 fn streams_equal_those_of_torch() {
-    let path = common::root().join("tests/fixtures/rng/torch_cpu.safetensors");
+    let path = crate::common::root().join("tests/fixtures/rng/torch_cpu.safetensors");
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let mut calls: Vec<[u64; 3]> = file

@@ -8,10 +8,10 @@ use sdrt::ops::cpu::Cpu;
 use sdrt::pipeline::{Hires, ModelFiles, Picture, Pipeline, PreviewMethod, Previews, Request, Tiled, Tiling};
 use sdrt::sampler::Sampler;
 
-use super::common::pictures::paint;
-use super::common::{copy_folder, root};
 use super::tiny_vae::files_of_taesd;
 use super::{files, init, mean_difference, pipeline, request, tiny_vae};
+use crate::common::pictures::paint;
+use crate::common::{copy_folder, root};
 
 /// All previews of a request, and its pictures.
 fn watch(

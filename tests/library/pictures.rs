@@ -1,11 +1,9 @@
 //! Whole pictures on the CPU against diffusers' (`tools/fixtures/pictures.py`), and what the pipeline
 //! promises from one request to the next.
 
-mod common;
-
 use std::ops::ControlFlow;
 
-use common::pictures::{equals_diffusers, paint};
+use crate::common::pictures::{equals_diffusers, paint};
 use sdrt::Error;
 use sdrt::ops::cpu::Cpu;
 use sdrt::pipeline::{KnownShapes, Pipeline, Request};
@@ -13,7 +11,7 @@ use sdrt::rng::Rng;
 use sdrt::sampler::{Sampler, Schedule};
 
 fn pipeline() -> Pipeline {
-    common::pipeline("tiny", Cpu::new())
+    crate::common::pipeline("tiny", Cpu::new())
 }
 
 /// A small request.
@@ -44,7 +42,7 @@ fn pictures_equal_those_of_diffusers() {
 
 #[test]
 fn pictures_of_the_trained_model_equal_those_of_diffusers() {
-    equals_diffusers(&mut common::pipeline("emoji", Cpu::new()), "pictures", "emoji");
+    equals_diffusers(&mut crate::common::pipeline("emoji", Cpu::new()), "pictures", "emoji");
 }
 
 #[test]

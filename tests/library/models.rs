@@ -1,11 +1,9 @@
 //! Models and their blocks on the CPU against diffusers and transformers (`tools/fixtures/models.py`), with
 //! weights that come through the checkpoint's own path.
 
-mod common;
-
 use std::path::PathBuf;
 
-use common::{Case, check, download, fixture, reserve_arena, root, upload};
+use crate::common::{Case, check, download, fixture, reserve_arena, root, upload};
 use sdrt::model::blocks::{Carried, Resnet, Transformer};
 use sdrt::model::clip::ClipText;
 use sdrt::model::conditioned::Conditioned;
@@ -49,7 +47,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Builds a model, or a part of one, and fills its weights.
     fn load<M>(&mut self, build: impl Fn(&mut Plan) -> M) -> M {
-        let (model, weights) = common::load(self.backend, self.checkpoint, build);
+        let (model, weights) = crate::common::load(self.backend, self.checkpoint, build);
         self.regions.push(weights);
 
         // Activations start as NaN: what is read before it is written shows.

@@ -1,18 +1,13 @@
 //! The engine on the CPU: pictures in company, and what happens when something goes wrong.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod company;
 mod faults;
-#[path = "../common/faulty.rs"]
-mod faulty;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::root;
+use crate::common::root;
 use sdrt::device::Device;
 use sdrt::engine::{Engine, Event, Failure, Finished, Job, Observer, Refusal, Settings, Ticket};
 use sdrt::location::Location;

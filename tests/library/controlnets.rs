@@ -1,10 +1,8 @@
 //! Pictures that ControlNets steer on the CPU against diffusers' (tools/fixtures/controlnets.py), and what the
 //! pipeline promises about them.
 
-mod common;
-
-use common::pictures::{equals_diffusers, paint, request_of};
-use common::{fixture, root};
+use crate::common::pictures::{equals_diffusers, paint, request_of};
+use crate::common::{fixture, root};
 use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
 use sdrt::pipeline::{Control, ModelFiles, Pipeline, Request};

@@ -9,7 +9,7 @@ use sdrt::text::{Chunks, Inversions, LongPrompt, Prompt, PromptStyle, Tokenizer,
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const FIXTURE: &str = include_str!("fixtures/text/tokens.json");
+const FIXTURE: &str = include_str!("../fixtures/text/tokens.json");
 const SPECIAL: [&str; 2] = ["<|startoftext|>", "<|endoftext|>"];
 
 /// A prompt as diffusers reads it.

@@ -1,9 +1,7 @@
 //! Pictures of the families of Stable Diffusion on the CPU against diffusers' (tools/fixtures/families.py).
 
-mod common;
-
-use common::pictures::{equals_diffusers, paint};
-use common::{load_pipeline, root};
+use crate::common::pictures::{equals_diffusers, paint};
+use crate::common::{load_pipeline, root};
 use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
 use sdrt::pipeline::{Distillation, Family, ModelFiles, Pipeline, Request};

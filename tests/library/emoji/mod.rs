@@ -1,10 +1,7 @@
 //! The model that ships with sdrt, on the CPU: its pictures show what their prompts say.
 //!
-//! What is seen, and how, is told in `look`. That a picture is diffusers' is tested in `tests/pictures.rs`,
+//! What is seen, and how, is told in `look`. That a picture is diffusers' is tested in `tests/library/pictures.rs`,
 //! that half precision on a GPU paints it too in `tests/kernels/model.rs`.
-
-#[path = "../common/mod.rs"]
-mod common;
 
 mod look;
 
@@ -52,7 +49,7 @@ struct Painter(Pipeline);
 
 impl Painter {
     fn new() -> Self {
-        Painter(common::pipeline("emoji", Cpu::new()))
+        Painter(crate::common::pipeline("emoji", Cpu::new()))
     }
 
     fn paint(&mut self, prompt: &str) -> Picture {

@@ -1,15 +1,11 @@
 //! Other ways between latents and pictures than a whole VAE at once, against diffusers (`tools/fixtures/tiles.py`).
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/faulty.rs"]
-mod faulty;
 mod previews;
 mod tiling;
 mod tiny_vae;
 
-use common::pictures::equals_diffusers_where;
-use common::{Case, copy_folder, root};
+use crate::common::pictures::equals_diffusers_where;
+use crate::common::{Case, copy_folder, root};
 use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
 use sdrt::pipeline::{Init, KnownShapes, ModelFiles, Picture, Pipeline, Request};

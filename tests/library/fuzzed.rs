@@ -1,10 +1,8 @@
 //! What fuzzing has found or begun with (fuzz/corpus): no byte of a file or a prompt makes sdrt panic.
 
-mod common;
-
 use std::fs;
 
-use common::{fuzzed, root};
+use crate::common::{fuzzed, root};
 
 fn all(target: &str, run: fn(&[u8])) {
     let folder = root().join("fuzz/corpus").join(target);

@@ -8,8 +8,8 @@ use sdrt::Error;
 use sdrt::engine::{Engine, Failure, Job, Observer, Refusal, Settings};
 use sdrt::pipeline::Request;
 
-use super::faulty::Faults;
 use super::{end, job, model, request, start, step, submit};
+use crate::faulty::Faults;
 
 #[derive(Default)]
 struct Counts {

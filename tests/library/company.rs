@@ -1,12 +1,10 @@
 //! On the CPU: an image's bytes are the same alone and among others, verb by verb and as a whole picture.
 //! `tests/kernels/company.rs` says so of a GPU.
 
-mod common;
-
-use common::company::compare_all;
-use common::pictures::paint;
-use common::placed::templates;
-use common::reserve_arena;
+use crate::common::company::compare_all;
+use crate::common::pictures::paint;
+use crate::common::placed::templates;
+use crate::common::reserve_arena;
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::*;
 use sdrt::pipeline::Request;
@@ -70,7 +68,7 @@ fn norms_and_attention() {
 #[test]
 fn pictures_keep_their_bytes_in_company() {
     for folder in ["models/tiny", "tests/fixtures/families/sdxl"] {
-        let mut pipeline = common::load_pipeline(folder, Cpu::new());
+        let mut pipeline = crate::common::load_pipeline(folder, Cpu::new());
         let defaults = pipeline.defaults().expect("defaults");
         let prompt = "a lighthouse at dawn".to_string();
         let request = Request { prompt, steps: 3, seed: 7, height: 72, width: 104, ..defaults };

@@ -1,9 +1,7 @@
 //! The first hop of trust: every verb of `Cpu` against what torch and diffusers compute
 //! (`tools/fixtures/verbs.py`), in f32; the sampler's verbs against their formula.
 
-mod common;
-
-use common::verbs::{agrees_with_torch, model_input_scales, sampler_step_follows_its_formula};
+use crate::common::verbs::{agrees_with_torch, model_input_scales, sampler_step_follows_its_formula};
 use sdrt::ops::cpu::Cpu;
 
 /// Rounding of f32 sums of a few hundred terms, in another order than torch's.

@@ -1,8 +1,6 @@
 //! Sampler tables against the schedulers of diffusers, and formulas of k-diffusion that it does not have
 //! (`tools/fixtures/samplers.py`), over whole trajectories of recorded model outputs.
 
-mod common;
-
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;
@@ -99,7 +97,7 @@ impl Comparison {
 
 fn fixture(sampler: Sampler) -> PathBuf {
     let file = format!("{}.safetensors", sampler.name().replace('+', "p"));
-    common::root().join("tests/fixtures/samplers").join(file)
+    crate::common::root().join("tests/fixtures/samplers").join(file)
 }
 
 /// Replays every case of a sampler; returns how many there are and the largest difference.

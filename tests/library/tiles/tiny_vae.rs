@@ -10,9 +10,9 @@ use sdrt::ops::{Backend, DType, Ops};
 use sdrt::pipeline::Request;
 use sdrt::weights::{Checkpoint, ModelFolder};
 
-use super::common::pictures::{equals_diffusers_where, paint};
-use super::common::{self, Case, check, download, fixture, reserve_arena, root, upload};
 use super::{files, from_picture_equals_diffusers, init, pipeline, request, tiny_vae};
+use crate::common::pictures::{equals_diffusers_where, paint};
+use crate::common::{Case, check, download, fixture, reserve_arena, root, upload};
 
 /// Relative L2 error of f32 sums in another order than torch's, through tens of layers.
 const MODEL: f64 = 3e-6;
@@ -24,7 +24,7 @@ fn coder_cases(kind: &str, run: impl Fn(&mut Cpu, &TinyVae, &Case)) {
     let config = TinyVaeConfig::read(&tiny_vae().join("config.json")).expect("a configuration");
     for case in fixture("tiles", "tiny_vae").iter().filter(|case| case.scalars["model"] == kind) {
         let mut cpu = Cpu::new();
-        let (vae, _weights) = common::load(&mut cpu, &checkpoint, |plan| {
+        let (vae, _weights) = crate::common::load(&mut cpu, &checkpoint, |plan| {
             plan.component("vae", |plan| TinyVae::new(&config, plan))
         });
         let _arena = reserve_arena(&mut cpu, 8 << 20);

@@ -1,15 +1,13 @@
 //! LoRAs: pictures against diffusers' (tools/fixtures/lora.py), names of full-size models, what is undone, and
 //! what is refused.
 
-mod common;
-
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::pictures::{equals_diffusers_with, paint, request_of};
-use common::{copy_folder, decode, encode, fixture, load_pipeline, root};
+use crate::common::pictures::{equals_diffusers_with, paint, request_of};
+use crate::common::{copy_folder, decode, encode, fixture, load_pipeline, root};
 use flate2::read::GzDecoder;
 use safetensors::tensor::{TensorView, serialize};
 use safetensors::{Dtype, SafeTensors};

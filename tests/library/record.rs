@@ -1,11 +1,9 @@
 //! What pictures say of themselves, against Pillow, piexif and A1111's rules.
 
-mod common;
-
 use std::fs;
 use std::path::PathBuf;
 
-use common::root;
+use crate::common::root;
 use sdrt::image::{Parameters, read, read_text};
 use serde_json::Value;
 
