@@ -10,7 +10,7 @@ release gpu-bundle: SDRT_CUDA_ARCHS = all
 fetch_nvcc = @[ -z "$$SDRT_CUDA_ARCHS" ] || tools/install_nvcc.sh --if-missing || \
 	echo "Going on without nvcc: the build is for the CPU alone"
 
-.PHONY: demo build test test-clients test-page test-ray test-load release bench gpu-bundle fixtures
+.PHONY: demo build test test-clients test-page test-ray test-load environments release bench gpu-bundle fixtures
 
 demo: build ## an image of the model inside sdrt
 	target/release/sdrt run --prompt "$(PROMPT)" --seed 0 --output sdrt-demo.png
@@ -40,6 +40,12 @@ test-ray: build ## the application for Ray Serve with replicas on CPUs, and the 
 
 test-load: ## the load test
 	tools/pytest.sh tools/load_test/requirements-test.txt tools/load_test
+
+environments: ## the Python packages of the four above, without their tests
+	tools/pytest.sh tests/clients/requirements.txt
+	tools/pytest.sh tests/page/requirements.txt
+	tools/pytest.sh deploy/requirements-test.txt
+	tools/pytest.sh tools/load_test/requirements-test.txt
 
 bench:
 	$(fetch_nvcc)

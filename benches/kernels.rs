@@ -67,8 +67,11 @@ mod measure {
     /// A sample of fast kernels is of several in a row: about so long, but not more than so many.
     const SAMPLE_US: f64 = 200.0;
     const MAX_REPEATS: usize = 20;
-    /// More than any L2. The copy also keeps the device busy until the host has launched a whole sample.
+    /// More than any L2.
     const FLUSH_BYTES: usize = 512 << 20;
+    /// Copies of that, 2 ms on an H200: they keep the device busy until the host has launched a whole sample, for which
+    /// a slow one takes 60 us a kernel.
+    const FLUSHES: usize = 8;
 
     struct Row {
         stage: &'static str,
@@ -102,8 +105,9 @@ mod measure {
         fn flush(&self) -> anyhow::Result<()> {
             let stream = self.cuda.gpu().stream.cu_stream();
             // SAFETY: both tensors have FLUSH_BYTES.
-            unsafe { memcpy_dtod_async(self.to.address, self.from.address, FLUSH_BYTES, stream) }
-                .context("copying on the device")
+            let copy =
+                || unsafe { memcpy_dtod_async(self.to.address, self.from.address, FLUSH_BYTES, stream) };
+            (0..FLUSHES).try_for_each(|_| copy()).context("copying on the device")
         }
 
         /// Microseconds of one of `repeats` in a row, after a flush and `warm_ups`.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Speeds that were measured on a machine and that nothing exceeds for long.
+/// Speeds that were measured on a machine and that nothing exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ceiling {
     /// A large matrix product, FLOP/s.

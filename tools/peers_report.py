@@ -163,8 +163,12 @@ def notes(record, cells):
 
 
 def attention(record):
-    kernels = {kernel for row in record.rows for kernel in row.get("attention", [])}
-    return f"PyTorch's attention ran as {' and '.join(sorted(kernels))} in the U-Net.\n" if kernels else ""
+    """Which kernels PyTorch chose for attention, by dtype."""
+    chosen = {"fp16": set(), "fp32": set()}
+    for row in record.rows:
+        chosen["fp32" if row["way"] == "fp32" else "fp16"].update(row.get("attention", []))
+    words = [f"{' and '.join(sorted(kernels))} in {dtype}" for dtype, kernels in chosen.items() if kernels]
+    return f"Attention in the U-Net, as PyTorch chose: {', '.join(words)}.\n" if words else ""
 
 
 def conditions(record):

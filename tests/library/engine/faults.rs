@@ -30,12 +30,16 @@ impl Observer for Counts {
     }
 }
 
+/// Steps of an image that is cancelled: more than there is time for, however late the test hears of one.
+const CANCELLED: usize = 1000;
+
 #[test]
 fn a_dropped_ticket_cancels_within_a_step() {
     let counts = Arc::new(Counts::default());
-    let engine = start("models/tiny", Settings { max_batch: 1, ..Settings::default() }, counts.clone());
-    let (running, running_heard) = submit(&engine, request(&engine, 128, 1));
-    let (waiting, waiting_heard) = submit(&engine, request(&engine, 128, 2));
+    let settings = Settings { max_batch: 1, max_evaluations: CANCELLED, ..Settings::default() };
+    let engine = start("models/tiny", settings, counts.clone());
+    let (running, running_heard) = submit(&engine, request(&engine, CANCELLED, 1));
+    let (waiting, waiting_heard) = submit(&engine, request(&engine, CANCELLED, 2));
     let (_last, last_heard) = submit(&engine, request(&engine, 2, 3));
     step(&running_heard, 1);
     drop(waiting);
@@ -44,7 +48,7 @@ fn a_dropped_ticket_cancels_within_a_step() {
     assert!(matches!(end(&running_heard), Err(Failure::Cancelled)));
     end(&last_heard).expect("painted");
     assert_eq!(counts.cancelled.load(Ordering::Relaxed), 2);
-    assert!(counts.steps.load(Ordering::Relaxed) < 100);
+    assert!(counts.steps.load(Ordering::Relaxed) < CANCELLED);
 }
 
 #[test]
@@ -58,9 +62,9 @@ fn a_full_queue_refuses() {
 
 #[test]
 fn jobs_together_are_taken_whole_or_not_at_all() {
-    let settings = Settings { max_batch: 1, max_queue: 1, ..Settings::default() };
+    let settings = Settings { max_batch: 1, max_queue: 1, max_evaluations: CANCELLED, ..Settings::default() };
     let engine = start("models/tiny", settings, Arc::new(()));
-    let jobs = || (0..3).map(|seed| job(request(&engine, 60, seed))).unzip::<_, _, Vec<_>, Vec<_>>();
+    let jobs = || (0..3).map(|seed| job(request(&engine, CANCELLED, seed))).unzip::<_, _, Vec<_>, Vec<_>>();
     let (together, heard) = jobs();
     let tickets = engine.submit_together(together).expect("there is a place");
     assert_eq!(tickets.len(), 3);
