@@ -7,8 +7,9 @@ export SDRT_CUDA_ARCHS
 # What goes to other machines is for every chip.
 release gpu-bundle: SDRT_CUDA_ARCHS = all
 
-fetch_nvcc = @[ -z "$$SDRT_CUDA_ARCHS" ] || tools/install_nvcc.sh --if-missing || \
-	echo "Going on without nvcc: the build is for the CPU alone"
+fetch_nvcc = @if [ -z "$$SDRT_CUDA_ARCHS" ]; then \
+	echo "No GPU here: the build is for the CPU alone; make release builds for every GPU"; \
+	else tools/install_nvcc.sh --if-missing || echo "Going on without nvcc: the build is for the CPU alone"; fi
 
 .PHONY: demo build test test-clients test-page test-ray test-load environments release bench gpu-bundle fixtures
 

@@ -202,7 +202,9 @@ impl<'a> Denoiser<'a> {
         } else {
             batch.run(backend, steps, |members, done| {
                 tell_steps(members, done);
-                match shared.interrupt.load(Ordering::Relaxed) {
+                // The interruption for one that was cancelled between two runs has been cleared since.
+                let cancelled = members.iter().any(|member| member.owner.painting.is_cancelled());
+                match cancelled || shared.interrupt.load(Ordering::Relaxed) {
                     true => ControlFlow::Break(()),
                     false => ControlFlow::Continue(()),
                 }

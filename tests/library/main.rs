@@ -15,6 +15,7 @@ mod engine;
 mod families;
 mod from_picture;
 mod fuzzed;
+mod gpu_targets;
 mod inversion;
 mod lora;
 mod models;

@@ -101,8 +101,13 @@ fn a_picture_that_comes_later_joins_between_two_steps() {
 #[test]
 fn whole_requests_wait_for_one_another() {
     let rows = Arc::new(Rows::default());
-    let batching = Batching::Request { wait: Duration::from_millis(400) };
-    let engine = start("models/tiny", Settings { batching, ..Settings::default() }, rows.clone());
+    // Two that are alike fill the batch; the third waits in vain, and the second has as long to be encoded.
+    let settings = Settings {
+        batching: Batching::Request { wait: Duration::from_secs(2) },
+        max_batch: 2,
+        ..Settings::default()
+    };
+    let engine = start("models/tiny", settings, rows.clone());
     let jobs: Vec<_> = [4, 4, 6].map(|steps| submit(&engine, request(&engine, steps, 1))).into();
     jobs.iter().for_each(|(_, heard)| drop(end(heard).expect("painted")));
     assert_eq!(*rows.0.lock().unwrap(), [[4; 4].as_slice(), [2; 6].as_slice()].concat());
