@@ -1,14 +1,14 @@
 # Needs Rust and Python 3; nvcc is fetched into ./.cuda where there is none.
 export PYTHON ?= python3
 PROMPT ?= fox on a purple background
-# Targets of the kernels (build.rs): the chips of this machine's GPUs, and without a GPU none.
+# Targets of the kernels (build.rs): the chips of this machine's GPUs, or those that the environment names.
 SDRT_CUDA_ARCHS ?= $(shell tools/gpu_targets.sh)
 export SDRT_CUDA_ARCHS
-# What goes to other machines is for every chip.
+# Binaries for other machines have kernels for every chip, but `make release SDRT_CUDA_ARCHS=90a` only for this one.
 release gpu-bundle: SDRT_CUDA_ARCHS = all
 
 fetch_nvcc = @if [ -z "$$SDRT_CUDA_ARCHS" ]; then \
-	echo "No GPU here: the build is for the CPU alone; make release builds for every GPU"; \
+	echo "No GPU here with kernels in sdrt: the build is for the CPU alone; make release builds for every GPU"; \
 	else tools/install_nvcc.sh --if-missing || echo "Going on without nvcc: the build is for the CPU alone"; fi
 
 .PHONY: demo build test test-clients test-page test-ray test-load environments release bench gpu-bundle fixtures

@@ -154,7 +154,7 @@ fn kernel_files() -> Vec<PathBuf> {
     files.into_iter().collect()
 }
 
-/// What `SDRT_CUDA_ARCHS` asks for.
+/// The targets of `SDRT_CUDA_ARCHS`.
 fn targets() -> Vec<&'static str> {
     let all = CHIPS.into_iter().chain([PTX]);
     let wanted = env::var("SDRT_CUDA_ARCHS").unwrap_or("all".into());

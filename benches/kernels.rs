@@ -19,7 +19,7 @@ fn main() -> anyhow::Result<()> {
 
 #[cfg(not(sdrt_cuda))]
 fn main() {
-    println!("skipped: built without nvcc");
+    println!("skipped: built without CUDA kernels: no GPU here, or no nvcc");
 }
 
 #[cfg(sdrt_cuda)]

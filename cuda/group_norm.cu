@@ -167,7 +167,7 @@ __device__ __forceinline__ void sum_block(const ChannelSums<T>& mine, const Grou
 // Vectors of x that a thread of group_norm_fused holds, mirrored in src/gpu/group_norm.rs. 32x32 maps of 640 channels
 // need 11, 14 let 64x64 maps be in 3 parts; the 1024 threads of f32 have registers for 4.
 template <typename T> constexpr int FUSED_VECTORS = sizeof(T) == 2 ? 14 : 4;
-// Of group_norm_fused_few: two blocks of it run at once on a multiprocessor, so that among many images one loads while
+// The same for group_norm_fused_few, of which two blocks run at once on a multiprocessor, so that among many images one loads while
 // the other waits for its parts or stores. Mirrored in src/gpu/group_norm.rs.
 constexpr int FEW_VECTORS = 4;
 // Splits of group_norm_stats at most, mirrored in src/gpu/group_norm.rs: two on each of 144 multiprocessors.

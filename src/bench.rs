@@ -63,7 +63,7 @@ pub struct Row {
     #[serde(default)]
     pub controlnets: usize,
     pub machine: String,
-    /// What the machine can do at most; `None` on the CPU, and in files of before it was measured.
+    /// The machine's measured ceiling; `None` on the CPU, and in files of before it was measured.
     #[serde(default)]
     pub ceiling: Option<Ceiling>,
     #[serde(skip)]

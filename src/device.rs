@@ -86,17 +86,21 @@ fn open_cuda(ordinal: usize, dtype: Option<DType>) -> Result<Opened> {
 
 /// `make demo` on a machine without a GPU builds so, and so does any build without nvcc.
 #[cfg(not(sdrt_cuda))]
-const NO_KERNELS: &str =
-    "this sdrt was built without CUDA kernels: run `make release`, which builds for every GPU";
+const NO_KERNELS: &str = "this sdrt was built without CUDA kernels: `make build` builds those for this machine's \
+                          GPUs, `make release` those for every GPU, both with nvcc, which needs a C++ compiler";
 
 #[cfg(not(sdrt_cuda))]
 fn open_first_gpu(_dtype: Option<DType>) -> Result<Opened, String> {
-    Err(NO_KERNELS.to_string())
+    // SAFETY: only looks for the driver's library.
+    match unsafe { cudarc::driver::sys::is_culib_present() } {
+        true => Err(NO_KERNELS.to_string()),
+        false => Err("no CUDA driver was found".to_string()),
+    }
 }
 
 #[cfg(not(sdrt_cuda))]
 fn open_cuda(_ordinal: usize, _dtype: Option<DType>) -> Result<Opened> {
-    Err(Error::invalid(format!("{NO_KERNELS}, or use --device cpu")))
+    Err(Error::invalid(format!("{NO_KERNELS}; or use --device cpu")))
 }
 
 #[cfg(test)]

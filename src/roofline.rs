@@ -10,13 +10,13 @@ use crate::ops::count::Counted;
 use crate::ops::{Backend, Call};
 
 /// The ceiling of the machine: remembered for its card, driver and dtype, or measured now, in about a second.
-/// `None` on the CPU.
+/// `None` on the CPU, and on a GPU without a gigabyte of free memory.
 ///
-/// `remeasure`: whatever is remembered. The file is `sdrt/ceilings/CARD.json` in the user's cache folder; if it cannot
+/// With `remeasure` it is measured in any case. The file is `sdrt/ceilings/CARD.json` in the user's cache folder; if it cannot
 /// be written, the next program measures again.
 ///
 /// # Errors
-/// A device that fails, or has no gigabyte of memory free.
+/// A device that fails.
 pub fn ceiling(backend: &mut dyn Backend, remeasure: bool) -> Result<Option<Ceiling>> {
     let file = backend.card().and_then(|card| file(&card));
     remembered(file.as_deref(), remeasure, || backend.measure_ceiling())
@@ -28,11 +28,17 @@ fn remembered(
     measure: impl FnOnce() -> Result<Option<Ceiling>>,
 ) -> Result<Option<Ceiling>> {
     let earlier = file.filter(|_| !remeasure).and_then(|file| fs::read(file).ok());
-    // What a file has that holds no ceiling is measured.
+    // A damaged file is measured again.
     if let Some(ceiling) = earlier.and_then(|text| serde_json::from_slice(&text).ok()) {
         return Ok(Some(ceiling));
     }
-    let measured = measure()?;
+    let measured = match measure() {
+        Err(error @ Error::OutOfMemory { .. }) => {
+            tracing::warn!("the roofline is not measured: {error}");
+            None
+        }
+        measured => measured?,
+    };
     if let (Some(file), Some(ceiling)) = (file, measured)
         && let Err(error) = remember(file, ceiling)
     {
@@ -47,7 +53,7 @@ fn remember(file: &Path, ceiling: Ceiling) -> Result<()> {
     image::write(file, serde_json::to_string(&ceiling).expect("two numbers").as_bytes())
 }
 
-/// Where the ceiling of a card is remembered. `None` for a user without a cache folder.
+/// The file that remembers the ceiling of a card. `None` for a user without a cache folder.
 fn file(card: &str) -> Option<PathBuf> {
     let name: String = card.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
     Some(dirs::cache_dir()?.join("sdrt/ceilings").join(name + ".json"))
@@ -146,6 +152,8 @@ mod tests {
             assert_eq!(remembered(file.as_deref(), false, measure(FAST)).unwrap(), Some(FAST));
         }
         assert_eq!(remembered(None, false, || Ok(None)).unwrap(), None);
+        let full = || Err(Error::OutOfMemory { purpose: "matrices".into(), needed: 1 << 30, free: Some(0) });
+        assert_eq!(remembered(None, false, full).unwrap(), None);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Prints the targets (SDRT_CUDA_ARCHS of build.rs) that this machine's NVIDIA GPUs need, such as 90a or 80,89: ptx for a
-# chip that build.rs has no machine code for; all where there is a GPU that does not say what it is; nothing without one.
+# chip that build.rs has no machine code for; all for a GPU of an unknown chip; nothing without a GPU of sm_80 or later.
 set -euo pipefail
 
-# Where nvidia-smi fails, it says so in place of the numbers.
+# A failing nvidia-smi prints a sentence in place of the numbers.
 capabilities=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -xE '[0-9]+\.[0-9]' || true)
 if [ -z "$capabilities" ]; then
     # The second is Windows' subsystem for Linux.

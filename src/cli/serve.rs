@@ -52,7 +52,7 @@ pub struct Serve {
     /// Pictures that are denoised at once
     #[arg(long, value_name = "N", default_value_t = nonzero(engine::Settings::default().max_batch), help_heading = "Queue")]
     max_batch: NonZeroUsize,
-    /// Pictures that may wait; requests that come while so many do are refused
+    /// Images that may wait; requests are rejected while so many do
     #[arg(long, value_name = "N", default_value_t = nonzero(engine::Settings::default().max_queue), help_heading = "Queue")]
     max_queue: NonZeroUsize,
     /// Pictures of one request

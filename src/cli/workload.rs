@@ -21,8 +21,8 @@ pub struct WorkloadArgs {
     /// which takes longer for several images
     #[arg(long)]
     batch_invariant: bool,
-    /// Measure the roofline of the GPU again: a large matrix product and a large copy, remembered for each card and
-    /// driver
+    /// Measure the roofline of the GPU again: a large matrix product and a large copy, remembered for each card,
+    /// driver and dtype
     #[arg(long)]
     pub remeasure: bool,
 }

@@ -241,8 +241,8 @@ impl Engine {
         Ok(self.submit_together(vec![job])?.remove(0))
     }
 
-    /// Takes all of the jobs or none, so that nothing happens between them: none is begun while another may still be
-    /// refused. They are taken while there is a place for the first.
+    /// Queues all of the jobs or none: no image starts while another of its request may still be rejected. They are
+    /// queued if there is room for the first.
     ///
     /// # Errors
     /// A request that cannot be painted, or one too many.
@@ -355,7 +355,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a job will be when it is taken.
+    /// The image that a job asks for, checked but not queued.
     ///
     /// # Errors
     /// A request that cannot be painted.
@@ -386,7 +386,7 @@ impl Shared {
         Ok(Painting::new(id, job, size, evaluations, cost))
     }
 
-    /// Puts pictures into the queue: all of them or none.
+    /// Queues images: all of them or none.
     fn take(&self, paintings: Vec<Painting>) -> Result<Vec<Arc<Painting>>, Refusal> {
         let mut state = self.lock();
         if let Some(why) = &state.dead {

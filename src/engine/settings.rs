@@ -8,7 +8,7 @@ pub struct Settings {
     /// longer.
     pub max_batch: usize,
     pub batching: Batching,
-    /// Pictures that may wait; what comes while so many do is refused.
+    /// Images that may wait; jobs are rejected while so many do.
     pub max_queue: usize,
     /// Model evaluations of one picture.
     pub max_evaluations: usize,

@@ -262,11 +262,13 @@ impl Module {
             module = load(ptx);
         }
         if is_not_for_it(&module) {
-            let forced = if gpu.portable { " (SDRT_ARCH)" } else { "" };
+            let lacks = match gpu.portable {
+                true => format!("PTX, which SDRT_ARCH={} needs", gpu.arch),
+                false => format!("kernels for {}, sm_{}", gpu.name, gpu.arch),
+            };
             return Err(Error::invalid(format!(
-                "this sdrt has no kernels for {}, sm_{}{forced}: it was built for {TARGETS} alone; run `make release`, \
-                 which builds for every chip, or use --device cpu",
-                gpu.name, gpu.arch
+                "this sdrt has no {lacks}: it was built for {TARGETS} alone; run `make release`, which builds for \
+                 every chip, or use --device cpu"
             )));
         }
         let (major, minor) = (gpu.driver / 1000, gpu.driver % 1000 / 10);

@@ -9,11 +9,12 @@ const VERSION_BYTES: usize = 80;
 /// `NVML_SUCCESS`
 const SUCCESS: c_int = 0;
 
-/// The version of the installed driver, such as `580.159.04`; `None` where NVML does not say.
+/// The version of the installed driver, such as `580.159.04`; `None` without NVML.
 pub fn driver_version() -> Option<String> {
+    let mut text = [0u8; VERSION_BYTES];
     // SAFETY: NVML's constructors only set up its own state; the three symbols have had these signatures since
-    // NVML 5, and the version ends with a zero within the buffer.
-    unsafe {
+    // NVML 5, and NVML writes no more than VERSION_BYTES.
+    let status = unsafe {
         let library = Library::new("libnvidia-ml.so.1").ok()?;
         let start = library.get::<unsafe extern "C" fn() -> c_int>(b"nvmlInit_v2\0").ok()?;
         let version = library
@@ -23,9 +24,10 @@ pub fn driver_version() -> Option<String> {
         if start() != SUCCESS {
             return None;
         }
-        let mut text = [0 as c_char; VERSION_BYTES];
-        let status = version(text.as_mut_ptr(), VERSION_BYTES as c_uint);
+        let status = version(text.as_mut_ptr().cast(), VERSION_BYTES as c_uint);
         stop();
-        (status == SUCCESS).then(|| CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned())
-    }
+        status
+    };
+    let text = CStr::from_bytes_until_nul(&text).ok()?;
+    (status == SUCCESS).then(|| text.to_string_lossy().into_owned())
 }

@@ -1,5 +1,5 @@
 //! Images of a batch against the same images with fewer of the others: equal bits, whatever the kernels' plans
-//! make of the batch. On Hopper, `SDRT_ARCH=80` tries the portable kernels.
+//! make of the batch. On Hopper, `SDRT_ARCH=80` tries the portable kernels, which are in builds for all chips.
 
 use sdrt::model::config::ModelConfig;
 use sdrt::ops::{Backend, Call, DType};

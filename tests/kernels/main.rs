@@ -37,5 +37,5 @@ fn skip(reason: &str) {
 #[cfg(not(sdrt_cuda))]
 #[test]
 fn kernels() {
-    skip("built without nvcc");
+    skip("built without CUDA kernels: no GPU here, or no nvcc");
 }

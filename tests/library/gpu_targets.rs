@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::common::root;
 
-/// What the script prints on a machine whose nvidia-smi prints `answer`.
+/// The script's output on a machine whose nvidia-smi prints `answer`.
 fn targets(answer: &str) -> String {
     let output = Command::new("bash")
         .arg(root().join("tools/gpu_targets.sh"))

@@ -64,7 +64,7 @@ class Studio:
         return self
 
     def reopen(self) -> "Studio":
-        """Opens the page anew once the browser has stored what the page gave it: this read waits for earlier writes."""
+        """Opens the page again after its writes to the browser's database: this read waits for them."""
         self.page.evaluate("""() => new Promise((resolve, reject) => {
             const open = indexedDB.open("sdrt");
             open.onerror = reject;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what tests/emoji knows each name's picture by: tests/fixtures/emoji/gallery.safetensors.
+"""Writes what tests/library/emoji knows each name's picture by: tests/fixtures/emoji/gallery.safetensors.
 
     python tools/train_demo/gallery.py [--model models/emoji] [--data .train] [--out tests/fixtures/emoji]
 

@@ -1,4 +1,4 @@
-//! What the card can do at most, measured on the card.
+//! The card's ceilings, measured on the card: a large matrix product and a large copy.
 
 use cudarc::driver::result;
 use half::slice::HalfFloatSliceExt;

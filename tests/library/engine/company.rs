@@ -101,7 +101,7 @@ fn a_picture_that_comes_later_joins_between_two_steps() {
 #[test]
 fn whole_requests_wait_for_one_another() {
     let rows = Arc::new(Rows::default());
-    // Two that are alike fill the batch; the third waits in vain, and the second has as long to be encoded.
+    // Two images with as many steps fill the batch. The third waits in vain, and the second has as long to be encoded.
     let settings = Settings {
         batching: Batching::Request { wait: Duration::from_secs(2) },
         max_batch: 2,
