@@ -4,11 +4,11 @@ PROMPT ?= fox on a purple background
 # Targets of the kernels (build.rs): the chips of this machine's GPUs, or those that the environment names.
 SDRT_CUDA_ARCHS ?= $(shell tools/gpu_targets.sh)
 export SDRT_CUDA_ARCHS
-# Binaries for other machines have kernels for every chip, but `make release SDRT_CUDA_ARCHS=90a` only for this one.
+# Binaries for other machines have kernels for every chip. `make release SDRT_CUDA_ARCHS=90a` chooses other targets.
 release gpu-bundle: SDRT_CUDA_ARCHS = all
 
 fetch_nvcc = @if [ -z "$$SDRT_CUDA_ARCHS" ]; then \
-	echo "No GPU here with kernels in sdrt: the build is for the CPU alone; make release builds for every GPU"; \
+	echo "No GPU of sm_80 or later here: the build is for the CPU alone; make release builds for every GPU"; \
 	else tools/install_nvcc.sh --if-missing || echo "Going on without nvcc: the build is for the CPU alone"; fi
 
 .PHONY: demo build test test-clients test-page test-ray test-load environments release bench gpu-bundle fixtures

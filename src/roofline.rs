@@ -12,8 +12,8 @@ use crate::ops::{Backend, Call};
 /// The ceiling of the machine: remembered for its card, driver and dtype, or measured now, in about a second.
 /// `None` on the CPU, and on a GPU without a gigabyte of free memory.
 ///
-/// With `remeasure` it is measured in any case. The file is `sdrt/ceilings/CARD.json` in the user's cache folder; if it cannot
-/// be written, the next program measures again.
+/// With `remeasure` it is measured in any case. The file is `sdrt/ceilings/CARD.json` in the user's cache folder; if it
+/// cannot be written, the next program measures again.
 ///
 /// # Errors
 /// A device that fails.
