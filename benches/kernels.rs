@@ -34,12 +34,12 @@ mod measure {
     use sdrt::ceiling::Ceiling;
     use sdrt::gpu::device::device_count;
     use sdrt::gpu::timer::Timer;
-    use sdrt::model::config::ModelConfig;
     use sdrt::ops::count::Count;
     use sdrt::ops::cuda::Cuda;
     use sdrt::ops::{Backend, Call, DType, Ops, Region, Tensor};
-    use sdrt::pipeline::{Shape, count};
+    use sdrt::pipeline::{Counted, KnownShapes, Request};
     use sdrt::roofline;
+    use sdrt::sampler::Sampler;
 
     use crate::common::placed::{Placed, distinct, label};
     use crate::common::reserve_arena;
@@ -142,7 +142,11 @@ mod measure {
 
     /// The stages of 512x512 pictures with guidance; a U-Net step by its batch.
     fn stages() -> [(&'static str, Count); 4] {
-        let count = |images| count(&ModelConfig::sd15(), &Shape::new(images, true, 512, 512, 20), DType::F16);
+        let model = KnownShapes::Sd15.describe();
+        let count = |images| {
+            let request = Request { images, ..Request::defaults(&model, Sampler::Ddim) };
+            Counted::new(&model, &request, DType::F16).expect("a request")
+        };
         let (one, four) = (count(1), count(4));
         [
             ("text_encode", one.encode),

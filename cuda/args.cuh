@@ -72,22 +72,39 @@ static_assert(sizeof(ActivateArgs) == 40, "mirrored in src/gpu/kernels.rs");
 struct AttentionArgs {
     void* out;      // T [b,t,heads*d]
     const void* q;  // T [b,t,heads*d]
-    const void* k;  // T [b,s,heads*d]
-    const void* v;  // T [b,s,heads*d]
-    int b, heads, t, s, d;
+    const void* k;  // T [b,s,heads*d]; with first_key [tokens,heads*d], a table for all images
+    const void* v;  // as k
+    const int* first_key;   // [b] or null: image b has the tokens first_key[b] .. + key_count[b] of the table
+    const int* key_count;   // [b], with first_key
+    int b, heads, t, s, d;  // s: with first_key, the most keys of an image
     int out_pitch, q_pitch, k_pitch, v_pitch;
     int causal;
-    float scale;  // 1/sqrt(d)
-    int unused;
+    float scale;      // 1/sqrt(d)
+    int fewest_keys;  // with first_key: images with fewer are another kernel's
 };
-static_assert(sizeof(AttentionArgs) == 80, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(AttentionArgs) == 96, "mirrored in src/gpu/kernels.rs");
+static_assert(offsetof(AttentionArgs, first_key) == 32 && offsetof(AttentionArgs, b) == 48 &&
+                  offsetof(AttentionArgs, scale) == 88,
+              "mirrored in src/gpu/kernels.rs");
+
+// The keys of an image: its tokens of k and v.
+struct Keys {
+    size_t first;
+    int count;
+};
+
+// Constant while kernels run: the host writes them in front. So this may come before after_previous_kernel.
+__device__ __forceinline__ Keys keys_of(const AttentionArgs& a, int image) {
+    if (!a.first_key) return {size_t(image) * a.s, a.s};
+    return {size_t(a.first_key[image]), a.key_count[image]};
+}
 
 struct AttentionSm90Args {
     TensorMap q;  // T [b,t,heads,d], boxes [1,64,1,64]
-    TensorMap k;  // T [b,s,heads,d], boxes [1,keys of a tile,1,64]
+    TensorMap k;  // T [b,s,heads,d], or the table [1,tokens,heads,d]; boxes [1,keys of a tile,1,64]
     TensorMap v;  // the same
     AttentionArgs attention;
-    int unused[12];
+    int unused[8];
 };
 static_assert(sizeof(AttentionSm90Args) == 512, "mirrored in src/gpu/kernels.rs");
 
@@ -169,31 +186,39 @@ struct ScaleArgs {
 static_assert(sizeof(ScaleArgs) == 24, "mirrored in src/gpu/kernels.rs");
 
 struct ModelInputArgs {
-    void* out;           // T [rows,h*w,c]: b, and as many more as have guidance
-    const float* x;      // [b,n]
+    void* out;           // T [rows,pixels,out_c]
+    const float* x;      // [slots,pixels,c]
+    const void* beside;  // T [slots,pixels,e] or null
     const float* table;  // [rows of all tables,ROW_WIDTH]
-    const int* index;    // [b]
-    int rows, b, n, c;   // n = h*w*c
-    int out_pitch, unused;
+    const int* index;    // [rows]
+    const int* slot;     // [rows]
+    const int* shown;    // [rows], with beside: nonzero shows it
+    int rows, pixels, c, e;
+    int out_c, out_pitch;
 };
-static_assert(sizeof(ModelInputArgs) == 56, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(ModelInputArgs) == 80, "mirrored in src/gpu/kernels.rs");
+static_assert(offsetof(ModelInputArgs, shown) == 48 && offsetof(ModelInputArgs, out_c) == 72,
+              "mirrored in src/gpu/kernels.rs");
 
 struct SamplerStepArgs {
-    float* x;                       // [b,n], n = h*w*c
-    float* saved;                   // [b,n]
-    float* history;                 // [b,4,n]
-    const void* output;             // T [guided + b,n]: the unconditional ones of the first images, then all
-    const float* noise;             // [rows of all tables,n]
-    const float* table;             // [rows of all tables,ROW_WIDTH]
-    const int* index;               // [b]
-    const float* guidance;          // [b]
-    const float* guidance_rescale;  // [b]
-    const float* mask;              // [b,h*w] or null: 1 is painted, 0 is known
-    const float* known;             // [b,n], with mask
-    const float* known_noise;       // [b,n], with mask
-    int b, n, c, guided;
+    float* x;                  // [slots,n], n = h*w*c
+    float* saved;              // [slots,n]
+    float* history;            // [slots,4,n]
+    const void* output;        // T [rows,n]
+    const int* rows;           // [b,3]: conditional, unconditional or -1, image without prompt or -1
+    const float* noise;        // [rows of all tables,n]
+    const float* table;        // [rows of all tables,ROW_WIDTH]
+    const int* index;          // [b]
+    const int* slot;           // [b]
+    const float* guidance;     // [slots,3]: scale, rescale, scale of the image
+    const float* mask;         // [slots,h*w] or null: 1 is painted, 0 is known
+    const float* known;        // [slots,n], with mask
+    const float* known_noise;  // [slots,n], with mask
+    int b, n, c, unused;
 };
-static_assert(sizeof(SamplerStepArgs) == 112, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(SamplerStepArgs) == 120, "mirrored in src/gpu/kernels.rs");
+static_assert(offsetof(SamplerStepArgs, guidance) == 72 && offsetof(SamplerStepArgs, b) == 104,
+              "mirrored in src/gpu/kernels.rs");
 
 struct ToRgb8Args {
     unsigned char* out;  // [m,3]

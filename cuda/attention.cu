@@ -1,7 +1,8 @@
 // out[b,t,j*d..] = softmax(q k^T * scale) v for each image and head j, scale = 1/sqrt(d); f32 softmax and sums.
 //
 // Layout: tokens by rows with a pitch, head j in columns j*d .. (j+1)*d, so q, k, v may be slices of one fused
-// buffer. Pointers are 16-byte aligned; pitches and d are multiples of 8. Any t >= 1, any s >= 1.
+// buffer. Pointers are 16-byte aligned; pitches and d are multiples of 8. Any t >= 1, any s >= 1. Images may have ranges
+// of one table of keys, of different lengths (first_key).
 //
 // Flash attention 2: no [t,s] matrix in memory, one pass over the keys with a running maximum and sum a row.
 //   for each tile of KEYS keys:                      (K and V arrive by cp.async while the last tile computes)
@@ -87,20 +88,23 @@ __device__ __forceinline__ void attention(const AttentionArgs& a) {
     constexpr int K_CHUNKS = K_STEPS * 2, K_STRIDE = K_CHUNKS | 1, V_STRIDE = V_TILES | 1;
     constexpr int K_BYTES = KEYS * K_STRIDE * 16, STAGE_BYTES = K_BYTES + KEYS * V_STRIDE * 16;
     extern __shared__ uint4 shared[];  // two stages of K [KEYS,D] then V [KEYS,D]
+    const Keys of_image = keys_of(a, blockIdx.z);
+    const int existing = of_image.count;
+    if (existing < a.fewest_keys) return;
 
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int block_row = blockIdx.x * WARPS * MT * 16, row0 = block_row + warp * MT * 16;
     const int head = blockIdx.y * a.d;
     const T* q = static_cast<const T*>(a.q) + size_t(blockIdx.z) * a.t * a.q_pitch + head;
-    const T* k = static_cast<const T*>(a.k) + size_t(blockIdx.z) * a.s * a.k_pitch + head;
-    const T* v = static_cast<const T*>(a.v) + size_t(blockIdx.z) * a.s * a.v_pitch + head;
+    const T* k = static_cast<const T*>(a.k) + of_image.first * a.k_pitch + head;
+    const T* v = static_cast<const T*>(a.v) + of_image.first * a.v_pitch + head;
     T* out = static_cast<T*>(a.out) + size_t(blockIdx.z) * a.t * a.out_pitch + head;
 
     const uint32_t stage0 = shared_address(shared);
-    const int keys = a.causal ? min(a.s, block_row + WARPS * MT * 16) : a.s;
+    const int keys = a.causal ? min(existing, block_row + WARPS * MT * 16) : existing;
     const int tiles = (keys + KEYS - 1) / KEYS;
-    TileCopy<T, KEYS, K_CHUNKS, K_STRIDE, THREADS> k_copy(k, a.k_pitch, a.s, a.d / 8);
-    TileCopy<T, KEYS, V_TILES, V_STRIDE, THREADS> v_copy(v, a.v_pitch, a.s, a.d / 8);
+    TileCopy<T, KEYS, K_CHUNKS, K_STRIDE, THREADS> k_copy(k, a.k_pitch, existing, a.d / 8);
+    TileCopy<T, KEYS, V_TILES, V_STRIDE, THREADS> v_copy(v, a.v_pitch, existing, a.d / 8);
     auto load = [&](int tile) {
         k_copy.next(stage0 + tile % 2 * STAGE_BYTES);
         v_copy.next(stage0 + tile % 2 * STAGE_BYTES + K_BYTES);
@@ -143,13 +147,13 @@ __device__ __forceinline__ void attention(const AttentionArgs& a) {
             }
 
         const int key0 = tile * KEYS;
-        if (key0 + KEYS > (a.causal ? min(a.s, row0 + 1) : a.s)) {
+        if (key0 + KEYS > (a.causal ? min(existing, row0 + 1) : existing)) {
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int row = row0 + m * 16 + lane / 4 + i / 2 * 8;
-                    const int visible = (a.causal ? min(a.s, row + 1) : a.s) - key0 - lane % 4 * 2 - i % 2;
+                    const int visible = (a.causal ? min(existing, row + 1) : existing) - key0 - lane % 4 * 2 - i % 2;
 #pragma unroll
                     for (int n = 0; n < S_TILES; n++)
                         if (n * 8 >= visible) s[m][n][i] = -INFINITY;
@@ -235,6 +239,9 @@ template <typename T> __device__ __forceinline__ void attention_wide(const Atten
     constexpr int STRIDE = WARPS * SLICE / 8, P_STRIDE = KEYS / 8 + 1;  // chunks
     constexpr int TILE_BYTES = KEYS * STRIDE * 16;
     extern __shared__ uint4 shared[];
+    const Keys of_image = keys_of(a, blockIdx.z);
+    const int existing = of_image.count;
+    if (existing < a.fewest_keys) return;
     const uint32_t k_tile = shared_address(shared), v_tile = k_tile + TILE_BYTES;
     float* partial = reinterpret_cast<float*>(shared + 2 * TILE_BYTES / 16);  // [WARPS,QUERIES,KEYS], swizzled
     T* p_tile = reinterpret_cast<T*>(partial + WARPS * QUERIES * KEYS);       // [QUERIES,P_STRIDE*8]
@@ -243,11 +250,11 @@ template <typename T> __device__ __forceinline__ void attention_wide(const Atten
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4;
     const int row0 = blockIdx.x * QUERIES, head = blockIdx.y * a.d, column0 = warp * SLICE;
     const T* q = static_cast<const T*>(a.q) + size_t(blockIdx.z) * a.t * a.q_pitch + head;
-    const T* k = static_cast<const T*>(a.k) + size_t(blockIdx.z) * a.s * a.k_pitch + head;
-    const T* v = static_cast<const T*>(a.v) + size_t(blockIdx.z) * a.s * a.v_pitch + head;
+    const T* k = static_cast<const T*>(a.k) + of_image.first * a.k_pitch + head;
+    const T* v = static_cast<const T*>(a.v) + of_image.first * a.v_pitch + head;
     T* out = static_cast<T*>(a.out) + size_t(blockIdx.z) * a.t * a.out_pitch + head;
-    const int tiles = ((a.causal ? min(a.s, row0 + QUERIES) : a.s) + KEYS - 1) / KEYS;
-    TileCopy<T, KEYS, STRIDE, STRIDE, THREADS> k_copy(k, a.k_pitch, a.s, a.d / 8), v_copy(v, a.v_pitch, a.s, a.d / 8);
+    const int tiles = ((a.causal ? min(existing, row0 + QUERIES) : existing) + KEYS - 1) / KEYS;
+    TileCopy<T, KEYS, STRIDE, STRIDE, THREADS> k_copy(k, a.k_pitch, existing, a.d / 8), v_copy(v, a.v_pitch, existing, a.d / 8);
     k_copy.next(k_tile);
     cp_async_commit();
 
@@ -306,7 +313,7 @@ template <typename T> __device__ __forceinline__ void attention_wide(const Atten
             const float4 x = *reinterpret_cast<const float4*>(partial + at);
             sum[0] += x.x, sum[1] += x.y, sum[2] += x.z, sum[3] += x.w;
         }
-        const int visible = (a.causal ? min(a.s, row0 + row + 1) : a.s) - tile * KEYS - key;
+        const int visible = (a.causal ? min(existing, row0 + row + 1) : existing) - tile * KEYS - key;
         float top = row_max;
 #pragma unroll
         for (int i = 0; i < 4; i++) {

@@ -40,6 +40,9 @@ template <typename T, int D> __device__ __forceinline__ void attention_short(con
     const int head = blockIdx.y % a.heads, image = blockIdx.y / a.heads;
     const int tiles = (a.t + QUERIES - 1) / QUERIES;
     const int first = blockIdx.x * warpgroups + warpgroup, stride = gridDim.x * warpgroups;
+    // In the table of all images, or of its own.
+    const Keys keys = keys_of(a, image);
+    const int first_key = a.first_key ? static_cast<int>(keys.first) : 0, key_image = a.first_key ? 0 : image;
 
     if (thread == 0) {
         barrier_init(&q_full[0], 1);
@@ -49,6 +52,7 @@ template <typename T, int D> __device__ __forceinline__ void attention_short(con
     }
     __syncthreads();
     after_previous_kernel();
+    if (keys.count > KEYS) return;  // the portable kernel's
 
     // This warpgroup's tile number i, if it has so many.
     auto copy_q = [&](int i) {
@@ -64,10 +68,10 @@ template <typename T, int D> __device__ __forceinline__ void attention_short(con
         barrier_expect(kv_full, 2 * K_BYTES);
 #pragma unroll
         for (int box = 0; box < BOXES; box++)
-            copy_box_4d(shared + box * KEYS * ROW, &p.k, kv_full, box * BOX, head, 0, image);
+            copy_box_4d(shared + box * KEYS * ROW, &p.k, kv_full, box * BOX, head, first_key, key_image);
 #pragma unroll
         for (int box = 0; box < BOXES; box++)
-            copy_box_4d(v_tile + box * KEYS * ROW, &p.v, kv_full, box * BOX, head, 0, image);
+            copy_box_4d(v_tile + box * KEYS * ROW, &p.v, kv_full, box * BOX, head, first_key, key_image);
     }
     if (thread == 0) {
         copy_q(0);
@@ -79,9 +83,10 @@ template <typename T, int D> __device__ __forceinline__ void attention_short(con
     const uint64_t k = tile_descriptor(shared), v = tile_descriptor_by_k(v_tile, KEYS * ROW);
     float s[KEYS / 2], o[D / 2];
     uint32_t weights[STEPS][4];
-    // Keys that do not exist weigh nothing: zeros were copied in their place. Those of the first columns exist.
+    // Keys that do not exist weigh nothing: zeros were copied in their place, or what lies behind an image's range of the
+    // table, which is finite. Those of the first columns exist.
     auto mask = [&](int existing) {
-        const int valid = a.s - lane % 4 * 2;
+        const int valid = keys.count - lane % 4 * 2;
 #pragma unroll
         for (int j = 0; j < KEYS / 2; j++)
             if (j / 4 * 8 >= existing && j / 4 * 8 + j % 2 >= valid) s[j] = -INFINITY;
@@ -105,7 +110,7 @@ template <typename T, int D> __device__ __forceinline__ void attention_short(con
         named_sync(1 + warpgroup, WARPGROUP);
         if (thread == 0) copy_q(i + 2);
 
-        if (a.s > KEYS - 8) {
+        if (keys.count > KEYS - 8) {
             mask(KEYS - 8);
         } else {
             mask(0);

@@ -84,6 +84,8 @@ template <typename T> __device__ void attention_naive(const AttentionArgs& a) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int query = blockIdx.x * QUERIES + warp, head = blockIdx.y, image = blockIdx.z;
     const bool present = query < a.t;
+    const Keys of_image = keys_of(a, image);
+    const int existing = of_image.count;
     float* q = rows + warp * 2 * a.d;
     float* sum = q + a.d;
     auto at = [&](const void* base, int64_t row, int pitch) {
@@ -96,21 +98,21 @@ template <typename T> __device__ void attention_naive(const AttentionArgs& a) {
     __syncwarp();
 
     // The block's last query sees the most keys.
-    const int visible = a.causal ? min(a.s, static_cast<int>(blockIdx.x + 1) * QUERIES) : a.s;
+    const int visible = a.causal ? min(existing, static_cast<int>(blockIdx.x + 1) * QUERIES) : existing;
     float maximum = -INFINITY, total = 0.f;
     for (int start = 0; start < visible; start += KEYS) {
-        const int64_t first = static_cast<int64_t>(image) * a.s + start;
+        const int64_t first = static_cast<int64_t>(of_image.first) + start;
         float score = 0.f;
         for (int from = 0; from < a.d; from += KEYS) {
             __syncthreads();
             for (int key = warp; key < KEYS; key += QUERIES) {
-                const bool inside = start + key < a.s && from + lane < a.d;
+                const bool inside = start + key < existing && from + lane < a.d;
                 keys[key][lane] = inside ? to_float(at(a.k, first + key, a.k_pitch)[from + lane]) : 0.f;
             }
             __syncthreads();
             for (int e = 0; e < min(KEYS, a.d - from); e++) score += q[from + e] * keys[lane][e];
         }
-        if (start + lane >= a.s || (a.causal && start + lane > query)) score = -INFINITY;
+        if (start + lane >= existing || (a.causal && start + lane > query)) score = -INFINITY;
 
         // Key 0 is visible to every query, so the maximum is finite from the first tile on.
         float larger = fmaxf(maximum, warp_max(score)), rescale = expf(maximum - larger), weight = expf(score - larger);
@@ -120,7 +122,7 @@ template <typename T> __device__ void attention_naive(const AttentionArgs& a) {
         __syncwarp();
         for (int e = lane; e < a.d; e += 32) {
             float s = sum[e] * rescale;
-            for (int key = 0; key < min(KEYS, a.s - start); key++)
+            for (int key = 0; key < min(KEYS, existing - start); key++)
                 s += weights[warp][key] * to_float(at(a.v, first + key, a.v_pitch)[e]);
             sum[e] = s;
         }

@@ -13,15 +13,19 @@ constexpr int BASIS = 8;    // x, e, saved, noise, h0, h1, h2, h3
 constexpr int HISTORY = 4;  // entries of an image's history
 constexpr int THREADS = 256;
 
-// out[r] = x[i] * in_scale: the first rows - b images are shown twice
+// out[r] = x[slot] * in_scale, then what is beside it, then zeros
 template <typename T> __device__ void model_input(const ModelInputArgs& a) {
     const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= size_t(a.rows) * a.n) return;
-    const int shown = i / a.n, guided = a.rows - a.b;
-    const int image = shown < guided ? shown : shown - guided;
-    const float in_scale = a.table[a.index[image] * ROW_WIDTH + IN_SCALE];
-    const size_t out = i / a.c * a.out_pitch + i % a.c;
-    static_cast<T*>(a.out)[out] = from_float<T>(a.x[size_t(image) * a.n + i % a.n] * in_scale);
+    if (i >= size_t(a.rows) * a.pixels * a.out_c) return;
+    const int column = i % a.out_c, row = i / a.out_c / a.pixels;
+    const size_t at = i / a.out_c;  // of all rows and pixels
+    const size_t from = size_t(a.slot[row]) * a.pixels + at % a.pixels;
+    float value = 0.f;
+    if (column < a.c)
+        value = a.x[from * a.c + column] * a.table[a.index[row] * ROW_WIDTH + IN_SCALE];
+    else if (column < a.c + a.e && a.shown[row])
+        value = to_float(static_cast<const T*>(a.beside)[from * a.e + column - a.c]);
+    static_cast<T*>(a.out)[at * a.out_pitch + column] = from_float<T>(value);
 }
 
 // The block's sums of x and y, in a fixed order: every thread of every block that sums the same gets the same bits.
@@ -41,18 +45,30 @@ __device__ __forceinline__ float2 block_sum(float x, float y) {
     return total;
 }
 
-__device__ __forceinline__ float guide(float u, float c, float guidance) { return u + guidance * (c - u); }
+// The guided output of an image.
+template <typename T> struct Guided {
+    const T* c;  // conditional
+    const T* u;  // unconditional
+    const T* m;  // with the image, without the prompt; null where there is none
+    float scale, image_scale;
 
-// phi * std(c) / std(g) + (1 - phi) over an image's n numbers, with g = guide(u, c). The mean comes first, so that
+    __device__ __forceinline__ float at(int i, float conditional) const {
+        const float unconditional = to_float(u[i]);
+        if (!m) return unconditional + scale * (conditional - unconditional);
+        const float image = to_float(m[i]);
+        return unconditional + image_scale * (image - unconditional) + scale * (conditional - image);
+    }
+};
+
+// phi * std(c) / std(g) + (1 - phi) over an image's n numbers, with g the guided ones. The mean comes first, so that
 // nothing cancels. Each block reads the whole image: 16k to 64k numbers, which the cache holds.
-template <typename T>
-__device__ float rescale_factor(const T* __restrict__ u, const T* __restrict__ c, int n, float guidance, float phi) {
+template <typename T> __device__ float rescale_factor(const Guided<T>& guided, int n, float phi) {
     float2 sum = make_float2(0.f, 0.f);
 #pragma unroll 8
     for (int i = threadIdx.x; i < n; i += THREADS) {
-        const float conditional = to_float(c[i]);
+        const float conditional = to_float(guided.c[i]);
         sum.x += conditional;
-        sum.y += guide(to_float(u[i]), conditional, guidance);
+        sum.y += guided.at(i, conditional);
     }
     float2 mean = block_sum(sum.x, sum.y);
     mean.x /= n;
@@ -60,9 +76,9 @@ __device__ float rescale_factor(const T* __restrict__ u, const T* __restrict__ c
     float2 square = make_float2(0.f, 0.f);
 #pragma unroll 8
     for (int i = threadIdx.x; i < n; i += THREADS) {
-        const float conditional = to_float(c[i]);
+        const float conditional = to_float(guided.c[i]);
         const float x = conditional - mean.x;
-        const float y = guide(to_float(u[i]), conditional, guidance) - mean.y;
+        const float y = guided.at(i, conditional) - mean.y;
         square.x += x * x;
         square.y += y * y;
     }
@@ -73,22 +89,26 @@ __device__ float rescale_factor(const T* __restrict__ u, const T* __restrict__ c
 // Guidance, then two linear combinations of the basis, and the history shifted by one if the row says so; then what is known.
 // Grid (chunks of an image, b).
 template <typename T> __device__ void sampler_step(const SamplerStepArgs& a) {
-    const int image = blockIdx.y;
-    const bool guided = image < a.guided;
-    const T* unconditional = static_cast<const T*>(a.output) + size_t(image) * a.n;
-    const T* conditional = unconditional + size_t(a.guided) * a.n;
+    const int image = blockIdx.y, slot = a.slot[image];
+    const float* guidance = a.guidance + slot * 3;
+    const auto output = [&](int row) { return static_cast<const T*>(a.output) + size_t(row) * a.n; };
+    const int unconditional = a.rows[image * 3 + 1], with_image = a.rows[image * 3 + 2];
+    const bool is_guided = unconditional >= 0;
+    Guided<T> guided{output(a.rows[image * 3]), nullptr, nullptr, guidance[0], guidance[2]};
+    if (is_guided) guided.u = output(unconditional);
+    if (with_image >= 0) guided.m = output(with_image);
     float factor = 1.f;
-    if (guided && a.guidance_rescale[image] != 0.f)  // the same for the whole block
-        factor = rescale_factor(unconditional, conditional, a.n, a.guidance[image], a.guidance_rescale[image]);
+    if (is_guided && guidance[1] != 0.f)  // the same for the whole block
+        factor = rescale_factor(guided, a.n, guidance[1]);
     const int at = blockIdx.x * THREADS + threadIdx.x;
     if (at >= a.n) return;
-    const size_t i = size_t(image) * a.n + at;
+    const size_t i = size_t(slot) * a.n + at;
     const int step = a.index[image];
     const float* row = a.table + step * ROW_WIDTH;
-    float* history = a.history + size_t(image) * HISTORY * a.n + at;
+    float* history = a.history + size_t(slot) * HISTORY * a.n + at;
 
-    float e = to_float(conditional[at]);
-    if (guided) e = factor * guide(to_float(unconditional[at]), e, a.guidance[image]);
+    float e = to_float(guided.c[at]);
+    if (is_guided) e = factor * guided.at(at, e);
 
     // A zero coefficient leaves its term out: what was never written may hold a NaN.
     float basis[BASIS];

@@ -6,16 +6,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context as _, ensure};
 use clap::Parser;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sdrt::device::Device;
+use sdrt::model::blocks::Context;
 use sdrt::model::conditioned::Conditioned;
 use sdrt::model::config::ModelConfig;
 use sdrt::model::time::TimeInputs;
 use sdrt::ops::count::Count;
-use sdrt::ops::{Arena, Backend, Call, DType, Ops, Scale, TableRow, Tensor};
+use sdrt::ops::{Arena, Backend, Call, DType, KeyRows, Ops, Scale, TableRow, Tensor};
 use sdrt::pipeline::Models;
 use sdrt::weights::{Checkpoint, ModelFolder, Plan, Source};
 
@@ -71,6 +72,10 @@ fn main() -> anyhow::Result<()> {
     backend.write(inputs.latents, latents.data())?;
     backend.write(inputs.timestep, timestep.data())?;
     backend.write(inputs.index, &vec![0; inputs.index.bytes()])?;
+    let tokens = inputs.ids.c() as i32;
+    let first: Vec<i32> = (0..latent[0] as i32).map(|image| image * tokens).collect();
+    backend.write(inputs.first, bytemuck::cast_slice(&first))?;
+    backend.write(inputs.length, bytemuck::cast_slice(&vec![tokens; first.len()]))?;
 
     let mut dump = Dump { backend, path: Vec::new(), last: None, layers: Ok(BTreeMap::new()) };
     run(&models, &mut dump, &inputs);
@@ -89,6 +94,9 @@ struct Inputs {
     latents: Tensor,  // f32 [b,h,w,c]
     timestep: Tensor, // f32 [1]
     index: Tensor,    // i32 [b], zeros
+    /// Each image's keys in the table of all.
+    first: Tensor, // i32 [b]
+    length: Tensor,   // i32 [b]
 }
 
 impl Inputs {
@@ -100,6 +108,8 @@ impl Inputs {
             latents: arena.alloc(latent, DType::F32),
             timestep: arena.alloc([1, 1, 1, 1], DType::F32),
             index: arena.alloc([1, 1, 1, latent[0]], DType::I32),
+            first: arena.alloc([1, 1, 1, latent[0]], DType::I32),
+            length: arena.alloc([1, 1, 1, latent[0]], DType::I32),
         }
     }
 }
@@ -111,13 +121,18 @@ fn run(models: &Models, ops: &mut dyn Ops, inputs: &Inputs) {
     let tokens = inputs.ids.c();
     let states = ops.alloc([b, 1, tokens, models.config.clip.hidden_size]);
     let table = ops.alloc([1, 1, 1, unet.time_columns()]);
-    let context = ops.alloc([b, 1, tokens, unet.context_columns()]);
+    let keys = ops.alloc([1, 1, b * tokens + KeyRows::PADDING, unet.context_columns()]);
+    let keys_of_all = Tensor { shape: [b, 1, tokens, keys.c()], ..keys };
+    let context = Context {
+        table: keys,
+        keys: KeyRows { first: inputs.first, length: inputs.length, longest: tokens },
+    };
     let [x, prediction] = [0, 1].map(|_| ops.alloc([b, h, w, c]));
     let picture = ops.alloc([b, scale * h, scale * w, 3]);
 
     models.text_encoder.forward(ops, inputs.ids, models.text_encoder.from_end(states, 1, true), None);
     unet.time_table(ops, table, TimeInputs { timesteps: inputs.timestep, guidance: None, added: None });
-    unet.context(ops, context, states);
+    unet.context(ops, keys_of_all, states);
     ops.scale(Scale { out: x, x: inputs.latents, scale: 1.0 });
     unet.forward(ops, prediction, x, TableRow { table, index: inputs.index }, context, &[]);
     models.vae.decode(ops, picture, inputs.latents);

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::image;
 use crate::location::Location;
 use crate::ops::DType;
-use crate::pipeline::{Model, Request, Times, count};
+use crate::pipeline::{Counted, Model, Request, Times};
 use crate::roofline::{self, Work};
 use crate::workload::Workload;
 
@@ -106,14 +106,14 @@ pub fn measure(settings: &Settings, on_stage: &mut dyn FnMut(&str)) -> Result<Ve
             Ok(painting.times)
         })?;
         let evaluations = times[0].evaluations;
-        let shape = request.shape(&config, &request.check(pipeline.description())?[0]);
-        let counted = count(&config, &shape, dtype);
+        let counted = Counted::new(pipeline.description(), request, dtype)?;
+        let unet_batch = request.images * if request.is_guided(&config) { 2 } else { 1 };
         let [encode, step, decode] = [&counted.encode, &counted.denoise, &counted.decode]
             .map(|stage| Work::counted(&stage.calls, ceiling));
         let denoise = step.times(evaluations as f64);
         let mut row = |stage: &str, work: Work, time: fn(&Times) -> Duration| {
             let times: Vec<Duration> = times.iter().map(time).collect();
-            let painted = Some((request, shape.unet_batch()));
+            let painted = Some((request, unet_batch));
             rows.push(Row { ceiling, ..Row::new(stage, &machine, controlnets, painted, &times, work) });
         };
         row("text_encode", encode, |t| t.text);

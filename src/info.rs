@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::ops::DType;
 use crate::ops::count::Count;
-use crate::pipeline::{Description, Model, Models, Request, Shape, count};
+use crate::pipeline::{Counted, Description, Model, Models, Request};
 use crate::weights::{self, Checkpoint, Plan, Source};
 
 /// One tensor: of the checkpoint as stored, or, without one, as planned.
@@ -36,12 +36,13 @@ pub struct Info {
     /// Of the checkpoint, or, without one, as planned.
     pub tensors: Vec<Weight>,
     pub dtype: DType,
-    pub shape: Shape,
+    /// Images in one U-Net call.
+    pub unet_batch: usize,
     /// Model evaluations of the whole picture.
     pub evaluations: usize,
     /// Memory for the weights of `dtype`.
     pub weight_bytes: usize,
-    /// Memory for latents and activations: the largest stage's.
+    /// Memory for latents, prompts and activations.
     pub arena_bytes: usize,
     /// Encoding a prompt, one step, decoding.
     pub stages: [Stage; 3],
@@ -64,15 +65,15 @@ impl Info {
             }
             Model::Random { .. } => planned(&plan.requests),
         };
-        let shape = request.shape(config, pass);
-        let counted = count(config, &shape, dtype);
+        let counted = Counted::new(&description, request, dtype)?;
+        let unet_batch = request.images * if request.is_guided(config) { 2 } else { 1 };
         Ok(Info {
             tensors,
             dtype,
-            shape,
+            unet_batch,
             evaluations,
             weight_bytes: plan.bytes(),
-            arena_bytes: counted.arena_bytes(),
+            arena_bytes: counted.footprint.bytes(),
             stages: [
                 Stage::new("encode", &counted.encode),
                 Stage::new("step", &counted.denoise),

@@ -44,15 +44,7 @@ pub fn profile(
 ) -> Result<Vec<Entry>> {
     // Speed depends on the numbers too (power, and with it the clock), so they should be a picture's.
     pipeline.paint(request, &mut |_, _| ControlFlow::Continue(()))?;
-    let passes = request.check(pipeline.description())?;
-    let shape = request.shape(&pipeline.description().config, &passes[0]);
-    pipeline.run_eagerly(shape, stage)?;
-    let counted = pipeline.program(shape)?;
-    let calls = match stage {
-        Stage::Encode => counted.encode.calls,
-        Stage::Denoise => counted.denoise.calls,
-        Stage::Decode => counted.decode.calls,
-    };
+    let calls = pipeline.trace(request, stage)?.calls;
 
     let mut groups: Vec<(String, Vec<(String, Call)>)> = Vec::new();
     for counted in calls {
@@ -71,7 +63,7 @@ pub fn profile(
         let median_ms = time(pipeline.backend(), call, repeats)?;
         if adds_to_itself(&call) {
             // After a thousand times its numbers are no longer a picture's, perhaps not finite.
-            pipeline.run_eagerly(shape, stage)?;
+            pipeline.trace(request, stage)?;
         }
         entries.push(Entry {
             stage: stage.name(),

@@ -100,7 +100,7 @@ impl Info {
         ];
         let Request { images, width, height, .. } = request;
         let pictures = if *images == 1 { "picture" } else { "pictures" };
-        let batch = info.shape.unet_batch();
+        let batch = info.unet_batch;
         let about = emoji::about(model).map(|about| about + "\n").unwrap_or_default();
         let mut text = format!(
             "{model}\n{about}{}\n{}\n{images} {pictures} of {width}x{height}, U-Net batch {batch}\n\n{}\n{}",
@@ -140,7 +140,7 @@ impl Info {
             "width": request.width,
             "height": request.height,
             "images": request.images,
-            "unet_batch": info.shape.unet_batch(),
+            "unet_batch": info.unet_batch,
             "steps": request.steps,
             "guidance_scale": request.guidance_scale,
             "evaluations": info.evaluations,

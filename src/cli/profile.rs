@@ -68,11 +68,10 @@ impl Profile {
         };
         let mut pipeline = workload.load(opened.backend)?;
         if let Some(steps) = self.trace {
-            let model = pipeline.description();
-            let shape = request.shape(&model.config, &request.check(model)?[0]);
-            pipeline.run_eagerly(shape, Stage::Encode)?;
-            (0..steps).try_for_each(|_| pipeline.run_eagerly(shape, Stage::Denoise))?;
-            return Ok(pipeline.run_eagerly(shape, Stage::Decode)?);
+            pipeline.trace(&request, Stage::Encode)?;
+            (0..steps).try_for_each(|_| pipeline.trace(&request, Stage::Denoise).map(drop))?;
+            pipeline.trace(&request, Stage::Decode)?;
+            return Ok(());
         }
         let stage = match self.stage {
             StageName::Encode => Stage::Encode,

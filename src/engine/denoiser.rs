@@ -9,7 +9,7 @@ use super::desk::Task;
 use super::job::{Event, Failure, Painting};
 use super::{Arrival, Batching, Shared};
 use crate::error::{Error, Result};
-use crate::pipeline::{Batch, BatchKey, Member, OpenLoop};
+use crate::pipeline::{Batch, BatchKey, DenoiseContext, Member, State};
 
 /// How long a batch runs while others wait for their turn.
 const TURN: Duration = Duration::from_millis(100);
@@ -33,29 +33,29 @@ struct Turn {
 }
 
 pub(super) struct Denoiser<'a> {
-    open: OpenLoop,
+    context: DenoiseContext,
     turns: Vec<Turn>,
     shared: &'a Shared,
 }
 
 impl<'a> Denoiser<'a> {
-    pub fn new(open: OpenLoop, shared: &'a Shared) -> Self {
-        Denoiser { open, turns: Vec::new(), shared }
+    pub fn new(context: DenoiseContext, shared: &'a Shared) -> Self {
+        Denoiser { context, turns: Vec::new(), shared }
     }
 
     /// Records the graphs of a kind of pictures.
     pub fn prepare(&mut self, key: BatchKey) -> Result<()> {
-        let at = self.turn_of(key)?;
-        self.turns[at].batch.prepare_all(&mut *self.open.backend)
+        let at = self.turn_of(&key)?;
+        let capacity = self.turns[at].batch.capacity();
+        self.turns[at].batch.prepare(&mut *self.context.backend, 1..=capacity)
     }
 
     pub fn run(&mut self) {
         while self.wait() {
             self.shared.interrupt.store(false, Ordering::Relaxed);
             self.admit();
-            let busy = self.turns.iter_mut().filter(|turn| !turn.batch.members().is_empty());
-            let Some(at) = busy.min_by_key(|turn| turn.used).map(|turn| turn.batch.key) else { continue };
-            let at = self.turns.iter().position(|turn| turn.batch.key == at).expect("it is there");
+            let busy = self.turns.iter().enumerate().filter(|(_, turn)| !turn.batch.members().is_empty());
+            let Some((at, _)) = busy.min_by_key(|(_, turn)| turn.used) else { continue };
             if let Err(error) = self.advance(at).and_then(|()| self.release(at)) {
                 self.break_up(at, error);
             }
@@ -103,7 +103,7 @@ impl<'a> Denoiser<'a> {
         let mut staying = Vec::new();
         for arrival in arrivals {
             if arrival.painting.is_cancelled() {
-                self.discard(&arrival.painting.clone(), arrival.ready, Failure::Cancelled);
+                self.discard(&arrival.painting.clone(), arrival.state, Failure::Cancelled);
                 continue;
             }
             let whole = self.shared.settings.batching != Batching::Step;
@@ -111,12 +111,12 @@ impl<'a> Denoiser<'a> {
                 staying.push(arrival);
                 continue;
             }
-            match self.turn_of(arrival.ready.key) {
+            match self.turn_of(&arrival.state.key().clone()) {
                 Ok(at) if self.may_join(at, &arrival) => self.join(at, arrival),
                 Ok(_) => staying.push(arrival),
                 Err(error) => {
                     let painting = arrival.painting.clone();
-                    self.discard(&painting, arrival.ready, Failure::Error(Arc::new(error)));
+                    self.discard(&painting, arrival.state, Failure::Error(Arc::new(error)));
                 }
             }
         }
@@ -128,13 +128,13 @@ impl<'a> Denoiser<'a> {
     fn may_join(&self, at: usize, arrival: &Arrival) -> bool {
         let batch = &self.turns[at].batch;
         let members = batch.members();
-        let as_long = |member: &Member<Owner>| member.ready.evaluations() == arrival.ready.evaluations();
+        let as_long = |member: &Member<Owner>| member.state.evaluations() == arrival.state.evaluations();
         members.len() < batch.capacity()
             && (self.shared.settings.batching == Batching::Step || members.iter().all(as_long))
     }
 
     fn join(&mut self, at: usize, arrival: Arrival) {
-        let Arrival { painting, pass, ready, .. } = arrival;
+        let Arrival { painting, pass, state, .. } = arrival;
         // Who has had nothing to do has not saved up for later.
         if self.turns[at].batch.members().is_empty() {
             let others = self.turns.iter().filter(|turn| !turn.batch.members().is_empty());
@@ -143,24 +143,25 @@ impl<'a> Denoiser<'a> {
         }
         let before = painting.evaluations[..pass].iter().sum();
         let owner = Owner { painting, pass, before, joined: Instant::now() };
-        if let Err(error) = self.turns[at].batch.join(&mut *self.open.backend, ready, owner) {
-            self.break_up(at, error);
-        }
+        self.turns[at].batch.join(state, owner);
     }
 
     /// The batch of a kind of pictures; where memory does not suffice, without those that have nothing to do, or with
     /// room for fewer pictures.
-    fn turn_of(&mut self, key: BatchKey) -> Result<usize> {
-        if let Some(at) = self.turns.iter().position(|turn| turn.batch.key == key) {
+    fn turn_of(&mut self, key: &BatchKey) -> Result<usize> {
+        if let Some(at) = self.turns.iter().position(|turn| turn.batch.key() == key) {
             return Ok(at);
         }
+        // Those whose memory this one's takes the place of.
+        self.turns.retain(|turn| !turn.batch.members().is_empty() || turn.batch.key().stays_beside(key));
         let mut capacity = self.shared.settings.max_batch;
         let batch = loop {
-            match self.open.batch(key, capacity) {
+            match self.context.batch(key.clone(), capacity) {
                 Err(Error::OutOfMemory { .. })
                     if self.turns.iter().any(|turn| turn.batch.members().is_empty()) =>
                 {
                     self.turns.retain(|turn| !turn.batch.members().is_empty());
+                    self.context.drop_unused();
                 }
                 Err(Error::OutOfMemory { needed, .. }) if capacity > 1 => {
                     capacity /= 2;
@@ -170,7 +171,7 @@ impl<'a> Denoiser<'a> {
             }
         };
         self.turns.push(Turn { batch, used: Duration::ZERO, step: Duration::ZERO });
-        let bytes = self.turns.iter().map(|turn| turn.batch.bytes()).sum();
+        let bytes = self.context.bytes() + self.turns.iter().map(|turn| turn.batch.bytes()).sum::<usize>();
         self.shared.denoiser_bytes.store(bytes, Ordering::Relaxed);
         Ok(self.turns.len() - 1)
     }
@@ -180,8 +181,7 @@ impl<'a> Denoiser<'a> {
         let others = self.turns.iter().filter(|turn| !turn.batch.members().is_empty()).count() > 1;
         let Turn { batch, used, step } = &mut self.turns[at];
         let shared = self.shared;
-        let left = |member: &Member<Owner>| member.ready.evaluations() - member.ready.done;
-        let mut steps = batch.members().iter().map(left).min().expect("a picture");
+        let mut steps = batch.left();
         let until_shown = batch.members().iter().filter_map(steps_to_preview).min();
         steps = until_shown.map_or(steps, |until| steps.min(until));
         if others && !step.is_zero() {
@@ -189,13 +189,14 @@ impl<'a> Denoiser<'a> {
         }
 
         let start = Instant::now();
-        let backend = &mut *self.open.backend;
+        let rows = batch.rows();
+        let backend = &mut *self.context.backend;
         let done = if until_shown == Some(0) {
-            let shown = batch.run_watched(backend, |member| steps_to_preview(member) == Some(0))?;
+            let shown = batch.run_previewed(backend, |member| steps_to_preview(member) == Some(0))?;
             for (i, sample) in shown {
-                let Member { ready, owner } = &batch.members()[i];
-                let done = owner.before + ready.done;
-                shared.preview(owner.painting.clone(), ready.shape, done, sample);
+                let Member { state, owner } = &batch.members()[i];
+                let done = owner.before + state.done;
+                shared.preview(owner.painting.clone(), state.canvas, done, sample);
             }
             tell_steps(batch.members(), 0);
             1
@@ -214,8 +215,7 @@ impl<'a> Denoiser<'a> {
         *used += time;
         if done > 0 {
             *step = time / done as u32;
-            let rows = batch.rows();
-            shared.lock().pace.measured((rows * batch.key.pixels() * done) as f64, time);
+            shared.lock().pace.measured((rows * batch.key().pixels() * done) as f64, time);
             (0..done).for_each(|_| shared.observer.stepped(rows));
         }
         Ok(())
@@ -223,17 +223,18 @@ impl<'a> Denoiser<'a> {
 
     /// Hands on the pictures that are done, and those that nobody wants any more.
     fn release(&mut self, at: usize) -> Result<()> {
-        let backend = &mut *self.open.backend;
+        let backend = &mut *self.context.backend;
         let batch = &mut self.turns[at].batch;
-        let leaves = |member: &Member<Owner>| {
-            member.ready.done == member.ready.evaluations() || member.owner.painting.is_cancelled()
-        };
-        for (Member { ready, owner }, latents) in batch.leave(backend, leaves)? {
+        let leaves =
+            |member: &Member<Owner>| member.state.left() == 0 || member.owner.painting.is_cancelled();
+        for (Member { state, owner }, latents) in batch.leave(backend, leaves)? {
+            let canvas = state.canvas;
+            // Its slot is free before somebody is told that there is room.
+            drop(state);
             let Owner { painting, pass, joined, .. } = owner;
             let time = joined.elapsed();
             painting.note(|progress| progress.times.denoise += time);
             if painting.is_cancelled() {
-                self.shared.put_back(ready);
                 self.shared.leaves(&painting);
                 self.shared.fail(&painting, Failure::Cancelled);
                 continue;
@@ -242,7 +243,7 @@ impl<'a> Denoiser<'a> {
             if pass + 1 == painting.evaluations.len() {
                 self.shared.leaves(&painting);
             }
-            self.shared.lock().tasks.push_back(Task::Denoised { painting, pass, ready, latents });
+            self.shared.lock().tasks.push_back(Task::Denoised { painting, pass, canvas, latents });
             self.shared.changed.notify_all();
         }
         Ok(())
@@ -253,8 +254,8 @@ impl<'a> Denoiser<'a> {
         tracing::error!(%error, "a batch failed");
         let error = Arc::new(error);
         let mut turn = self.turns.swap_remove(at);
-        for Member { ready, owner } in turn.batch.abandon() {
-            self.discard(&owner.painting, ready, Failure::Error(error.clone()));
+        for Member { state, owner } in turn.batch.abandon() {
+            self.discard(&owner.painting, state, Failure::Error(error.clone()));
         }
         drop(turn);
         if matches!(*error, Error::Cuda { .. }) {
@@ -262,8 +263,8 @@ impl<'a> Denoiser<'a> {
         }
     }
 
-    fn discard(&self, painting: &Painting, ready: crate::pipeline::Ready, failure: Failure) {
-        self.shared.put_back(ready);
+    fn discard(&self, painting: &Painting, state: State, failure: Failure) {
+        drop(state);
         self.shared.leaves(painting);
         self.shared.fail(painting, failure);
     }
@@ -271,16 +272,14 @@ impl<'a> Denoiser<'a> {
 
 /// Steps in front of the one that a member is to be shown after; none is shown of the last.
 fn steps_to_preview(member: &Member<Owner>) -> Option<usize> {
-    let Member { ready, owner } = member;
-    let every = owner.painting.previews?.every.max(1);
-    let next = ready.done + every - 1 - ready.done % every;
-    (next + 1 < ready.evaluations()).then(|| next - ready.done)
+    let every = member.owner.painting.previews?.every.max(1);
+    member.state.until_preview(every)
 }
 
 /// `done` steps beyond those that the members know of.
 fn tell_steps(members: &[Member<Owner>], done: usize) {
-    for Member { ready, owner } in members {
-        let done = owner.before + ready.done + done;
+    for Member { state, owner } in members {
+        let done = owner.before + state.done + done;
         owner.painting.note(|progress| progress.done = done);
         owner.painting.tell(Event::Step { done, of: owner.painting.all_evaluations() });
     }

@@ -6,17 +6,16 @@ use std::time::{Duration, Instant};
 
 use super::job::{Event, Failure, Finished, Painting};
 use super::{Arrival, Batching, Shared};
-use crate::error::{Error, Result};
-use crate::pipeline::{Pipeline, Ready, Shape};
+use crate::pipeline::{Canvas, Picture, Prepared, SharedPipeline};
 
 /// Pictures of a size that are begun beyond those that fit a batch, so that a place never waits for a prompt.
-const AHEAD: usize = 2;
+pub(super) const AHEAD: usize = 2;
 
 /// How long the desk sleeps at most: deadlines pass without an event.
 const NAP: Duration = Duration::from_millis(250);
 
 pub(super) struct Desk<'a> {
-    pub pipeline: Pipeline,
+    pub pipeline: SharedPipeline,
     pub shared: &'a Arc<Shared>,
 }
 
@@ -26,17 +25,15 @@ pub(super) enum Task {
     Denoised {
         painting: Arc<Painting>,
         pass: usize,
-        ready: Ready,
+        canvas: Canvas,
         latents: Vec<f32>,
     },
     Preview {
         painting: Arc<Painting>,
-        shape: Shape,
+        canvas: Canvas,
         done: usize,
         sample: Vec<f32>,
     },
-    /// Not wanted any more.
-    PutBack(Ready),
 }
 
 enum Next {
@@ -92,21 +89,18 @@ impl Desk<'_> {
 
     fn work(&mut self, task: Task) {
         match task {
-            Task::PutBack(ready) => self.pipeline.put_back(ready),
-            Task::Preview { painting, shape, done, sample } => {
+            Task::Preview { painting, canvas, done, sample } => {
                 let Some(wanted) = painting.previews.filter(|_| !painting.is_cancelled()) else { return };
-                match self.pipeline.show(&painting.request, shape, wanted.method, &sample) {
-                    Ok(picture) => painting.tell(Event::Preview { done, picture }),
+                match self.pipeline.preview(&painting.request, canvas, wanted.method, &sample) {
+                    Ok(pictures) => painting.tell(Event::Preview { done, picture: the_one(pictures) }),
                     Err(error) => self.shared.failed(&painting, error),
                 }
             }
-            Task::Denoised { painting, pass, ready, latents } => {
-                let shape = ready.shape;
-                self.pipeline.put_back(ready);
+            Task::Denoised { painting, pass, canvas, latents } => {
                 if pass + 1 < painting.evaluations.len() {
-                    self.begin_pass(&painting, pass + 1, Some(&latents));
+                    self.begin_pass(&painting, pass + 1, Some(latents));
                 } else {
-                    self.finish(&painting, shape, &latents);
+                    self.finish(&painting, canvas, &latents);
                 }
             }
         }
@@ -120,38 +114,40 @@ impl Desk<'_> {
         self.begin_pass(&painting, 0, None);
     }
 
-    fn begin_pass(&mut self, painting: &Arc<Painting>, pass: usize, before: Option<&[f32]>) {
+    fn begin_pass(&mut self, painting: &Arc<Painting>, pass: usize, before: Option<Vec<f32>>) {
         let start = Instant::now();
-        let begun = self.with_room(|pipeline| pipeline.begin(&painting.request, pass, before));
-        let begun = match begun {
-            Ok(begun) => begun,
-            Err(error) => {
-                self.shared.leaves(painting);
-                return self.shared.failed(painting, error);
-            }
-        };
+        let before = before.as_ref().map(std::slice::from_ref);
+        let Prepared { mut states, warnings, .. } =
+            match self.pipeline.prepare(&painting.request, pass, before) {
+                Ok(prepared) => prepared,
+                Err(error) => {
+                    self.shared.leaves(painting);
+                    return self.shared.failed(painting, error);
+                }
+            };
         let time = start.elapsed();
         painting.note(|progress| {
             progress.times.encode += time;
             if pass == 0 {
-                progress.warnings = begun.warnings;
+                progress.warnings = warnings;
             }
         });
         self.shared.observer.encoded(time);
-        let arrival = Arrival { painting: painting.clone(), pass, ready: begun.ready, since: Instant::now() };
+        let state = states.pop().expect("a request for one image");
+        let arrival = Arrival { painting: painting.clone(), pass, state, since: Instant::now() };
         self.shared.lock().ready.push(arrival);
         self.shared.interrupt();
     }
 
-    fn finish(&mut self, painting: &Painting, shape: Shape, latents: &[f32]) {
+    fn finish(&mut self, painting: &Painting, canvas: Canvas, latents: &[f32]) {
         if painting.is_cancelled() {
             return self.shared.fail(painting, Failure::Cancelled);
         }
         let start = Instant::now();
-        let picture = self.with_room(|pipeline| pipeline.finish(&painting.request, shape, latents));
+        let decoded = self.pipeline.decode(&painting.request, canvas, latents);
         let time = start.elapsed();
-        let picture = match picture {
-            Ok(picture) => picture,
+        let picture = match decoded {
+            Ok(pictures) => the_one(pictures),
             Err(error) => return self.shared.failed(painting, error),
         };
         self.shared.observer.decoded(time);
@@ -165,15 +161,8 @@ impl Desk<'_> {
             painting.tell(Event::Done(Box::new(Finished { picture, warnings, times })));
         }
     }
+}
 
-    /// Tries once more without what is kept for later, where memory does not suffice.
-    fn with_room<T>(&mut self, mut work: impl FnMut(&mut Pipeline) -> Result<T>) -> Result<T> {
-        match work(&mut self.pipeline) {
-            Err(Error::OutOfMemory { .. }) => {
-                self.pipeline.drop_spare();
-                work(&mut self.pipeline)
-            }
-            result => result,
-        }
-    }
+fn the_one(pictures: Vec<Picture>) -> Picture {
+    pictures.into_iter().next().expect("a request for one image")
 }

@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use self::denoiser::Denoiser;
-use self::desk::{Desk, Task};
+use self::desk::{AHEAD, Desk, Task};
 use self::job::Painting;
 pub use self::job::{Event, Failure, Finished, Job, JobTimes, Refusal, Ticket, Wanted};
 pub use self::observer::Observer;
@@ -32,7 +32,9 @@ pub use self::settings::{Batching, Settings};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::{Backend, DType};
-use crate::pipeline::{BatchKey, Description, Loop, Model, Pass, Ready, Request, Shape};
+use crate::pipeline::{
+    BatchKey, Canvas, Description, Model, Pass, Request, SharedPipeline, SpawnDenoise, State as ImageState,
+};
 
 /// Shortest and longest time after which somebody who was refused is asked to try again.
 const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
@@ -121,7 +123,7 @@ struct Arrival {
     painting: Arc<Painting>,
     /// Which of its passes.
     pass: usize,
-    ready: Ready,
+    state: ImageState,
     since: Instant,
 }
 
@@ -164,7 +166,8 @@ impl Engine {
                     notice,
                 };
                 let mut pipeline = model.load(backend, &mut |_, _| {})?;
-                pipeline.cache_prompts(settings.cached_prompts);
+                pipeline.cache_texts(settings.cached_prompts);
+                pipeline.expect_images(settings.max_batch + AHEAD, settings.max_evaluations);
                 let shared = Arc::new(Shared {
                     description: pipeline.description().clone(),
                     defaults: pipeline.defaults()?,
@@ -184,22 +187,23 @@ impl Engine {
                 Ok(loaded) => loaded,
                 Err(error) => return drop(started.send(Err(error))),
             };
-            let (loop_, defaults) = (pipeline.detach_loop(), shared.defaults.clone());
-            let key =
-                pipeline.batch_key(&defaults).ok().filter(|_| defaults.is_guided(&shared.description.config));
-            let _ = started.send(Ok((shared.clone(), loop_, key)));
+            let (mut pipeline, spawn) = SharedPipeline::new(pipeline);
+            let defaults = &shared.defaults;
+            let warm = Some(defaults).filter(|defaults| defaults.is_guided(&shared.description.config));
+            let key = warm.and_then(|defaults| pipeline.batch_key(defaults).ok());
+            let _ = started.send(Ok((shared.clone(), spawn, key)));
             drop(started);
             shared.guard(|| Desk { pipeline, shared: &shared }.run());
         });
         let died = |_| Error::invalid("the engine's thread ended while it loaded the model");
         let desk = desk.map_err(|error| Error::invalid(format!("the engine has no thread: {error}")))?;
-        let (shared, loop_, warm) = heard.recv().map_err(died)??;
+        let (shared, spawn, warm) = heard.recv().map_err(died)??;
 
         let (warmed, heard) = mpsc::channel();
         let of_denoiser = shared.clone();
         let denoiser = std::thread::Builder::new().name("denoiser".into()).spawn(move || {
             let shared = of_denoiser;
-            shared.guard(|| match open_denoiser(loop_, &shared, warm) {
+            shared.guard(|| match open_denoiser(spawn, &shared, warm) {
                 Ok(mut denoiser) => {
                     let _ = warmed.send(Ok(()));
                     denoiser.run();
@@ -319,8 +323,8 @@ impl Threads {
     }
 }
 
-fn open_denoiser(loop_: Loop, shared: &Arc<Shared>, warm: Option<BatchKey>) -> Result<Denoiser<'_>> {
-    let mut denoiser = Denoiser::new(loop_.open()?, shared);
+fn open_denoiser(spawn: SpawnDenoise, shared: &Arc<Shared>, warm: Option<BatchKey>) -> Result<Denoiser<'_>> {
+    let mut denoiser = Denoiser::new(spawn.open()?, shared);
     if let Some(key) = warm {
         denoiser.prepare(key)?;
     }
@@ -362,8 +366,8 @@ impl Shared {
     fn painting(&self, job: Job) -> Result<Painting> {
         let config = &self.description.config;
         let request = &job.request;
-        if request.images != 1 || !request.controls.is_empty() {
-            return Err(Error::invalid("a job is one picture, without ControlNets"));
+        if request.images != 1 {
+            return Err(Error::invalid("a job is one image"));
         }
         if let Some(previews) = job.previews {
             previews.method.check(config)?;
@@ -493,18 +497,13 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn put_back(&self, ready: Ready) {
-        self.lock().tasks.push_back(Task::PutBack(ready));
-        self.changed.notify_all();
-    }
-
     /// Has a preview made, instead of one that the desk has not come to yet.
-    fn preview(&self, painting: Arc<Painting>, shape: Shape, done: usize, sample: Option<Vec<f32>>) {
+    fn preview(&self, painting: Arc<Painting>, canvas: Canvas, done: usize, sample: Option<Vec<f32>>) {
         let Some(sample) = sample else { return };
         let mut state = self.lock();
         let id = painting.id;
         state.tasks.retain(|task| !matches!(task, Task::Preview { painting, .. } if painting.id == id));
-        state.tasks.push_back(Task::Preview { painting, shape, done, sample });
+        state.tasks.push_back(Task::Preview { painting, canvas, done, sample });
         drop(state);
         self.changed.notify_all();
     }

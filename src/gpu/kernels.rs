@@ -3,6 +3,7 @@
 //! The `*Args` structs mirror cuda/args.cuh field by field; sizes are asserted on both sides.
 
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUfunction_attribute_enum;
@@ -63,13 +64,15 @@ args!(ActivateArgs, 40 {
 args!(AccumulateArgs, 56 {
     x: u64, y: u64, gains: u64, index: u64, m: i32, n: i32, t: i32, x_pitch: i32, y_pitch: i32, unused: i32,
 });
-args!(AttentionArgs, 80 {
-    out: u64, q: u64, k: u64, v: u64,
+args!(AttentionArgs, 96 {
+    out: u64, q: u64, k: u64, v: u64, first_key: u64, key_count: u64,
     b: i32, heads: i32, t: i32, s: i32, d: i32,
-    out_pitch: i32, q_pitch: i32, k_pitch: i32, v_pitch: i32, causal: i32, scale: f32, unused: i32,
+    out_pitch: i32, q_pitch: i32, k_pitch: i32, v_pitch: i32, causal: i32, scale: f32, fewest_keys: i32,
 });
+const _: () = assert!(offset_of!(AttentionArgs, first_key) == 32 && offset_of!(AttentionArgs, b) == 48);
+const _: () = assert!(offset_of!(AttentionArgs, scale) == 88);
 args!(AttentionSm90Args, 512 {
-    q: TensorMap, k: TensorMap, v: TensorMap, attention: AttentionArgs, unused: [i32; 12],
+    q: TensorMap, k: TensorMap, v: TensorMap, attention: AttentionArgs, unused: [i32; 8],
 });
 args!(GroupNormArgs, 80 {
     out: u64, x: u64, weight: u64, bias: u64, partial: u64,
@@ -90,15 +93,17 @@ args!(TimestepEmbeddingArgs, 32 {
     out: u64, timesteps: u64, n: i32, c: i32, flip_sin_to_cos: i32, freq_shift: f32,
 });
 args!(ScaleArgs, 24 { out: u64, x: u64, n: i32, scale: f32 });
-args!(ModelInputArgs, 56 {
-    out: u64, x: u64, table: u64, index: u64,
-    rows: i32, b: i32, n: i32, c: i32, out_pitch: i32, unused: i32,
+args!(ModelInputArgs, 80 {
+    out: u64, x: u64, beside: u64, table: u64, index: u64, slot: u64, shown: u64,
+    rows: i32, pixels: i32, c: i32, e: i32, out_c: i32, out_pitch: i32,
 });
-args!(SamplerStepArgs, 112 {
-    x: u64, saved: u64, history: u64, output: u64, noise: u64, table: u64, index: u64, guidance: u64,
-    guidance_rescale: u64, mask: u64, known: u64, known_noise: u64,
-    b: i32, n: i32, c: i32, guided: i32,
+const _: () = assert!(offset_of!(ModelInputArgs, shown) == 48 && offset_of!(ModelInputArgs, out_c) == 72);
+args!(SamplerStepArgs, 120 {
+    x: u64, saved: u64, history: u64, output: u64, rows: u64, noise: u64, table: u64, index: u64, slot: u64,
+    guidance: u64, mask: u64, known: u64, known_noise: u64,
+    b: i32, n: i32, c: i32, unused: i32,
 });
+const _: () = assert!(offset_of!(SamplerStepArgs, guidance) == 72 && offset_of!(SamplerStepArgs, b) == 104);
 args!(ToRgb8Args, 24 { out: u64, x: u64, m: i32, x_pitch: i32 });
 args!(StepArgs, 48 {
     index: u64, counters: u64, done: u64, cancel: u64, condition: u64, rows: i32, unused: i32,

@@ -223,6 +223,22 @@ impl Resnet {
     }
 }
 
+/// The keys and values of all cross-attentions, in a table of the tokens of many texts.
+#[derive(Clone, Copy)]
+pub struct Context {
+    pub table: Tensor, // [1,1,tokens,context_columns]
+    /// The tokens of each image.
+    pub keys: KeyRows,
+}
+
+impl Context {
+    /// The tokens of `count` images from `start` on.
+    fn keys_of(&self, start: usize, count: usize) -> KeyRows {
+        let KeyRows { first, length, longest } = self.keys;
+        KeyRows { first: first.columns(start, count), length: length.columns(start, count), longest }
+    }
+}
+
 /// `BasicTransformerBlock`: self-attention, cross-attention, GEGLU feed-forward, each with its residual.
 struct TransformerBlock {
     norm1: Norm,
@@ -262,9 +278,8 @@ impl TransformerBlock {
     }
 
     /// Updates `x` in place up to the cross-attention, whose result and what follows are in `out`. That may be
-    /// `x` too, or a multiple of its images: one of each for each context. `context` is the U-Net's whole
-    /// context table, [b of out,1,s,..].
-    fn forward(&self, ops: &mut dyn Ops, out: Tensor, x: Tensor, heads: usize, context: Tensor) {
+    /// `x` too, or a multiple of its images: one of each for each context. `context` is that of the images of `out`.
+    fn forward(&self, ops: &mut dyn Ops, out: Tensor, x: Tensor, heads: usize, context: Context) {
         let [b, _, t, c] = x.shape;
         let rows = out.b();
         let normed = ops.alloc([rows, 1, t, c]);
@@ -275,19 +290,19 @@ impl TransformerBlock {
             ops.layer_norm(self.norm1.layer(normed_x, x, LAYER_NORM_EPS));
             ops.linear(self.attn1_qkv.to(qkv, normed_x));
             let [q, k, v] = [0, c, 2 * c].map(|column| qkv.columns(column, c));
-            ops.attention(Attention { out: attended_x, q, k, v, heads, causal: false });
+            ops.attention(Attention { out: attended_x, q, k, v, heads, causal: false, keys: None });
             ops.linear(Linear { residual: Some(x), ..self.attn1_out.to(x, attended_x) });
         });
         ops.scope("attn2", |ops| {
             let q = ops.alloc([b, 1, t, c]);
             ops.layer_norm(self.norm2.layer(normed_x, x, LAYER_NORM_EPS));
             ops.linear(self.attn2_q.to(q, normed_x));
-            let k = context.columns(self.context_column, c);
-            let v = context.columns(self.context_column + c, c);
+            let k = context.table.columns(self.context_column, c);
+            let v = context.table.columns(self.context_column + c, c);
             let copies = out.split_images(b).zip(attended.split_images(b));
-            let contexts = k.split_images(b).zip(v.split_images(b));
-            for ((out, attended), (k, v)) in copies.zip(contexts) {
-                ops.attention(Attention { out: attended, q, k, v, heads, causal: false });
+            for (i, (out, attended)) in copies.enumerate() {
+                let keys = Some(context.keys_of(i * b, b));
+                ops.attention(Attention { out: attended, q, k, v, heads, causal: false, keys });
                 ops.linear(Linear { residual: Some(x), ..self.attn2_out.to(out, attended) });
             }
         });
@@ -351,9 +366,9 @@ impl Transformer {
         }
     }
 
-    /// `out` and `context` may have a multiple of the images of `x`: one of each for each context. What comes
+    /// `out` may have a multiple of the images of `x`: one of each for each context. What comes
     /// before the first cross-attention is then computed once.
-    pub fn forward(&self, ops: &mut dyn Ops, name: &str, out: Tensor, x: Tensor, context: Tensor) {
+    pub fn forward(&self, ops: &mut dyn Ops, name: &str, out: Tensor, x: Tensor, context: Context) {
         ops.scope(name, |ops| {
             let normed = ops.alloc(x.shape);
             let [b, _, t, c] = x.as_tokens().shape;

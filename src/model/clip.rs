@@ -18,7 +18,7 @@ struct Layer {
 }
 
 pub struct ClipText {
-    config: ClipConfig,
+    pub config: ClipConfig,
     token_embedding: Tensor,    // [vocabulary,c]
     position_embedding: Tensor, // [positions,c]
     layers: Vec<Layer>,
@@ -96,6 +96,11 @@ impl ClipText {
         Tensor { shape: [1, 1, n - vocab_size, c], ..first }
     }
 
+    /// Whether it has a pooled output.
+    pub fn is_projected(&self) -> bool {
+        self.text_projection.is_some()
+    }
+
     /// The hidden states of layer `clip_skip` from the end, 1 being the last.
     pub fn from_end(&self, out: Tensor, clip_skip: usize, normed: bool) -> HiddenStates {
         HiddenStates { out, layers: self.layers.len() + 1 - clip_skip, normed }
@@ -158,7 +163,7 @@ impl ClipText {
         ops.layer_norm(layer.layer_norm1.layer(normed, x, eps));
         ops.linear(layer.self_attn_qkv.to(qkv, normed));
         let [q, k, v] = [0, c, 2 * c].map(|column| qkv.columns(column, c));
-        ops.attention(Attention { out: attended, q, k, v, heads, causal: true });
+        ops.attention(Attention { out: attended, q, k, v, heads, causal: true, keys: None });
         ops.linear(Linear { residual: Some(x), ..layer.self_attn_out.to(between, attended) });
 
         ops.layer_norm(layer.layer_norm2.layer(normed, between, eps));

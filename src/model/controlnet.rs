@@ -4,7 +4,7 @@
 //! The picture is embedded once per request ([`ControlNet::embed`]), and as with the U-Net times and prompts
 //! come in tables. How much is added is data: a gain for each row of a batch at each step.
 
-use super::blocks::{Conv, Dense, Transformer};
+use super::blocks::{Context, Conv, Dense, Transformer};
 use super::conditioned::Conditioned;
 use super::config::ControlNetConfig;
 use super::encoder::{Builder, Encoder};
@@ -38,7 +38,7 @@ pub struct ControlInputs {
     /// Of [`Conditioned::time_table`].
     pub time: TableRow,
     /// Of [`Conditioned::context`].
-    pub context: Tensor, // [b,1,s,context_columns]
+    pub context: Context,
     /// How much is added of what it says.
     pub gain: TableRow, // f32, one number a row
 }

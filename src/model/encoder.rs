@@ -1,6 +1,6 @@
 //! The way down of a U-Net and its middle, which a ControlNet is a copy of; and the blocks of both ways.
 
-use super::blocks::{Carried, Conv, Resnet, Transformer};
+use super::blocks::{Carried, Context, Conv, Resnet, Transformer};
 use super::config::{BlockKind, UNetConfig};
 use super::time::TimeEmbedding;
 use crate::ops::*;
@@ -71,7 +71,7 @@ impl Layer {
         out: Tensor,
         x: Tensor,
         time: TableRow,
-        context: Tensor,
+        context: Context,
     ) {
         match &self.attention {
             None => self.resnet.forward(ops, &format!("resnets.{j}"), out, x, Some(time)),
@@ -173,7 +173,7 @@ impl Encoder {
         x: Tensor,
         added: Option<Tensor>,
         time: TableRow,
-        context: Tensor,
+        context: Context,
     ) {
         let mut skips = skips.iter().copied();
         let mut skip = || skips.next().expect("as many skips as down layers");
@@ -201,7 +201,7 @@ impl Encoder {
     }
 
     /// The middle, from the deepest hidden state `x`.
-    pub fn mid(&self, ops: &mut dyn Ops, out: Tensor, x: Tensor, time: TableRow, context: Tensor) {
+    pub fn mid(&self, ops: &mut dyn Ops, out: Tensor, x: Tensor, time: TableRow, context: Context) {
         let Mid { first, rest } = &self.mid_block;
         ops.scope("mid_block", |ops| {
             let Some((attention, last)) = rest else {

@@ -11,7 +11,7 @@
 //! rounding up, and enlarged back to the size that the skip has; ControlNets add to the skip connections
 //! only when the middle has read the last of them.
 
-use super::blocks::{Carried, Conv, Norm, Transformer};
+use super::blocks::{Carried, Context, Conv, Norm, Transformer};
 use super::conditioned::Conditioned;
 use super::config::UNetConfig;
 use super::controlnet::{ControlInputs, ControlNet};
@@ -78,7 +78,7 @@ impl UNet {
     }
 
     /// The prediction `out` [b,h,w,out_channels] for latents `x` [b,h,w,input_channels], with the time
-    /// table's row of each image and the context table [b,1,s,context_columns].
+    /// table's row and the context of each image.
     ///
     /// `x` may have fewer images, `b / n`, where [`UNet::begins_without_context`]: image i of `out` is then
     /// for image i mod `b / n` of `x` and of the time rows, as in guidance, where each picture has two
@@ -89,7 +89,7 @@ impl UNet {
         out: Tensor,
         x: Tensor,
         time: TableRow,
-        context: Tensor,
+        context: Context,
         controls: &[(&ControlNet, ControlInputs)],
     ) {
         assert!(x.b() == out.b() || self.begins_without_context(), "{x} for {out}");

@@ -306,7 +306,7 @@ impl SelfAttention {
             ops.linear(self.to_qkv.to(qkv, normed.as_tokens()));
             let [q, k, v] = [0, c, 2 * c].map(|column| qkv.columns(column, c));
             let attended = normed.as_tokens();
-            ops.attention(Attention { out: attended, q, k, v, heads: 1, causal: false });
+            ops.attention(Attention { out: attended, q, k, v, heads: 1, causal: false, keys: None });
             let x = x.as_tokens();
             ops.linear(Linear { residual: Some(x), ..self.to_out.to(x, attended) });
         });

@@ -87,11 +87,7 @@ impl Call {
                     "{v:?}"
                 );
             }
-            Call::Attention(v) => {
-                assert!(v.out.shape == v.q.shape && v.k.shape == v.v.shape, "{v:?}");
-                assert!(v.q.b() == v.k.b() && v.q.c() == v.k.c() && v.q.c().is_multiple_of(v.heads), "{v:?}");
-                assert!(!v.causal || v.q.tokens() == v.k.tokens(), "{v:?}");
-            }
+            Call::Attention(v) => v.check(),
             Call::Activate(v) => {
                 assert!(v.out.shape == v.x.shape && v.out.dtype == v.x.dtype, "{v:?}");
             }
@@ -121,21 +117,8 @@ impl Call {
                 assert_eq!(v.timesteps.dtype, DType::F32);
             }
             Call::Scale(v) => assert!(v.out.shape == v.x.shape && v.x.dtype == DType::F32, "{v:?}"),
-            Call::ModelInput(v) => {
-                assert!(v.out.shape[1..] == v.x.shape[1..], "{v:?}");
-                assert!((v.x.b()..=2 * v.x.b()).contains(&v.out.b()), "{v:?}");
-                assert!(v.x.dtype == DType::F32 && v.index.c() >= v.x.b(), "{v:?}");
-            }
-            Call::SamplerStep(v) => {
-                assert!(v.x.shape == v.saved.shape && v.output.shape[1..] == v.x.shape[1..], "{v:?}");
-                assert!((v.x.b()..=2 * v.x.b()).contains(&v.output.b()), "{v:?}");
-                assert!(v.history.b() == 4 * v.x.b() && v.noise.b() == v.table.rows(), "{v:?}");
-                if let Some(known) = v.known {
-                    let [b, h, w, _] = v.x.shape;
-                    assert!(known.latents.shape == v.x.shape && known.noise.shape == v.x.shape, "{v:?}");
-                    assert!(known.mask.shape == [b, h, w, 1], "{v:?}");
-                }
-            }
+            Call::ModelInput(v) => v.check(),
+            Call::SamplerStep(v) => v.check(),
             Call::ToRgb8(v) => assert!(v.out.shape == v.x.shape && v.out.dtype == DType::U8, "{v:?}"),
         }
     }
@@ -148,7 +131,7 @@ impl Call {
             Call::Linear(v) => 2 * v.out.len() * v.x.c(),
             Call::Geglu(v) => 2 * v.hidden.len() * v.x.c(),
             Call::Attention(v) => {
-                let pairs = v.q.b() * v.q.tokens() * v.k.tokens();
+                let pairs = v.q.b() * v.q.tokens() * v.longest();
                 4 * pairs * v.q.c() / if v.causal { 2 } else { 1 }
             }
             _ => 0,
@@ -172,7 +155,10 @@ impl Call {
             }
             Call::GroupNorm(v) => v.out.bytes() + v.x.bytes() + v.weight.bytes() + v.bias.bytes(),
             Call::LayerNorm(v) => v.out.bytes() + v.x.bytes() + v.weight.bytes() + v.bias.bytes(),
-            Call::Attention(v) => v.out.bytes() + v.q.bytes() + v.k.bytes() + v.v.bytes(),
+            Call::Attention(v) => {
+                let keys = v.q.b() * v.longest() * v.k.c() * v.k.dtype.size();
+                v.out.bytes() + v.q.bytes() + 2 * keys
+            }
             Call::Activate(v) => v.out.bytes() + v.x.bytes(),
             Call::Accumulate(v) => 2 * v.x.bytes() + v.y.bytes(),
             Call::Embed(v) => {
@@ -183,12 +169,13 @@ impl Call {
             Call::Geglu(v) => v.out.bytes() + v.x.bytes() + v.weight.bytes() + v.bias.bytes(),
             Call::TimestepEmbedding(v) => v.out.bytes() + v.timesteps.bytes(),
             Call::Scale(v) => v.out.bytes() + v.x.bytes(),
-            Call::ModelInput(v) => v.out.bytes() + v.x.bytes(),
-            // x and saved are read and written; history and noise only where the row asks for them, and the
-            // output a second time only where guidance is rescaled.
+            Call::ModelInput(v) => v.out.bytes() + v.out.rows() * v.x.c() * v.x.dtype.size(),
+            // x and saved are read and written; history, noise and what is known only where the row or the mask asks for
+            // them, and the output a second time only where guidance is rescaled.
             Call::SamplerStep(v) => {
-                let known = v.known.map_or(0, |known| known.mask.bytes() + 2 * known.latents.bytes());
-                4 * v.x.bytes() + v.output.bytes() + known
+                let of_images = |slots: Tensor| slots.bytes() / slots.b() * v.rows.tokens();
+                let known = v.known.map_or(0, |known| of_images(known.mask));
+                4 * of_images(v.x) + v.output.bytes() + known
             }
             Call::ToRgb8(v) => v.out.bytes() + v.x.bytes(),
         };
@@ -209,7 +196,7 @@ impl Call {
             Call::Geglu(v) => format!("m={} k={} n=2x{}", v.x.rows(), v.x.c(), v.out.c()),
             Call::Attention(v) => {
                 let causal = if v.causal { " causal" } else { "" };
-                let (b, heads, t, s) = (v.q.b(), v.heads, v.q.tokens(), v.k.tokens());
+                let (b, heads, t, s) = (v.q.b(), v.heads, v.q.tokens(), v.longest());
                 format!("b={b} heads={heads} t={t} s={s} d={}{causal}", v.q.c() / heads)
             }
             other => {

@@ -86,6 +86,13 @@ impl Tensor {
         Tensor { address, shape: [1, 1, 1, self.c()], ..self }
     }
 
+    /// Rows `start .. start + count` of a table `[1,1,n,c]`.
+    pub fn table_rows(self, start: usize, count: usize) -> Self {
+        assert!(self.b() * self.h() == 1 && start + count <= self.w(), "rows {start}+{count} of {self}");
+        let address = self.address + (start * self.pitch * self.dtype.size()) as u64;
+        Tensor { address, shape: [1, 1, count, self.c()], ..self }
+    }
+
     /// Entries `start .. start + count` of the first axis.
     pub fn images(self, start: usize, count: usize) -> Self {
         assert!(start + count <= self.b(), "images {start}+{count} of {self}");

@@ -102,15 +102,56 @@ pub struct LayerNorm {
 }
 
 /// `out = softmax(q · kᵀ / sqrt(d)) · v` for each image and head; head j owns columns `j·d .. (j+1)·d`.
-/// `causal`: query i sees keys `0..=i` only.
+/// `causal`: query i sees keys `0..=i` only. With `keys`, not together with `causal`, each image has a range of one
+/// table of keys and values.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
     pub out: Tensor, // [b,1,t,heads·d]
     pub q: Tensor,   // [b,1,t,heads·d]
-    pub k: Tensor,   // [b,1,s,heads·d]
-    pub v: Tensor,   // [b,1,s,heads·d]
+    pub k: Tensor,   // [b,1,s,heads·d]; [1,1,tokens,heads·d] with `keys`
+    pub v: Tensor,   // as `k`
     pub heads: usize,
     pub causal: bool,
+    pub keys: Option<KeyRows>,
+}
+
+/// Which tokens of a table of keys and values belong to an image b: `first[b] .. first[b] + length[b]`.
+///
+/// What is behind an image's tokens, up to [`KeyRows::PADDING`] from its first one and up to a multiple of 16, lies in
+/// the table too and is finite: a backend may read it, and weighs it with zero. The ranges do not change while a
+/// recorded step runs.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyRows {
+    pub first: Tensor,  // i32 [1,1,1,at least b]
+    pub length: Tensor, // i32 [1,1,1,at least b], each 1 to `longest`
+    pub longest: usize,
+}
+
+impl KeyRows {
+    /// Tokens that may be read of every range: a prompt of one chunk, filled up.
+    pub const PADDING: usize = 80;
+}
+
+impl Attention {
+    /// The most keys of an image.
+    pub fn longest(&self) -> usize {
+        self.keys.map_or(self.k.tokens(), |keys| keys.longest)
+    }
+
+    pub(super) fn check(&self) {
+        let Attention { out, q, k, v, heads, causal, keys } = self;
+        assert!(out.shape == q.shape && k.shape == v.shape && q.c() == k.c(), "{self:?}");
+        assert!(q.c().is_multiple_of(*heads) && (!causal || q.tokens() == k.tokens()), "{self:?}");
+        match keys {
+            None => assert_eq!(q.b(), k.b(), "{self:?}"),
+            Some(KeyRows { first, length, longest }) => {
+                assert!(k.b() == 1 && !causal && *longest > 0, "{self:?}");
+                for entries in [first, length] {
+                    assert!(entries.dtype == DType::I32 && entries.c() >= q.b(), "{self:?}");
+                }
+            }
+        }
+    }
 }
 
 /// `out = activation(x)`
@@ -179,32 +220,42 @@ pub struct Scale {
     pub scale: f32,
 }
 
-/// `out[r] = x[i] · in_scale`, with `in_scale` from the row of the sampler table at `index[i]`, for the image i of
-/// each row r.
+/// `out[r] = x[slot[r]] · in_scale`, with `in_scale` from the row of the sampler table at `index[r]`.
 ///
-/// The first g images have guidance, so that two rows show them; `out` has b + g rows: the unconditional ones of
-/// those g, then the conditional ones of all. So `i = r` where `r < g`, else `r - g`.
+/// In the columns behind, `out[r]` has `beside.x[slot[r]]` where `beside.shown[r]` is not 0, and else zeros; further
+/// columns are zeros.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelInput {
-    pub out: Tensor,   // [b + g,h,w,c], of which the columns may be some of a wider tensor's
-    pub x: Tensor,     // f32 [b,h,w,c]
+    pub out: Tensor, // [r,h,w,at least c + e]
+    pub x: Tensor,   // f32 [slots,h,w,c]
+    pub beside: Option<Beside>,
     pub table: Tensor, // f32 [1,1,n,sampler::ROW_WIDTH]
-    pub index: Tensor, // i32 [1,1,1,at least b]
+    pub index: Tensor, // i32 [1,1,1,at least r]
+    pub slot: Tensor,  // i32 [1,1,1,at least r]
+}
+
+/// What a model sees beside the latents: a mask and a masked image, or another image.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside {
+    pub x: Tensor,     // [slots,h,w,e]
+    pub shown: Tensor, // i32 [1,1,1,at least r]
 }
 
 /// Classifier-free guidance and one row of the sampler table, all in f32.
 ///
-/// `output` has the rows of [`ModelInput`]. Of an image with guidance, `u` and `c` are the unconditional and the
-/// conditional one; with `phi = guidance_rescale[b]`,
+/// For the image at place b, `rows[b]` says which rows of `output` are the conditional one `c`, the unconditional one
+/// `u`, and `m`, which sees an image but no prompt; -1 where there is none. With the numbers of its slot
+/// `guidance[slot[b]] = [s, phi, t]`,
 /// ```text
-/// g = u + guidance[b]·(c - u)
+/// g = u + s·(c - u)                 without m
+/// g = u + t·(m - u) + s·(c - m)     with m (InstructPix2Pix: Brooks et al. 2023, section 3.2.1)
 /// e = phi·(std(c)/std(g))·g + (1 - phi)·g
 /// ```
 /// with the standard deviations over the whole image, divided by n - 1 (`rescale_noise_cfg` of diffusers; Lin et
-/// al. 2023, section 3.4). They are not computed where `phi` is 0. Of an image without guidance, `e` is its one row.
+/// al. 2023, section 3.4). They are not computed where `phi` is 0. Without `u`, `e` is `c`.
 ///
 /// With `row = table[index[b]]` (layout:
-/// [`crate::sampler::Row::pack`]), and on the right hand side the values before the step:
+/// [`crate::sampler::Row::pack`]), and on the right hand side the values of its slot before the step:
 /// ```text
 /// basis = [x, e, saved, noise[index[b]], h0, h1, h2, h3]
 /// x     = row.next · basis
@@ -221,24 +272,25 @@ pub struct ModelInput {
 /// where a mask of exactly 1 leaves `x` as it is, and one of 0 leaves nothing of it.
 #[derive(Clone, Copy, Debug)]
 pub struct SamplerStep {
-    pub x: Tensor,                // f32 [b,h,w,c], updated
-    pub saved: Tensor,            // f32 [b,h,w,c], updated
-    pub history: Tensor,          // f32 [4·b,h,w,c]: h0 to h3 of the first image, then of the next; updated
-    pub output: Tensor,           // [b + g,h,w,c]
-    pub noise: Tensor,            // f32 [n,h,w,c]
-    pub table: Tensor,            // f32 [1,1,n,sampler::ROW_WIDTH]
-    pub index: Tensor,            // i32 [1,1,1,at least b]
-    pub guidance: Tensor,         // f32 [1,1,1,b]
-    pub guidance_rescale: Tensor, // f32 [1,1,1,b]
+    pub x: Tensor,        // f32 [slots,h,w,c], updated
+    pub saved: Tensor,    // f32 [slots,h,w,c], updated
+    pub history: Tensor,  // f32 [4·slots,h,w,c]: h0 to h3 of the first slot, then of the next; updated
+    pub output: Tensor,   // [rows,h,w,c]
+    pub rows: Tensor,     // i32 [1,1,b,3]
+    pub noise: Tensor,    // f32 [n,h,w,c]
+    pub table: Tensor,    // f32 [1,1,n,sampler::ROW_WIDTH]
+    pub index: Tensor,    // i32 [1,1,1,at least b]
+    pub slot: Tensor,     // i32 [1,1,1,at least b], all different
+    pub guidance: Tensor, // f32 [1,1,slots,3]
     pub known: Option<Known>,
 }
 
 /// What is known of a picture of which a part is painted.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
-    pub mask: Tensor,    // f32 [b,h,w,1]: 1 is painted, 0 is known
-    pub latents: Tensor, // f32 [b,h,w,c]
-    pub noise: Tensor,   // f32 [b,h,w,c]: what the latents started with
+    pub mask: Tensor,    // f32 [slots,h,w,1]: 1 is painted, 0 is known
+    pub latents: Tensor, // f32 [slots,h,w,c]
+    pub noise: Tensor,   // f32 [slots,h,w,c]: what the latents started with
 }
 
 /// `out = round(clamp(x/2 + 1/2, 0, 1) · 255)`, halves to even; a NaN becomes 0.
@@ -347,6 +399,43 @@ impl Linear {
         assert!(out.rows() == x.rows() && weight.shape == [1, 1, out.c(), x.c()], "{self:?}");
         assert!(self.activation.is_none() || self.residual.is_none(), "{self:?}");
         check_epilogue(out, self.bias, self.residual);
+    }
+}
+
+impl ModelInput {
+    pub(super) fn check(&self) {
+        let ModelInput { out, x, beside, table, index, slot } = self;
+        let e = beside.map_or(0, |beside| beside.x.c());
+        assert!(out.shape[1..3] == x.shape[1..3] && out.c() >= x.c() + e, "{self:?}");
+        assert!(x.dtype == DType::F32 && x.is_dense() && table.is_dense(), "{self:?}");
+        if let Some(Beside { x: beside, .. }) = beside {
+            assert!(beside.shape[..3] == x.shape[..3] && beside.is_dense(), "{self:?}");
+            assert_eq!(beside.dtype, out.dtype, "{self:?}");
+        }
+        for entries in [Some(*index), Some(*slot), beside.map(|beside| beside.shown)].into_iter().flatten() {
+            assert!(entries.dtype == DType::I32 && entries.c() >= out.b(), "{self:?}");
+        }
+    }
+}
+
+impl SamplerStep {
+    pub(super) fn check(&self) {
+        let SamplerStep { x, saved, history, output, rows, noise, table, index, slot, guidance, known } =
+            self;
+        let [slots, h, w, _] = x.shape;
+        assert!(x.shape == saved.shape && output.shape[1..] == x.shape[1..], "{self:?}");
+        assert!(history.b() == 4 * slots && noise.b() == table.rows(), "{self:?}");
+        assert!(rows.c() == 3 && guidance.shape == [1, 1, slots, 3], "{self:?}");
+        for entries in [index, slot] {
+            assert!(entries.dtype == DType::I32 && entries.c() >= rows.tokens(), "{self:?}");
+        }
+        let known = known.map(|known| [known.mask, known.latents, known.noise]);
+        if let Some([mask, latents, noise]) = known {
+            assert!(latents.shape == x.shape && noise.shape == x.shape, "{self:?}");
+            assert_eq!(mask.shape, [slots, h, w, 1], "{self:?}");
+        }
+        let dense = [x, saved, history, output, rows, noise, table, guidance];
+        assert!(dense.into_iter().chain(known.iter().flatten()).all(Tensor::is_dense), "{self:?}");
     }
 }
 

@@ -1,21 +1,7 @@
-//! ControlNets of a request: what steers a picture, and what is written of it in front of a run.
+//! What ControlNets are given of a request.
 
-use super::denoising::Denoising;
-use super::numbers::write_floats;
-use super::request::{Pass, Request};
-use super::tensors::Shape;
 use crate::error::{Error, Result};
-use crate::location::Location;
-use crate::model::conditioned::Conditioned;
-use crate::model::config::{ControlNetConfig, ModelConfig};
-use crate::model::controlnet::ControlNet;
-use crate::ops::{Backend, DType, Ops, Tensor};
 use crate::raster::Raster;
-use crate::weights::controlnet;
-
-/// What a ControlNet is.
-const LAYOUT: &str = "a .safetensors file, or a folder in the diffusers layout: config.json, \
-                      diffusion_pytorch_model.safetensors; one of the hub is named owner/name";
 
 /// What a ControlNet is given, as `StableDiffusionControlNetPipeline` takes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,57 +28,22 @@ impl Control {
     }
 
     /// The strength at model evaluation `i` of `n`, as `controlnet_keep` of diffusers has it.
-    fn gain(&self, i: usize, n: usize) -> f32 {
+    pub(super) fn gain(&self, i: usize, n: usize) -> f32 {
         let share = |i: usize| i as f64 / n as f64;
         if share(i) < self.start || share(i + 1) > self.end { 0.0 } else { self.strength }
     }
 }
 
-/// Adds ControlNets of the shapes that were published for the model's family.
-pub(super) fn add_random_controlnets(config: &mut ModelConfig, count: usize) -> Result<()> {
-    check_count(count, "--random-controlnets")?;
-    config.controlnets = vec![ControlNetConfig::of_family(&config.unet); count];
-    Ok(())
-}
-
-fn check_count(count: usize, flag: &str) -> Result<()> {
-    let most = controlnet::NAMES.len();
-    if count > most {
-        return Err(Error::invalid(format!("{count} ControlNets: expected at most {most} {flag}")));
-    }
-    Ok(())
-}
-
-/// Reads the configurations of ControlNets, and checks that they fit the model.
-pub(super) fn read_controlnets(config: &mut ModelConfig, files: &[Location]) -> Result<()> {
-    check_count(files.len(), "--controlnet")?;
-    for (file, name) in files.iter().zip(controlnet::NAMES) {
-        let description = file.join("config.json");
-        let controlnet = if description.is_file() {
-            ControlNetConfig::read(&description)?
-        } else if !file.is_file() {
-            let what = if file.is_folder() { "has no config.json" } else { "no such ControlNet" };
-            return Err(Error::file(file, format!("{what}; a ControlNet is {LAYOUT}")));
-        } else {
-            let component = controlnet::open(file, name)?;
-            ControlNetConfig::infer(file, &component.shapes(), &config.unet)?
-        };
-        controlnet.check(file, config)?;
-        config.controlnets.push(controlnet);
-    }
-    Ok(())
-}
-
-/// Checks what a request says of ControlNets against a model.
-pub(super) fn check(request: &Request, config: &ModelConfig) -> Result<()> {
+/// Checks what a request gives ControlNets, of which the model has so many.
+pub(super) fn check(controls: &[Control], there: usize) -> Result<()> {
     let invalid = |message: String| Err(Error::invalid(message));
-    let (given, there) = (request.controls.len(), config.controlnets.len());
+    let given = controls.len();
     if given > there {
         return invalid(format!(
             "--control-image: {given} pictures; expected at most {there}, one for each --controlnet"
         ));
     }
-    for Control { strength, start, end, .. } in &request.controls {
+    for Control { strength, start, end, .. } in controls {
         if !strength.is_finite() {
             return invalid(format!("--control-strength {strength}: expected a finite number"));
         }
@@ -102,58 +53,6 @@ pub(super) fn check(request: &Request, config: &ModelConfig) -> Result<()> {
                  below the end"
             ));
         }
-    }
-    Ok(())
-}
-
-/// What one ControlNet reads and keeps from one replay to the next.
-pub(super) struct ControlTensors {
-    pub hint: Tensor,       // [1,height,width,4], the fourth channel empty
-    pub embedding: Tensor,  // [inputs,h,w,c]
-    pub time_table: Tensor, // [rows or 1,1,evaluations,time columns]
-    pub context: Tensor,    // [rows,1,tokens,context columns]
-    pub gains: Tensor,      // f32 [rows or 1,1,evaluations,1]
-}
-
-impl ControlTensors {
-    /// Beside those of the U-Net.
-    pub fn new(ops: &mut dyn Ops, net: &ControlNet, shape: &Shape, unet: &Denoising) -> Self {
-        let [time_rows, _, n, _] = unet.time_table.shape;
-        let [rows, _, tokens, _] = unet.context.shape;
-        let [h, w] = unet.shape.map;
-        let c = net.config.encoder.block_out_channels[0];
-        ControlTensors {
-            hint: ops.alloc([1, shape.height, shape.width, 4]),
-            embedding: ops.alloc([unet.inputs, h, w, c]),
-            time_table: ops.alloc([time_rows, 1, n, net.time_columns()]),
-            context: ops.alloc([rows, 1, tokens, net.context_columns()]),
-            gains: ops.arena().alloc([time_rows, 1, n, 1], DType::F32),
-        }
-    }
-}
-
-/// Writes the pictures that ControlNets read, and how much they act at each step.
-pub(super) fn write_controls(
-    backend: &mut dyn Backend,
-    controls: &[ControlTensors],
-    request: &Request,
-    config: &ModelConfig,
-    pass: &Pass,
-) -> Result<()> {
-    let evaluations = pass.table.evaluations();
-    for ((control, tensors), net) in request.controls.iter().zip(controls).zip(&config.controlnets) {
-        let order = if net.is_bgr { [2, 1, 0] } else { [0, 1, 2] };
-        let image = control.image.resized(pass.width, pass.height);
-        let pixels = image.rgb.chunks_exact(3).flat_map(|pixel| {
-            let [r, g, b] = order.map(|channel| f32::from(pixel[channel]) / 255.0);
-            [r, g, b, 0.0]
-        });
-        write_floats(backend, tensors.hint, &pixels.collect::<Vec<f32>>())?;
-
-        let [rows, _, n, _] = tensors.gains.shape;
-        let gain = |i| if i < evaluations { control.gain(i, evaluations) } else { 0.0 };
-        let gains: Vec<f32> = (0..n).map(gain).collect();
-        backend.write(tensors.gains, bytemuck::cast_slice(&gains.repeat(rows)))?;
     }
     Ok(())
 }

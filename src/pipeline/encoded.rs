@@ -1,10 +1,9 @@
 //! A request's picture and mask as latents.
 
-use super::bucket::Bucket;
 use super::init::Init;
+use super::models::Models;
+use super::programs::Programs;
 use super::request::Pass;
-use super::stages::Models;
-use super::tensors::Shape;
 use crate::error::Result;
 use crate::model::config::{AutoencoderConfig, RGB};
 use crate::ops::Backend;
@@ -45,8 +44,8 @@ impl Encoded {
     pub fn new(
         backend: &mut dyn Backend,
         models: &Models,
-        bucket: &Bucket,
-        shape: &Shape,
+        programs: &mut Programs,
+        tile: Option<[usize; 2]>,
         init: &Init,
         pass: &Pass,
     ) -> Result<Self> {
@@ -59,7 +58,8 @@ impl Encoded {
                 let level = |i: usize| 2.0 * (f32::from(picture.rgb[RGB * pixel + i]) / 255.0) - 1.0;
                 if kept(pixel) { [0, 1, 2].map(level) } else { [0.0; RGB] }
             };
-            let encoded = bucket.encode_picture(backend, models, shape, &colour)?;
+            let size = [pass.height, pass.width];
+            let encoded = programs.encode_image(backend, models, size, tile, &colour)?;
             Ok(Posterior::new(&encoded, &config.vae))
         };
         let is_full = init.strength == 1.0;

@@ -1,9 +1,8 @@
 //! What the latents start as, and what is known of them while a part is painted.
 
-use super::denoising::Denoising;
 use super::encoded::{Encoded, Masked};
 use super::numbers::write_floats;
-use super::request::Request;
+use super::slots::SlotTensors;
 use crate::error::Result;
 use crate::ops::Backend;
 use crate::rng::NoiseSource;
@@ -13,83 +12,74 @@ use crate::sampler::{Mix, Table};
 pub(super) enum Start {
     Noise,
     Picture(Encoded),
-    /// Of every picture, [images,h,w,c].
+    /// Of an earlier pass, enlarged: [h,w,c].
     Latents(Vec<f32>),
 }
 
-/// Writes the initial latents, what is known of them, and the noise of every row that wants some. Each picture draws
-/// from its own generator, in the order in which diffusers draws: for the latents of its picture, for the initial
-/// noise, for the latents of its masked picture (also where no model sees them), then for the rows. A tiny VAE's
-/// latents of a picture are not drawn.
+/// Writes what the loop starts from to the slot of an image: its latents, what is known of them, the noise of every
+/// row that wants some, and the sampler's table.
+///
+/// Each image draws from its own generator, in the order in which diffusers draws: for the latents of its picture, for
+/// the initial noise, for the latents of its masked picture (also where no model sees them), then for the rows. A tiny
+/// VAE's latents of a picture are not drawn.
 pub(super) fn write_latents(
     backend: &mut dyn Backend,
-    d: &Denoising,
-    request: &Request,
+    slots: &SlotTensors,
+    [slot, first_row]: [usize; 2],
+    generator: &mut dyn NoiseSource,
     table: &Table,
     start: &Start,
 ) -> Result<()> {
-    let [images, h, w, c] = d.latents.shape;
+    let [_, h, w, c] = slots.latents.shape;
     let n = h * w * c;
+    let mut draw = || draw(generator, n, c);
+    let picture = match start {
+        Start::Noise => None,
+        Start::Picture(encoded) => encoded.picture.as_ref().map(|picture| picture.sample(&mut draw)),
+        Start::Latents(latents) => Some(latents.clone()),
+    };
+    let picture = picture.unwrap_or_else(|| vec![0.0; n]);
+    let noise = draw();
+    let mix = match start {
+        Start::Noise => table.noise(),
+        Start::Picture(encoded) => encoded.start(table),
+        Start::Latents(_) => table.start(),
+    };
+    let latents: Vec<f32> = mixed(mix, &picture, &noise).collect();
+    backend.write(slots.latents.images(slot, 1), bytemuck::cast_slice(&latents))?;
+    let masked = masked(start);
+    let masked_latents = masked.map(|masked| match &masked.picture {
+        Some(picture) => picture.sample(&mut draw),
+        None if masked.is_drawn => draw(),
+        None => Vec::new(),
+    });
+
     let noise_rows: Vec<usize> = table.noise_rows().collect();
-    let last_row = noise_rows.last().map_or(0, |row| row + 1);
-    let mut row_noise = vec![0f32; last_row * n];
-    let [mut latents, mut init, mut noise, mut masked_latents] = [(); 4].map(|()| Vec::<f32>::new());
-    for image in 0..images {
-        let mut generator = request.rng.source(request.seed.wrapping_add(image as u64));
-        let mut draw = || draw(&mut *generator, n, c);
-        let picture = match start {
-            Start::Noise => None,
-            Start::Picture(encoded) => encoded.picture.as_ref().map(|picture| picture.sample(&mut draw)),
-            Start::Latents(latents) => Some(latents[image * n..][..n].to_vec()),
-        };
-        let picture = picture.unwrap_or_else(|| vec![0.0; n]);
-        let drawn = draw();
-        let mix = match start {
-            Start::Noise => table.noise(),
-            Start::Picture(encoded) => encoded.start(table),
-            Start::Latents(_) => table.start(),
-        };
-        latents.extend(mixed(mix, &picture, &drawn));
-        if let Some(masked) = masked(start) {
-            match &masked.picture {
-                Some(picture) => masked_latents.extend(picture.sample(&mut draw)),
-                None if masked.is_drawn => drop(draw()),
-                None => {}
-            }
-        }
-        init.extend(picture);
-        noise.extend(drawn);
+    if let Some(last) = noise_rows.last() {
+        let mut row_noise = vec![0f32; (last + 1) * n];
         for row in &noise_rows {
             row_noise[row * n..][..n].copy_from_slice(&draw());
         }
-        if last_row > 0 {
-            let rows = d.noise.images(image * d.shape.evaluations, last_row);
-            backend.write(rows, bytemuck::cast_slice(&row_noise))?;
+        backend.write(slots.noise.images(first_row, last + 1), bytemuck::cast_slice(&row_noise))?;
+    }
+    let rows = slots.table.table_rows(first_row, table.evaluations());
+    backend.write(rows, bytemuck::cast_slice(&table.pack()))?;
+
+    if let Some(known) = slots.known {
+        let mask = masked.map_or_else(|| vec![1.0; h * w], |masked| masked.mask.clone());
+        backend.write(known.mask.images(slot, 1), bytemuck::cast_slice(&mask))?;
+        if masked.is_some() {
+            backend.write(known.latents.images(slot, 1), bytemuck::cast_slice(&picture))?;
+            backend.write(known.noise.images(slot, 1), bytemuck::cast_slice(&noise))?;
         }
     }
-    backend.write(d.latents, bytemuck::cast_slice(&latents))?;
-    let Some(masked) = masked(start) else { return Ok(()) };
-    if let Some(known) = d.known {
-        backend.write(known.mask, bytemuck::cast_slice(&masked.mask.repeat(images)))?;
-        backend.write(known.latents, bytemuck::cast_slice(&init))?;
-        backend.write(known.noise, bytemuck::cast_slice(&noise))?;
+    if let (Some(beside), Some(masked), Some(latents)) = (slots.beside, masked, &masked_latents) {
+        let pixels = masked.mask.iter().zip(latents.chunks_exact(c));
+        let columns: Vec<f32> =
+            pixels.flat_map(|(mask, pixel)| std::iter::once(*mask).chain(pixel.iter().copied())).collect();
+        write_floats(backend, beside.images(slot, 1), &columns)?;
     }
-    write_input(backend, d, masked, &masked_latents)
-}
-
-/// Writes what an inpainting U-Net sees beside its latents.
-fn write_input(backend: &mut dyn Backend, d: &Denoising, masked: &Masked, latents: &[f32]) -> Result<()> {
-    let Some(input) = d.input else { return Ok(()) };
-    let c = d.latents.c();
-    let mut columns = vec![0f32; input.len()];
-    let masks = masked.mask.iter().cycle();
-    // The pictures come twice where both rows of guidance have an input.
-    let pixels = latents.chunks_exact(c).cycle();
-    for (row, (mask, pixel)) in columns.chunks_exact_mut(input.c()).zip(masks.zip(pixels)) {
-        row[c] = *mask;
-        row[c + 1..2 * c + 1].copy_from_slice(pixel);
-    }
-    write_floats(backend, input, &columns)
+    Ok(())
 }
 
 fn masked(start: &Start) -> Option<&Masked> {

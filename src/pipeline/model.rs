@@ -2,16 +2,19 @@
 
 use std::fmt;
 
-use super::control;
 use super::family::{Distillation, Family};
 use super::{OnLoad, Pipeline};
 use crate::error::{Error, Result};
 use crate::location::Location;
-use crate::model::config::{AutoencoderConfig, ModelConfig};
+use crate::model::config::{AutoencoderConfig, ControlNetConfig, ModelConfig};
 use crate::ops::Backend;
 use crate::sampler::SchedulerConfig;
 use crate::text::Embedding;
-use crate::weights::{Checkpoint, Component, Defaults, ModelFolder, SingleFile, single_file};
+use crate::weights::{Checkpoint, Component, Defaults, ModelFolder, SingleFile, controlnet, single_file};
+
+/// What a ControlNet is.
+const CONTROLNET_LAYOUT: &str = "a .safetensors file, or a folder in the diffusers layout: config.json, \
+                                 diffusion_pytorch_model.safetensors; one of the hub is named owner/name";
 
 /// A checkpoint, or shapes with random weights.
 #[derive(Clone, Debug)]
@@ -69,7 +72,7 @@ impl Model {
             Model::Files(files) => files.describe(),
             Model::Random { shapes, controlnets } => {
                 let mut description = shapes.describe();
-                control::add_random_controlnets(&mut description.config, *controlnets)?;
+                add_random_controlnets(&mut description.config, *controlnets)?;
                 Ok(description)
             }
         }
@@ -191,7 +194,7 @@ impl ModelFiles {
             };
             config.preview_vae = Some(tiny.for_previews(vae, &config.vae)?);
         }
-        control::read_controlnets(&mut description.config, &self.controlnets)?;
+        read_controlnets(&mut description.config, &self.controlnets)?;
         Ok(description)
     }
 }
@@ -205,7 +208,52 @@ fn read_vae(vae: &Location, model: &ModelConfig) -> Result<AutoencoderConfig> {
     AutoencoderConfig::infer(vae, &file.shapes(), &model.vae_to_infer())
 }
 
+/// Adds ControlNets of the shapes that were published for the model's family.
+fn add_random_controlnets(config: &mut ModelConfig, count: usize) -> Result<()> {
+    check_count(count, "--random-controlnets")?;
+    config.controlnets = vec![ControlNetConfig::of_family(&config.unet); count];
+    Ok(())
+}
+
+fn check_count(count: usize, flag: &str) -> Result<()> {
+    let most = controlnet::NAMES.len();
+    if count > most {
+        return Err(Error::invalid(format!("{count} ControlNets: expected at most {most} {flag}")));
+    }
+    Ok(())
+}
+
+/// Reads the configurations of ControlNets, and checks that they fit the model.
+fn read_controlnets(config: &mut ModelConfig, files: &[Location]) -> Result<()> {
+    check_count(files.len(), "--controlnet")?;
+    for (file, name) in files.iter().zip(controlnet::NAMES) {
+        let description = file.join("config.json");
+        let controlnet = if description.is_file() {
+            ControlNetConfig::read(&description)?
+        } else if !file.is_file() {
+            let what = if file.is_folder() { "has no config.json" } else { "no such ControlNet" };
+            return Err(Error::file(file, format!("{what}; a ControlNet is {CONTROLNET_LAYOUT}")));
+        } else {
+            let component = controlnet::open(file, name)?;
+            ControlNetConfig::infer(file, &component.shapes(), &config.unet)?
+        };
+        controlnet.check(file, config)?;
+        config.controlnets.push(controlnet);
+    }
+    Ok(())
+}
+
 impl Description {
+    /// The layer of the text encoders that is read where nothing is said, from the end, 1 being the last.
+    pub(super) fn own_clip_skip(&self) -> usize {
+        if self.config.is_xl() { 2 } else { 1 }
+    }
+
+    /// Whether zeros take the place of an empty negative prompt.
+    pub(super) fn zeroes_empty_prompt(&self) -> bool {
+        self.config.is_xl() && self.force_zeros_for_empty_prompt
+    }
+
     /// A model that states no defaults and brings no vocabulary.
     fn new(config: ModelConfig, scheduler: SchedulerConfig, distillation: Distillation) -> Self {
         Description {

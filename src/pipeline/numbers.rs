@@ -22,3 +22,10 @@ pub(super) fn read_floats(backend: &mut dyn Backend, from: Tensor) -> Result<Vec
     }
     Ok(values)
 }
+
+/// The bytes of `values`, followed by zeros up to `len` elements.
+pub(super) fn padded(values: &[f32], len: usize) -> Vec<u8> {
+    let mut padded = values.to_vec();
+    padded.resize(len, 0.0);
+    bytemuck::cast_slice(&padded).to_vec()
+}

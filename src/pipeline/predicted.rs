@@ -3,14 +3,14 @@
 //! The model's output itself is gone after a step, but the sampler's row is linear: what the latents were before and
 //! after the step says what it was. So the sample needs no kernel and no memory.
 
-use super::denoising::Denoising;
 use super::numbers::read_floats;
+use super::slots::SlotTensors;
 use crate::error::Result;
 use crate::ops::Backend;
 use crate::sampler::Row;
 
-/// What a row reads of a picture, as it is before the step.
-pub(super) struct State {
+/// What a row of the sampler's table reads of an image, as it is before the step.
+pub(super) struct StepInputs {
     x: Vec<f32>,
     saved: Vec<f32>,
     noise: Vec<f32>,
@@ -20,18 +20,18 @@ pub(super) struct State {
     known: Option<[Vec<f32>; 2]>,
 }
 
-impl State {
-    /// Of a picture in front of a row of its table.
-    pub fn read(backend: &mut dyn Backend, d: &Denoising, picture: usize, row: usize) -> Result<Self> {
+impl StepInputs {
+    /// Of the image in a slot, in front of a row of the tables.
+    pub fn read(backend: &mut dyn Backend, slots: &SlotTensors, slot: usize, row: usize) -> Result<Self> {
         let mut read = |tensor| read_floats(backend, tensor);
-        Ok(State {
-            x: read(d.latents.images(picture, 1))?,
-            saved: read(d.saved.images(picture, 1))?,
-            noise: read(d.noise.images(picture * d.shape.evaluations + row, 1))?,
-            history: read(d.history.images(4 * picture, 4))?,
-            known: match d.known {
+        Ok(StepInputs {
+            x: read(slots.latents.images(slot, 1))?,
+            saved: read(slots.saved.images(slot, 1))?,
+            noise: read(slots.noise.images(row, 1))?,
+            history: read(slots.history.images(4 * slot, 4))?,
+            known: match slots.known {
                 Some(known) => {
-                    Some([read(known.mask.images(picture, 1))?, read(known.latents.images(picture, 1))?])
+                    Some([read(known.mask.images(slot, 1))?, read(known.latents.images(slot, 1))?])
                 }
                 None => None,
             },
@@ -83,7 +83,7 @@ mod tests {
             let table = Table::new(&SchedulerConfig::sd15(), &sampling).unwrap();
             let n = 5;
             for (i, row) in table.rows.iter().enumerate() {
-                let state = State {
+                let state = StepInputs {
                     x: numbers(1, n),
                     saved: numbers(100, n),
                     noise: numbers(200, n),

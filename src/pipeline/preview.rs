@@ -1,22 +1,17 @@
-//! Pictures of a request that is not done: what the model makes of its latents so far.
+//! Images of a request that is not done: what the model makes of its latents so far.
 //!
 //! The loop runs in pieces, and between two the host works out the clean sample that the last evaluation predicted
-//! ([`State`]). So the loop is the same whether previews are asked for or not.
+//! ([`Batch::run_previewed`](super::Batch::run_previewed)). So the loop is the same whether previews are asked for or
+//! not.
 
-use std::ops::ControlFlow;
 use std::str::FromStr;
 
-use super::Request;
-use super::bucket::Bucket;
-use super::numbers::read_floats;
-use super::predicted::State;
-use super::request::Picture;
-use super::stages::Models;
-use super::tensors::Shape;
+use super::Pipeline;
+use super::request::{Picture, Request};
+use super::state::Canvas;
 use crate::error::{Error, Result};
 use crate::model::config::{AutoencoderConfig, ModelConfig, RGB, VaeConfig};
-use crate::ops::{Backend, ToRgb8};
-use crate::sampler::Table;
+use crate::ops::ToRgb8;
 
 /// Called with the model evaluations that are done, and a preview of each picture. An error breaks off.
 pub type OnPreview<'a> = &'a mut dyn FnMut(usize, Vec<Picture>) -> Result<()>;
@@ -108,101 +103,22 @@ fn projection(config: &ModelConfig) -> Option<&'static Projection> {
     (known && config.vae.latent_channels() == projection.factors.len()).then_some(projection)
 }
 
-/// Who is told of a pass: what it calls counts the evaluations of this pass.
-pub(super) struct Watch<'a> {
-    pub on_step: &'a mut dyn FnMut(usize) -> ControlFlow<()>,
-    pub previews: Option<Previews<'a>>,
-}
-
-/// The denoising loop of a pass, which may be watched.
-pub(super) struct Watched<'a> {
-    pub backend: &'a mut dyn Backend,
-    pub models: &'a Models,
-    pub bucket: &'a Bucket,
-    pub shape: Shape,
-    pub request: &'a Request,
-    pub table: &'a Table,
-}
-
-impl Watched<'_> {
-    /// Runs all steps; returns how many were done.
-    pub fn denoise(&mut self, watch: Watch) -> Result<usize> {
-        let Watch { on_step, previews } = watch;
-        let steps = self.table.evaluations();
-        let Some(previews) = previews else {
-            return self.backend.replay_steps(&self.bucket.denoise, steps, on_step);
-        };
-        let mut done = 0;
-        while done < steps {
-            // Of the last evaluation comes the picture itself.
-            let row = Some(done + previews.every - 1).filter(|row| row + 1 < steps);
-            if self.run(&mut done, row.unwrap_or(steps), on_step)?.is_break() {
-                break;
-            }
-            let Some(row) = row else { break };
-            let d = &self.bucket.tensors.denoising;
-            let before = (0..d.shape.images).map(|picture| State::read(self.backend, d, picture, row));
-            let before = before.collect::<Result<Vec<State>>>()?;
-            if self.run(&mut done, row + 1, on_step)?.is_break() {
-                break;
-            }
-            let after = read_floats(self.backend, d.latents)?;
-            let pictures = before.iter().zip(after.chunks_exact(after.len() / d.shape.images));
-            let samples = pictures.map(|(before, after)| before.predicted(&self.table.rows[row], after));
-            if let Some(samples) = samples.collect::<Option<Vec<_>>>() {
-                let pictures = self.bucket.show(
-                    self.backend,
-                    self.models,
-                    &self.shape,
-                    self.request,
-                    previews.method,
-                    &samples.concat(),
-                )?;
-                self.backend.write(d.latents, bytemuck::cast_slice(&after))?;
-                (previews.on_preview)(done, pictures)?;
-            }
-        }
-        Ok(done)
-    }
-
-    /// Runs from `done` steps to `end`, or until `on_step` breaks off.
-    fn run(
+impl Pipeline {
+    /// Clean samples [h,w,c] of the images of a request, one after the other, as colours.
+    pub fn preview(
         &mut self,
-        done: &mut usize,
-        end: usize,
-        on_step: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
-        let before = *done;
-        let mut flow = ControlFlow::Continue(());
-        let ran = self.backend.replay_steps(&self.bucket.denoise, end - before, &mut |ran| {
-            flow = on_step(before + ran);
-            flow
-        })?;
-        *done += ran;
-        Ok(flow)
-    }
-}
-
-impl Bucket {
-    /// Clean samples of all pictures, [images,h,w,c], as colours.
-    pub(super) fn show(
-        &self,
-        backend: &mut dyn Backend,
-        models: &Models,
-        shape: &Shape,
         request: &Request,
+        canvas: Canvas,
         method: PreviewMethod,
         samples: &[f32],
     ) -> Result<Vec<Picture>> {
-        let latents = self.tensors.denoising.latents;
-        let [_, h, w, c] = latents.shape;
-        if let (PreviewMethod::Projection, Some(projection)) = (method, projection(&models.config)) {
+        if let (PreviewMethod::Projection, Some(projection)) = (method, projection(&self.models.config)) {
+            let [h, w] = self.models.latent_size([canvas.height, canvas.width]);
+            let c = self.models.config.vae.latent_channels();
             let rgb: Vec<u8> = samples.chunks_exact(c).flat_map(|pixel| projection.colour(pixel)).collect();
             return Ok(request.pictures(w, h, &rgb));
         }
-        backend.write(latents, bytemuck::cast_slice(samples))?;
-        let rgb = self.decode_preview(backend, models, shape)?;
-        Ok(request.pictures(shape.width, shape.height, &rgb))
+        self.decode_samples(request, canvas, true, samples)
     }
 }
 

@@ -6,7 +6,6 @@ use super::control::{self, Control};
 use super::family::Distillation;
 use super::init::{Hires, Init, skipped_steps};
 use super::model::Description;
-use super::tensors::Shape;
 use super::tiling::{Tiled, Tiling};
 use crate::error::{Error, Result};
 use crate::model::config::{ModelConfig, RGB};
@@ -158,7 +157,7 @@ impl Request {
         }
         self.tiling.check()?;
         self.check_size(config, self.width, self.height)?;
-        control::check(self, config)?;
+        control::check(&self.controls, config.controlnets.len())?;
         if self.size != SizeConditioning::default() && !config.is_xl() {
             return invalid(format!(
                 "--original-size, --crop and --target-size: only Stable Diffusion XL knows them, and this is {}",
@@ -258,7 +257,7 @@ impl Request {
 
     /// The largest tile, where a pass's picture is encoded and decoded in tiles from the outset: because the user
     /// says so, or because the kernels cannot count the whole.
-    fn tile(&self, config: &ModelConfig, width: usize, height: usize) -> Option<[usize; 2]> {
+    pub(super) fn tile(&self, config: &ModelConfig, width: usize, height: usize) -> Option<[usize; 2]> {
         let whole = is_countable(self.images, largest_vae_map(config, height, width));
         self.possible_tile(config, width, height).filter(|_| self.tiling.when == Tiled::On || !whole)
     }
@@ -272,24 +271,6 @@ impl Request {
     ) -> Option<[usize; 2]> {
         let scale = config.vae.scale_factor();
         self.tiling.tile(&config.vae, [height / scale, width / scale])
-    }
-
-    /// The shape that a pass of the request is painted in, with a prompt of one chunk.
-    pub fn shape(&self, config: &ModelConfig, pass: &Pass) -> Shape {
-        let own = if config.is_xl() { 2 } else { 1 };
-        let clip_skip = self.clip_skip.unwrap_or(own);
-        let negative = if self.prompt_style == PromptStyle::Plain { own } else { clip_skip };
-        let guided = self.is_guided(config);
-        let shape = Shape::new(self.images, guided, pass.height, pass.width, pass.table.evaluations());
-        let masked = self.init.as_ref().is_some_and(|init| init.mask.is_some());
-        Shape {
-            clip_skip: if guided { [negative, clip_skip] } else { [clip_skip; 2] },
-            from_picture: self.init.is_some(),
-            blended: masked && !config.paints_into_pictures(),
-            controls: self.controls.len(),
-            tile: self.tile(config, pass.width, pass.height),
-            ..shape
-        }
     }
 
     /// The pictures of this size whose colours lie one after the other.

@@ -144,7 +144,7 @@ fn ctrl_c_cancels_and_writes_nothing() {
     let mut child = place.command(&args).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    while !line.contains("recorded graphs") {
+    while !line.contains("recorded a step") {
         line.clear();
         assert!(lines.read_line(&mut line).unwrap() > 0, "it ended before it painted");
     }

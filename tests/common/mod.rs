@@ -14,9 +14,18 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use sdrt::location::Location;
 use sdrt::ops::{Arena, Backend, DType, Region, Tensor};
-use sdrt::pipeline::Pipeline;
+use sdrt::pipeline::{Counted, KnownShapes, Pipeline, Request};
+use sdrt::sampler::Sampler;
 use sdrt::weights::{Checkpoint, Plan, Source};
 use serde_json::Value;
+
+/// The verbs of so many images with guidance of a known model; of the model's own size where there is no `side`.
+pub fn counted(shapes: KnownShapes, images: usize, side: Option<usize>, dtype: DType) -> Counted {
+    let model = shapes.describe();
+    let defaults = Request::defaults(&model, Sampler::Ddim);
+    let [height, width] = [defaults.height, defaults.width].map(|own| side.unwrap_or(own));
+    Counted::new(&model, &Request { images, height, width, ..defaults }, dtype).expect("a request")
+}
 
 /// A tensor of a fixture.
 #[derive(Clone, Debug)]

@@ -97,6 +97,9 @@ fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
         }
         Call::Attention(v) => {
             list.extend([("out", &mut v.out), ("q", &mut v.q), ("k", &mut v.k), ("v", &mut v.v)]);
+            if let Some(keys) = &mut v.keys {
+                list.extend([("first", &mut keys.first), ("length", &mut keys.length)]);
+            }
         }
         Call::Activate(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
         Call::Accumulate(v) => list.extend([
@@ -119,12 +122,18 @@ fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
         Call::Emphasize(v) => list.extend([("x", &mut v.x), ("weight", &mut v.weight)]),
         Call::TimestepEmbedding(v) => list.extend([("out", &mut v.out), ("timesteps", &mut v.timesteps)]),
         Call::Scale(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
-        Call::ModelInput(v) => list.extend([
-            ("out", &mut v.out),
-            ("x", &mut v.x),
-            ("table", &mut v.table),
-            ("index", &mut v.index),
-        ]),
+        Call::ModelInput(v) => {
+            list.extend([
+                ("out", &mut v.out),
+                ("x", &mut v.x),
+                ("table", &mut v.table),
+                ("index", &mut v.index),
+                ("slot", &mut v.slot),
+            ]);
+            if let Some(beside) = &mut v.beside {
+                list.extend([("beside", &mut beside.x), ("shown", &mut beside.shown)]);
+            }
+        }
         Call::SamplerStep(v) => list.extend([
             ("x", &mut v.x),
             ("saved", &mut v.saved),
@@ -132,9 +141,10 @@ fn tensors(call: &mut Call) -> Vec<(&'static str, &mut Tensor)> {
             ("output", &mut v.output),
             ("noise", &mut v.noise),
             ("table", &mut v.table),
+            ("rows", &mut v.rows),
             ("index", &mut v.index),
+            ("slot", &mut v.slot),
             ("guidance", &mut v.guidance),
-            ("guidance_rescale", &mut v.guidance_rescale),
         ]),
         Call::ToRgb8(v) => list.extend([("out", &mut v.out), ("x", &mut v.x)]),
     }
@@ -148,7 +158,11 @@ fn images(call: &Call, start: usize, count: usize) -> Call {
         *tensor = match (call, field) {
             (Call::Emphasize(_), "weight") => tensor.images(start, count),
             (_, "weight" | "bias" | "table" | "gains" | "tokens" | "positions") => *tensor,
-            (_, "index" | "timesteps") => tensor.columns(start, count),
+            (Call::Attention(Attention { keys: Some(_), .. }), "k" | "v") => *tensor,
+            (Call::ModelInput(_), "x" | "beside") => *tensor,
+            (_, "index" | "slot" | "shown" | "first" | "length" | "timesteps") => {
+                tensor.columns(start, count)
+            }
             _ => tensor.images(start, count),
         };
     }
@@ -178,6 +192,11 @@ fn table_rows(call: &Call) -> usize {
     }
 }
 
+/// Tokens from one image's keys to the next one's, as [`KeyRows`] wants them for up to `longest` keys.
+pub fn key_stride(longest: usize) -> usize {
+    longest.next_multiple_of(16).max(KeyRows::PADDING)
+}
+
 /// Numbers that make an output of about 1 out of inputs of about 1.
 fn contents(call: &Call, field: &str, tensor: &Tensor, seed: u64) -> Vec<f32> {
     let numbers = random(seed, tensor.len().min(CONTENTS));
@@ -198,8 +217,31 @@ fn contents(call: &Call, field: &str, tensor: &Tensor, seed: u64) -> Vec<f32> {
         (_, "index") => (0..tensor.len()).map(|image| ((5 * image + 2) % table_rows(call)) as f32).collect(),
         // Means far from zero, whose ratio amplifies no rounding.
         (Call::Emphasize(_), _) => map(&|x| 1.0 + x / 2.0),
-        // As most pictures are painted.
-        (Call::SamplerStep(_), "guidance_rescale") => vec![0.0; tensor.len()],
+        // As most images are generated: without rescaling.
+        (Call::SamplerStep(_), "guidance") => {
+            numbers.iter().enumerate().map(|(i, &x)| if i % 3 == 1 { 0.0 } else { x }).collect()
+        }
+        // The first images have guidance.
+        (Call::SamplerStep(v), "rows") => {
+            let (b, guided) = (v.rows.tokens(), v.output.b() - v.rows.tokens());
+            let of_image = |i: usize| [(guided + i) as f32, if i < guided { i as f32 } else { -1.0 }, -1.0];
+            (0..b).flat_map(of_image).collect()
+        }
+        (Call::SamplerStep(v), "slot") => (0..tensor.len()).map(|i| ((i + 1) % v.x.b()) as f32).collect(),
+        (Call::ModelInput(v), "slot") => (0..tensor.len()).map(|i| ((i + 1) % v.x.b()) as f32).collect(),
+        (Call::ModelInput(_), "shown") => (0..tensor.len()).map(|i| (i % 2) as f32).collect(),
+        // From the end of the table; as a model's images share texts, more than fit it share ranges. Lengths are on both
+        // sides of what kernels take at once.
+        (Call::Attention(Attention { keys: Some(keys), k, .. }), "first") => {
+            let stride = key_stride(keys.longest);
+            let places = k.tokens() / stride;
+            let rest = (k.tokens() - places * stride).min(3);
+            (0..tensor.len()).map(|i| ((places - 1 - i % places) * stride + rest) as f32).collect()
+        }
+        (Call::Attention(Attention { keys: Some(keys), .. }), "length") => {
+            let lengths = [keys.longest, 77, 1, 154, 80, 81, 64];
+            (0..tensor.len()).map(|i| lengths[i % lengths.len()].min(keys.longest) as f32).collect()
+        }
         // Some of them outside of the vocabulary.
         (Call::Embed(v), "ids") => {
             let vocabulary = v.tokens.rows() as f32;

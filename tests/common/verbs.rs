@@ -169,6 +169,7 @@ impl Bench<'_> {
                 v: self.input("v"),
                 heads: case.number("heads") as usize,
                 causal: case.flag("causal"),
+                keys: None,
             }),
             "activate" => Call::Activate(Activate {
                 out,
@@ -297,18 +298,26 @@ pub fn model_input_scales(backend: &mut dyn Backend, tolerance: f64) {
     let x = random(1, b * pixels * 4);
     let table = random(2, rows * ROW_WIDTH);
     let index = [2, 0, 3];
-    let arguments = ModelInput {
-        out: Tensor::new(0, [b, 5, 3, 4], DType::F32),
-        x: upload(backend, &x, [b, 5, 3, 4], DType::F32),
-        table: upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32),
-        index: upload(backend, &index.map(|i| i as f32), [1, 1, 1, b], DType::I32),
-    };
+    let x_tensor = upload(backend, &x, [b, 5, 3, 4], DType::F32);
+    let table_tensor = upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32);
     for (guided, width) in [(0, 4), (1, 4), (3, 4), (3, 12)] {
         let dtype = backend.dtype();
         let wide = backend.arena().alloc([guided + b, 5, 3, width], dtype);
         backend.write(wide, &vec![0; wide.bytes()]).expect("write");
         let out = wide.columns(0, 4);
-        backend.run(&mut |ops| ops.model_input(ModelInput { out, ..arguments })).expect("run");
+        let images: Vec<usize> = (0..guided).chain(0..b).collect();
+        let entries =
+            |value: &dyn Fn(usize) -> usize| images.iter().map(|&i| value(i) as f32).collect::<Vec<_>>();
+        let shape = [1, 1, 1, guided + b];
+        let arguments = ModelInput {
+            out,
+            x: x_tensor,
+            beside: None,
+            table: table_tensor,
+            index: upload(backend, &entries(&|i| index[i]), shape, DType::I32),
+            slot: upload(backend, &entries(&|i| i), shape, DType::I32),
+        };
+        backend.run(&mut |ops| ops.model_input(arguments)).expect("run");
         let scaled = x.chunks(pixels * 4).zip(index).flat_map(|(x, i)| x.iter().map(move |x| (x, i)));
         let all: Vec<f32> = scaled.map(|(x, i)| x * table[i * ROW_WIDTH]).collect();
         let want = [&all[..guided * pixels * 4], &all].concat();
@@ -383,8 +392,21 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
             noise: upload(backend, &noise, [rows, h, w, 4], DType::F32),
             table: upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32),
             index: upload(backend, &first.map(|i| i as f32), [1, 1, 1, b], DType::I32),
-            guidance: upload(backend, &guidance, [1, 1, 1, b], DType::F32),
-            guidance_rescale: upload(backend, &rescale, [1, 1, 1, b], DType::F32),
+            rows: upload(
+                backend,
+                &(0..b)
+                    .flat_map(|i| [(guided + i) as f32, if i < guided { i as f32 } else { -1.0 }, -1.0])
+                    .collect::<Vec<_>>(),
+                [1, 1, b, 3],
+                DType::I32,
+            ),
+            slot: upload(backend, &[0.0, 1.0], [1, 1, 1, b], DType::I32),
+            guidance: upload(
+                backend,
+                &(0..b).flat_map(|i| [guidance[i], rescale[i], 1.0]).collect::<Vec<_>>(),
+                [1, 1, b, 3],
+                DType::F32,
+            ),
             known: blended.then(|| Known {
                 mask: upload(backend, &mask, [b, h, w, 1], DType::F32),
                 latents: upload(backend, &known, shape, DType::F32),

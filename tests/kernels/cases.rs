@@ -2,7 +2,7 @@
 
 use sdrt::ops::*;
 
-use crate::common::placed::templates;
+use crate::common::placed::{key_stride, templates};
 
 /// Columns in the middle of a wider tensor.
 fn slice(ops: &mut dyn Ops, [b, h, w, c]: [usize; 4]) -> Tensor {
@@ -160,9 +160,9 @@ pub fn attention(dtype: DType, sizes: &[[usize; 2]], head_dims: &[usize]) -> Vec
                     let keys = laid_out(ops, number / 2, [b, 1, s, c]);
                     (laid_out(ops, number, [b, 1, t, c]), keys, laid_out(ops, number / 2, [b, 1, s, c]))
                 };
-                ops.attention(Attention { out, q, k, v, heads, causal: false });
+                ops.attention(Attention { out, q, k, v, heads, causal: false, keys: None });
                 if t == s {
-                    ops.attention(Attention { out, q, k, v, heads, causal: true });
+                    ops.attention(Attention { out, q, k, v, heads, causal: true, keys: None });
                 }
                 number += 1;
             }
@@ -217,12 +217,42 @@ pub fn elementwise(dtype: DType, tokens: &[usize]) -> Vec<Call> {
                 let out = ops.alloc(x.shape);
                 ops.scale(Scale { out, x, scale: 0.18215 });
             }
-            for copies in [1, 2] {
+            for (rows, width, e) in [(b, 4, 0), (2 * b, 4, 0), (2 * b, 12, 5), (b, 8, 4)] {
                 let x = ops.arena().alloc([b, t, 5, 4], DType::F32);
-                let out = ops.alloc([copies * b, t, 5, 4]);
+                let out = ops.alloc([rows, t, 5, width]);
+                let beside = (e > 0).then(|| ops.alloc([b, t, 5, e]));
                 let table = ops.arena().alloc([1, 1, 20, sdrt::sampler::ROW_WIDTH], DType::F32);
-                let index = ops.arena().alloc([1, 1, 1, b], DType::I32);
-                ops.model_input(ModelInput { out, x, table, index });
+                let [index, slot, shown] = [0; 3].map(|_| ops.arena().alloc([1, 1, 1, rows], DType::I32));
+                let beside = beside.map(|x| Beside { x, shown });
+                ops.model_input(ModelInput { out, x, beside, table, index, slot });
+            }
+        }
+    })
+}
+
+/// Attention of images with ranges of one table of keys: up to `longest` of them ([`KeyRows`]).
+pub fn attention_of_ranges(
+    dtype: DType,
+    queries: &[usize],
+    longest: &[usize],
+    head_dims: &[usize],
+) -> Vec<Call> {
+    let mut number = 0;
+    templates(dtype, |ops| {
+        for &t in queries {
+            for (&longest, &d) in
+                longest.iter().flat_map(|longest| head_dims.iter().map(move |d| (longest, d)))
+            {
+                let (b, heads) = (1 + number % 5, 1 + number % 3);
+                let [out, q] = [number, number + 1].map(|number| laid_out(ops, number, [b, 1, t, heads * d]));
+                let tokens = b * key_stride(longest) + 3;
+                // Keys and values are columns of one wide table.
+                let table = ops.alloc([1, 1, tokens, 3 * heads * d]);
+                let [k, v] = [0, 2].map(|part| table.columns(part * heads * d, heads * d));
+                let [first, length] = [0; 2].map(|_| ops.arena().alloc([1, 1, 1, b], DType::I32));
+                let keys = Some(KeyRows { first, length, longest });
+                ops.attention(Attention { out, q, k, v, heads, causal: false, keys });
+                number += 1;
             }
         }
     })

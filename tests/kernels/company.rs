@@ -1,19 +1,18 @@
 //! Images of a batch against the same images with fewer of the others: equal bits, whatever the kernels' plans
 //! make of the batch. On Hopper, `SDRT_ARCH=80` tries the portable kernels, which are in builds for all chips.
 
-use sdrt::model::config::ModelConfig;
 use sdrt::ops::{Backend, Call, DType};
-use sdrt::pipeline::{Shape, count};
+use sdrt::pipeline::KnownShapes;
 
 use super::cases;
 use super::gpu::on_gpu;
 use crate::common::company::compare_all;
 use crate::common::placed::{distinct, label};
-use crate::common::reserve_arena;
+use crate::common::{counted, reserve_arena};
 
 /// Every different call of a model with several images, for pictures of 512x512 with guidance.
-fn calls(model: &ModelConfig, pictures: usize, stages: &[Stage]) -> Vec<Call> {
-    let counted = count(model, &Shape::new(pictures, true, 512, 512, 20), DType::F16);
+fn calls(model: KnownShapes, pictures: usize, stages: &[Stage]) -> Vec<Call> {
+    let counted = counted(model, pictures, Some(512), DType::F16);
     let of_stage = |stage: &Stage| match stage {
         Stage::Encode => &counted.encode,
         Stage::Denoise => &counted.denoise,
@@ -23,7 +22,7 @@ fn calls(model: &ModelConfig, pictures: usize, stages: &[Stage]) -> Vec<Call> {
         .iter()
         .flat_map(|stage| distinct(&of_stage(stage).calls))
         .map(|(call, _)| call)
-        .filter(|call| call.out().b() > 1 && !matches!(call, Call::ModelInput(_) | Call::SamplerStep(_)))
+        .filter(|call| call.out().b() > 1 && !matches!(call, Call::SamplerStep(_)))
         .collect();
     calls.sort_by_key(label);
     calls.dedup_by_key(|call| label(call));
@@ -48,23 +47,23 @@ fn compare(calls: &[Call]) {
 /// 8 rows with guidance, 4 before the first cross-attention.
 #[test]
 fn company_in_sd15() {
-    compare(&calls(&ModelConfig::sd15(), 4, &[Stage::Denoise]));
+    compare(&calls(KnownShapes::Sd15, 4, &[Stage::Denoise]));
 }
 
 #[test]
 fn company_in_sd15_of_one_more() {
-    compare(&calls(&ModelConfig::sd15(), 2, &[Stage::Encode, Stage::Decode]));
+    compare(&calls(KnownShapes::Sd15, 2, &[Stage::Encode, Stage::Decode]));
 }
 
 #[test]
 fn company_in_xl() {
-    compare(&calls(&ModelConfig::sdxl(), 3, &[Stage::Encode, Stage::Denoise]));
+    compare(&calls(KnownShapes::Sdxl, 3, &[Stage::Encode, Stage::Denoise]));
 }
 
 /// 16 rows of the smaller maps, where a batch changes plans most.
 #[test]
 fn company_of_sixteen() {
-    let mut calls = calls(&ModelConfig::sd15(), 8, &[Stage::Denoise]);
+    let mut calls = calls(KnownShapes::Sd15, 8, &[Stage::Denoise]);
     calls.retain(|call| call.out().b() == 16 && call.out().tokens() <= 256);
     compare(&calls);
 }
@@ -86,7 +85,8 @@ fn company_of_odd_shapes() {
         &[[1, 9], [70, 77], [1024, 300], [640, 1100]],
         &[40, 64, 72, 80, 160],
     ));
+    calls.extend(cases::attention_of_ranges(dtype, &[9, 300], &[77, 231], &[40, 64, 80, 160]));
     calls.extend(cases::elementwise(dtype, &[1, 9, 70]));
-    calls.retain(|call| call.out().b() > 1 && !matches!(call, Call::ModelInput(_)));
+    calls.retain(|call| call.out().b() > 1);
     compare(&calls);
 }

@@ -1,16 +1,15 @@
 //! The naive kernels against the fast ones, at every shape of Stable Diffusion 1.5, 2.1 and XL.
 
-use sdrt::model::config::ModelConfig;
 use sdrt::ops::{Call, DType, Ops};
-use sdrt::pipeline::{Shape, count};
+use sdrt::pipeline::KnownShapes;
 
 use super::gpu::{HALVES, against_naive, on_gpu, tolerance};
+use crate::common::counted;
 use crate::common::placed::distinct;
 
 /// The calls of a verb for one picture of the model's own size with guidance.
-fn calls(model: &ModelConfig, verb: &str, dtype: DType) -> Vec<Call> {
-    let side = model.unet.sample_size * model.vae.scale_factor();
-    let counted = count(model, &Shape::new(1, true, side, side, 20), dtype);
+fn calls(model: KnownShapes, verb: &str, dtype: DType) -> Vec<Call> {
+    let counted = counted(model, 1, None, dtype);
     let stages = [counted.encode, counted.denoise, counted.decode];
     let calls = stages.iter().flat_map(|stage| distinct(&stage.calls)).map(|(call, _)| call);
     calls.filter(|call| call.name() == verb).collect()
@@ -27,7 +26,7 @@ fn fewest(verb: &str) -> usize {
     }
 }
 
-fn compare(model: &ModelConfig, verb: &str) {
+fn compare(model: KnownShapes, verb: &str) {
     on_gpu(&HALVES, |cuda| {
         let dtype = cuda.dtype();
         let calls = calls(model, verb, dtype);
@@ -38,60 +37,60 @@ fn compare(model: &ModelConfig, verb: &str) {
 
 #[test]
 fn naive_conv2d() {
-    compare(&ModelConfig::sd15(), "conv2d");
+    compare(KnownShapes::Sd15, "conv2d");
 }
 
 #[test]
 fn naive_linear() {
-    compare(&ModelConfig::sd15(), "linear");
+    compare(KnownShapes::Sd15, "linear");
 }
 
 #[test]
 fn naive_attention() {
-    compare(&ModelConfig::sd15(), "attention");
+    compare(KnownShapes::Sd15, "attention");
 }
 
 #[test]
 fn naive_geglu() {
-    compare(&ModelConfig::sd15(), "geglu");
+    compare(KnownShapes::Sd15, "geglu");
 }
 
 #[test]
 fn naive_conv2d_sd21() {
-    compare(&ModelConfig::sd21(), "conv2d");
+    compare(KnownShapes::Sd21, "conv2d");
 }
 
 #[test]
 fn naive_linear_sd21() {
-    compare(&ModelConfig::sd21(), "linear");
+    compare(KnownShapes::Sd21, "linear");
 }
 
 #[test]
 fn naive_attention_sd21() {
-    compare(&ModelConfig::sd21(), "attention");
+    compare(KnownShapes::Sd21, "attention");
 }
 
 #[test]
 fn naive_geglu_sd21() {
-    compare(&ModelConfig::sd21(), "geglu");
+    compare(KnownShapes::Sd21, "geglu");
 }
 
 #[test]
 fn naive_conv2d_xl() {
-    compare(&ModelConfig::sdxl(), "conv2d");
+    compare(KnownShapes::Sdxl, "conv2d");
 }
 
 #[test]
 fn naive_linear_xl() {
-    compare(&ModelConfig::sdxl(), "linear");
+    compare(KnownShapes::Sdxl, "linear");
 }
 
 #[test]
 fn naive_attention_xl() {
-    compare(&ModelConfig::sdxl(), "attention");
+    compare(KnownShapes::Sdxl, "attention");
 }
 
 #[test]
 fn naive_geglu_xl() {
-    compare(&ModelConfig::sdxl(), "geglu");
+    compare(KnownShapes::Sdxl, "geglu");
 }

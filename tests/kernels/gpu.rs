@@ -149,7 +149,7 @@ pub fn attention_of_rising_scores(cuda: &mut Cuda, heads: usize, [t, s]: [usize;
         let [k, v] = [&k, &v].map(|numbers| upload(backend, numbers, [1, 1, s, c], dtype));
         let out = backend.arena().alloc(q.shape, dtype);
         backend
-            .run(&mut |ops| ops.attention(Attention { out, q, k, v, heads, causal: false }))
+            .run(&mut |ops| ops.attention(Attention { out, q, k, v, heads, causal: false, keys: None }))
             .expect("attention");
         download(backend, out)
     };

@@ -65,6 +65,18 @@ fn attention() {
     on_gpu(&ALL, |cuda| attention_of(cuda, Kind::Fast));
 }
 
+/// Ranges of one table, shorter and longer than what Hopper's kernel for prompts takes.
+#[test]
+fn attention_of_ranges() {
+    on_gpu(&ALL, |cuda| {
+        let calls =
+            cases::attention_of_ranges(cuda.dtype(), &[1, 70], &[1, 77, 80, 81, 154], &[40, 64, 72, 160]);
+        for kind in [Kind::Fast, Kind::Naive] {
+            against_cpu(cuda, kind, &calls, tolerance(cuda.dtype()));
+        }
+    });
+}
+
 #[test]
 fn attention_rising() {
     on_gpu(&HALVES, |cuda| attention_of_rising_scores(cuda, 2, [70, 641], 40));

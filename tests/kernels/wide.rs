@@ -94,6 +94,16 @@ fn attention() {
 
 /// Enough keys for Hopper's kernel: one tile, several, and a last one that is not full.
 #[test]
+fn attention_of_ranges() {
+    on_gpu(&HALVES, |cuda| {
+        let dtype = cuda.dtype();
+        let calls =
+            cases::attention_of_ranges(dtype, &[64, 300, 1024, 4100], &[77, 231, 300], &[40, 64, 80, 160]);
+        against_naive(cuda, &calls, tolerance(dtype));
+    });
+}
+
+#[test]
 fn attention_over_many_keys() {
     on_gpu(&HALVES, |cuda| {
         let dtype = cuda.dtype();

@@ -59,7 +59,7 @@ fn norms_and_attention() {
             let [x, out] = [x, out].map(Tensor::as_tokens);
             ops.layer_norm(LayerNorm { out, x, weight, bias, eps: 1e-5 });
             for causal in [false, true] {
-                ops.attention(Attention { out, q: x, k: x, v: x, heads: 8, causal });
+                ops.attention(Attention { out, q: x, k: x, v: x, heads: 8, causal, keys: None });
             }
         }
     });

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use crate::common::{Case, check, download, fixture, reserve_arena, root, upload};
-use sdrt::model::blocks::{Carried, Resnet, Transformer};
+use crate::common::{Case, check, counted, download, fixture, reserve_arena, root, upload};
+use sdrt::model::blocks::{Carried, Context, Resnet, Transformer};
 use sdrt::model::clip::ClipText;
 use sdrt::model::conditioned::Conditioned;
 use sdrt::model::config::{AutoencoderConfig, ModelConfig};
@@ -12,8 +12,8 @@ use sdrt::model::time::TimeInputs;
 use sdrt::model::unet::UNet;
 use sdrt::model::vae::Vae;
 use sdrt::ops::cpu::Cpu;
-use sdrt::ops::{Backend, Call, DType, Ops, Region, TableRow, Tensor};
-use sdrt::pipeline::{Models, Shape, count};
+use sdrt::ops::{Backend, Call, DType, KeyRows, Ops, Region, TableRow, Tensor};
+use sdrt::pipeline::{KnownShapes, Models};
 use sdrt::weights::{Checkpoint, ModelFolder, Plan, Source};
 
 /// Relative L2 error of f32 sums in another order than torch's, through tens of layers.
@@ -74,6 +74,16 @@ impl Run<'_> {
         self.backend.arena().alloc(shape, dtype)
     }
 
+    /// A table for the keys and values of `b` texts of `s` tokens, [b,1,s,columns], and what reads it.
+    fn context(&mut self, [b, s, columns]: [usize; 3]) -> (Tensor, Context) {
+        let table = self.alloc([1, 1, b * s + KeyRows::PADDING, columns]);
+        let [first, length]: [Vec<f32>; 2] = [(0..b).map(|i| (i * s) as f32).collect(), vec![s as f32; b]];
+        let [first, length] =
+            [first, length].map(|entries| upload(self.backend, &entries, [1, 1, 1, b], DType::I32));
+        let keys = KeyRows { first, length, longest: s };
+        (Tensor { shape: [b, 1, s, columns], ..table }, Context { table, keys })
+    }
+
     /// Computes the result by `body`, which is given the output, and compares.
     fn compare(&mut self, tolerance: f64, body: impl Fn(&mut dyn Ops, Tensor)) {
         let out = self.alloc(self.case.tensor("want").shape4());
@@ -99,10 +109,10 @@ impl Run<'_> {
         let timesteps = self.input_as("timesteps", DType::F32);
         let index = self.input_as("index", DType::I32);
         let table = self.alloc([1, 1, timesteps.len(), unet.time_columns()]);
-        let context = self.alloc([x.b(), 1, states.w(), unet.context_columns()]);
+        let (rows, context) = self.context([x.b(), states.w(), unet.context_columns()]);
         self.compare(MODEL, |ops, out| {
             unet.time_table(ops, table, TimeInputs { timesteps, guidance: None, added: None });
-            unet.context(ops, context, states);
+            unet.context(ops, rows, states);
             unet.forward(ops, out, x, TableRow { table, index }, context, &[]);
         });
     }
@@ -122,12 +132,12 @@ impl Run<'_> {
         let states = upload(self.backend, &states, [2, 1, tokens, width], dtype);
         let index = upload(self.backend, &[1.0; 2], [1, 1, 1, 2], DType::I32);
         let table = self.alloc([1, 1, timesteps.len(), unet.time_columns()]);
-        let context = self.alloc([2, 1, tokens, unet.context_columns()]);
+        let (rows, context) = self.context([2, tokens, unet.context_columns()]);
         let outs = [0; 2].map(|_| self.alloc([2, h, w, config.unet.out_channels]));
         self.backend
             .run(&mut |ops| {
                 unet.time_table(ops, table, TimeInputs { timesteps, guidance: None, added: None });
-                unet.context(ops, context, states);
+                unet.context(ops, rows, states);
                 for (out, x) in outs.into_iter().zip([twice, twice.images(0, 1)]) {
                     unet.forward(ops, out, x, TableRow { table, index }, context, &[]);
                 }
@@ -205,9 +215,9 @@ impl Run<'_> {
             transformer
         });
         let (x, states) = (self.input("x"), self.input("states"));
-        let context = self.alloc([x.b(), 1, states.w(), taken + layers * 2 * c]);
+        let (rows, context) = self.context([x.b(), states.w(), taken + layers * 2 * c]);
         self.compare(BLOCK, |ops, out| {
-            transformer.context(ops, context, states);
+            transformer.context(ops, rows, states);
             transformer.forward(ops, "attentions.0", out, x, context);
         });
     }
@@ -255,8 +265,8 @@ fn what_comes_before_the_context_is_computed_once() {
 /// XL's prompt is in its time embedding too.
 #[test]
 fn rows_of_guidance_share_one_input_where_the_times_know_no_prompt() {
-    for (config, images) in [(ModelConfig::sd15(), 3), (ModelConfig::sd21(), 3), (ModelConfig::sdxl(), 6)] {
-        let counted = count(&config, &Shape::new(3, true, 256, 256, 1), DType::F16);
+    for (shapes, images) in [(KnownShapes::Sd15, 3), (KnownShapes::Sd21, 3), (KnownShapes::Sdxl, 6)] {
+        let counted = counted(shapes, 3, Some(256), DType::F16);
         let input = counted.denoise.calls.iter().find_map(|counted| match counted.call {
             Call::ModelInput(v) => Some(v.out),
             _ => None,

@@ -22,12 +22,19 @@ pub fn attention(memory: &Memory, v: &Attention) {
         let (image, head, tile) = (task / tiles / v.heads, task / tiles % v.heads, task % tiles);
         let first = tile * TILE;
         let queries = TILE.min(t - first);
+        let (begin, s) = match v.keys {
+            Some(keys) => (
+                memory.slice::<i32>(keys.first)[image] as usize,
+                memory.slice::<i32>(keys.length)[image] as usize,
+            ),
+            None => (image * s, s),
+        };
         let keys = if v.causal { first + queries } else { s };
         let pitch = queries.next_multiple_of(LANES);
         let at = head * d;
         let query = q.pointer(image * t + first).wrapping_add(at);
-        let key = k.pointer(image * s).wrapping_add(at);
-        let value = values.pointer(image * s).wrapping_add(at);
+        let key = k.pointer(begin).wrapping_add(at);
+        let value = values.pointer(begin).wrapping_add(at);
         let to = out.pointer(image * t + first).wrapping_add(at);
 
         // Scores are kept key by key, [keys, pitch], so that the softmax runs over queries in vectors.

@@ -256,10 +256,11 @@ mod tests {
         let identity = tensor(&mut cpu, [1, 1, 1, 1], &[1.0]);
         let sum = tensor(&mut cpu, [1, 1, 1, 1], &[0.0]);
         let index = cpu.arena().alloc([1, 1, 1, 2], DType::I32);
+        let slot = cpu.arena().alloc([1, 1, 1, 1], DType::I32);
         let graph = cpu
             .record_steps(index, &mut |ops| {
                 let out = ops.alloc([1, 1, 1, 1]);
-                ops.model_input(ModelInput { out, x, table, index });
+                ops.model_input(ModelInput { out, x, beside: None, table, index, slot });
                 ops.linear(Linear { residual: Some(sum), ..Linear::new(sum, out, identity, None) });
             })
             .unwrap();

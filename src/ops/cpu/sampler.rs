@@ -1,9 +1,13 @@
 //! What the denoising loop does around the model; the layout of a row is `sampler::Row::pack`'s.
 
-use super::memory::Memory;
+use rayon::prelude::*;
+
+use super::memory::{Memory, Rows};
 use crate::ops::{ModelInput, SamplerStep, Tensor};
 use crate::sampler::ROW_WIDTH;
 
+/// Pixels that are worth a task of their own.
+const PIXELS: usize = 1 << 10;
 /// Entries of an image's history.
 const HISTORY: usize = 4;
 
@@ -17,67 +21,111 @@ fn table_row(memory: &Memory, table: Tensor, index: Tensor, image: usize) -> (us
 }
 
 pub fn model_input(memory: &Memory, v: &ModelInput) {
-    let x = memory.rows::<f32>(v.x);
-    let guided = v.out.b() - v.x.b();
-    let scales: Vec<f32> =
-        (0..v.x.b()).map(|image| table_row(memory, v.table, v.index, image).1[0]).collect();
+    let (x, c, pixels) = (memory.rows::<f32>(v.x), v.x.c(), v.x.tokens());
+    let scales: Vec<f32> = (0..v.out.b()).map(|row| table_row(memory, v.table, v.index, row).1[0]).collect();
+    let slots = memory.slice::<i32>(v.slot);
+    let beside = v.beside.map(|beside| (memory.rows::<f32>(beside.x), memory.slice::<i32>(beside.shown)));
     memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
-        let (shown, pixel) = (row / v.x.tokens(), row % v.x.tokens());
-        let image = if shown < guided { shown } else { shown - guided };
-        let x = x.row(image * v.x.tokens() + pixel);
-        out.iter_mut().zip(x).for_each(|(out, x)| *out = x * scales[image]);
+        let (image, pixel) = (row / pixels, row % pixels);
+        let at = slots[image] as usize * pixels + pixel;
+        out.iter_mut().zip(x.row(at)).for_each(|(out, x)| *out = x * scales[image]);
+        let behind = &mut out[c..];
+        behind.fill(0.0);
+        if let Some((x, shown)) = &beside
+            && shown[image] != 0
+        {
+            behind.iter_mut().zip(x.row(at)).for_each(|(out, x)| *out = *x);
+        }
     });
 }
 
+/// What the sampler does for one image, but for its tensors.
+struct Image<'a> {
+    slot: usize,
+    /// Where it is in the table.
+    step: usize,
+    coefficients: &'a [f32; ROW_WIDTH],
+    rows: [i32; 3],
+    /// Guidance scale, guidance rescale, image guidance scale.
+    guidance: [f32; 3],
+    /// What the guided output is multiplied by.
+    factor: f32,
+}
+
+impl Image<'_> {
+    fn is_guided(&self) -> bool {
+        self.rows[1] >= 0
+    }
+
+    /// The guided output of channel `j`, before it is rescaled.
+    fn guided(&self, output: &Rows<f32>, pixels: usize, pixel: usize, j: usize) -> f32 {
+        let at = |row: i32| output.row(row as usize * pixels + pixel)[j];
+        let [scale, _, image_scale] = self.guidance;
+        let [conditional, unconditional, with_image] = self.rows;
+        let (c, u) = (at(conditional), at(unconditional));
+        match with_image {
+            ..0 => u + scale * (c - u),
+            with_image => u + image_scale * (at(with_image) - u) + scale * (c - at(with_image)),
+        }
+    }
+
+    /// The model's output of channel `j`, guided where there is guidance.
+    fn output(&self, output: &Rows<f32>, pixels: usize, pixel: usize, j: usize) -> f32 {
+        match self.is_guided() {
+            true => self.factor * self.guided(output, pixels, pixel, j),
+            false => output.row(self.rows[0] as usize * pixels + pixel)[j],
+        }
+    }
+
+    /// What brings the guided output to the spread of the conditional one, as far as the rescale says.
+    fn rescale_factor(&self, output: &Rows<f32>, pixels: usize) -> f32 {
+        let phi = self.guidance[1];
+        if !self.is_guided() || phi == 0.0 {
+            return 1.0;
+        }
+        let all = || (0..pixels).flat_map(|pixel| (0..output.c).map(move |j| (pixel, j)));
+        let conditional = self.rows[0] as usize * pixels;
+        let spread = deviation(all().map(|(pixel, j)| output.row(conditional + pixel)[j]));
+        let guided = deviation(all().map(|(pixel, j)| self.guided(output, pixels, pixel, j)));
+        phi * (spread / guided) as f32 + (1.0 - phi)
+    }
+}
+
 pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
-    let (images, pixels) = (v.x.b(), v.x.tokens());
-    let guided = v.output.b() - images;
-    let is_guided = |image: usize| image < guided;
+    let pixels = v.x.tokens();
     let (output, noise) = (memory.rows::<f32>(v.output), memory.rows::<f32>(v.noise));
-    let (saved, history) = (memory.rows_mut::<f32>(v.saved), memory.rows_mut::<f32>(v.history));
-    let guidance = memory.slice::<f32>(v.guidance);
-    let guide = |image: usize, (u, c): (f32, f32)| u + guidance[image] * (c - u);
-    let factors: Vec<f32> = (0..images)
-        .map(|image| match memory.slice::<f32>(v.guidance_rescale)[image] {
-            phi if is_guided(image) && phi != 0.0 => {
-                let halves = || {
-                    let rows = image * pixels..(image + 1) * pixels;
-                    rows.flat_map(|row| pairs(output.row(row), output.row(guided * pixels + row)))
-                };
-                let spread = deviation(halves().map(|(_, c)| c));
-                let guided = deviation(halves().map(|pair| guide(image, pair)));
-                phi * (spread / guided) as f32 + (1.0 - phi)
-            }
-            _ => 1.0,
-        })
-        .collect();
+    let [xs, saved, history] = [v.x, v.saved, v.history].map(|t| memory.rows_mut::<f32>(t));
     let known = v.known.map(|known| {
         let [mask, latents, noise] = [known.mask, known.latents, known.noise].map(|t| memory.rows::<f32>(t));
         (mask, latents, noise)
     });
-    let steps: Vec<_> = (0..images).map(|image| table_row(memory, v.table, v.index, image)).collect();
+    let (rows, _) = memory.slice::<i32>(v.rows).as_chunks::<3>();
+    let (guidance, _) = memory.slice::<f32>(v.guidance).as_chunks::<3>();
+    let slots = memory.slice::<i32>(v.slot);
+    let image = |(i, &rows): (usize, &[i32; 3])| {
+        let slot = slots[i] as usize;
+        let (step, coefficients) = table_row(memory, v.table, v.index, i);
+        let image = Image { slot, step, coefficients, rows, guidance: guidance[slot], factor: 1.0 };
+        Image { factor: image.rescale_factor(&output, pixels), ..image }
+    };
+    let images: Vec<Image> = rows.iter().enumerate().map(image).collect();
 
-    memory.rows_mut::<f32>(v.x).par_rows(|row, x| {
-        let (image, pixel) = (row / pixels, row % pixels);
-        let (step, coefficients) = steps[image];
-        let (next, save) = (&coefficients[1..9], &coefficients[9..17]);
-        let [remember, remember_x, remember_e, known_signal, known_noise] = coefficients[17..] else {
+    (0..images.len() * pixels).into_par_iter().with_min_len(PIXELS).for_each(|i| {
+        let (image, pixel) = (&images[i / pixels], i % pixels);
+        let row = image.slot * pixels + pixel;
+        let (next, save) = (&image.coefficients[1..9], &image.coefficients[9..17]);
+        let [remember, remember_x, remember_e, known_signal, known_noise] = image.coefficients[17..] else {
             unreachable!("ROW_WIDTH is 22")
         };
-        // SAFETY: this row of `saved` and of each history belongs to the task that has it of `x`.
-        let saved = unsafe { saved.columns_mut(row, 0..saved.c) };
+        // SAFETY: slots are all different, so this row of `x`, of `saved` and of each history is one task's.
+        let [x, saved] = [xs, saved].map(|rows| unsafe { rows.columns_mut(row, 0..rows.c) });
         let [h0, h1, h2, h3] = [0, 1, 2, 3].map(|age| {
             // SAFETY: as above.
-            unsafe { history.columns_mut((HISTORY * image + age) * pixels + pixel, 0..history.c) }
+            unsafe { history.columns_mut((HISTORY * image.slot + age) * pixels + pixel, 0..history.c) }
         });
-        let noise = noise.row(step * pixels + pixel);
-        let conditional = output.row(guided * pixels + row);
+        let noise = noise.row(image.step * pixels + pixel);
         for j in 0..x.len() {
-            let e = if is_guided(image) {
-                factors[image] * guide(image, (output.row(row)[j], conditional[j]))
-            } else {
-                conditional[j]
-            };
+            let e = image.output(&output, pixels, pixel, j);
             let basis = [x[j], e, saved[j], noise[j], h0[j], h1[j], h2[j], h3[j]];
             x[j] = combine(next, &basis);
             saved[j] = combine(save, &basis);
@@ -93,11 +141,6 @@ pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
             }
         }
     });
-}
-
-/// Numbers of two rows side by side.
-fn pairs<'a>(a: &'a [f32], b: &'a [f32]) -> impl Iterator<Item = (f32, f32)> + Clone + 'a {
-    a.iter().copied().zip(b.iter().copied())
 }
 
 /// The unbiased standard deviation.

@@ -36,10 +36,13 @@ impl Loop {
         let (noise, _) = f32(4, rows * n / b, [rows, h, w, C], 1.0);
         // Small enough that the state does not grow; a row remembers, as any coefficient that is not zero says.
         let (table, _) = f32(5, rows * ROW_WIDTH, [1, 1, rows, ROW_WIDTH], 0.25);
-        let (guidance, _) = f32(6, b, [1, 1, 1, b], 2.0);
-        let (guidance_rescale, _) = f32(8, b, [1, 1, 1, b], 0.5);
+        let (guidance, _) = f32(6, 3 * b, [1, 1, b, 3], 2.0);
         let output = cuda.arena().alloc([2 * b, h, w, C], dtype);
-        let index = upload(cuda, &vec![0.0; b], [1, 1, 1, b], DType::I32);
+        let index = upload(cuda, &vec![0.0; 2 * b], [1, 1, 1, 2 * b], DType::I32);
+        let slots: Vec<f32> = (0..b).rev().chain((0..b).rev()).map(|slot| slot as f32).collect();
+        let slot = upload(cuda, &slots, [1, 1, 1, 2 * b], DType::I32);
+        let rows_of: Vec<f32> = (0..b).flat_map(|i| [(b + i) as f32, i as f32, -1.0]).collect();
+        let rows_of = upload(cuda, &rows_of, [1, 1, b, 3], DType::I32);
         let known = Some(Known {
             mask: upload(cuda, &random(9, b * h * w), [b, h, w, 1], DType::F32),
             latents: upload(cuda, &random(10, n), shape, DType::F32),
@@ -51,11 +54,12 @@ impl Loop {
                 saved,
                 history,
                 output,
+                rows: rows_of,
                 noise,
                 table,
                 index,
+                slot,
                 guidance,
-                guidance_rescale,
                 known,
             },
             input: cuda.arena().alloc(output.shape, dtype),
@@ -69,8 +73,8 @@ impl Loop {
     }
 
     fn body(&self, ops: &mut dyn Ops) {
-        let SamplerStep { x, table, index, output, .. } = self.step;
-        ops.model_input(ModelInput { out: self.input, x, table, index });
+        let SamplerStep { x, table, index, slot, output, .. } = self.step;
+        ops.model_input(ModelInput { out: self.input, x, beside: None, table, index, slot });
         ops.linear(Linear::new(output.as_tokens(), self.input.as_tokens(), self.weight, None));
         ops.sampler_step(self.step);
     }

@@ -8,7 +8,7 @@ use sdrt::error::Error;
 use sdrt::location::Location;
 use sdrt::ops::DType;
 use sdrt::ops::cpu::Cpu;
-use sdrt::pipeline::{Init, KnownShapes, Picture, Pipeline, Request, Tiled, Tiling, count};
+use sdrt::pipeline::{Counted, Init, KnownShapes, Picture, Pipeline, Request, Tiled, Tiling};
 use sdrt::raster::Raster;
 use sdrt::sampler::Sampler;
 
@@ -107,9 +107,8 @@ fn tiles_bound_the_memory() {
     };
     let bytes = |side: usize, when: Tiled| {
         let request = request(side, when);
-        let pass = &request.check(&description).expect("fits")[0];
-        let counted = count(&description.config, &request.shape(&description.config, pass), DType::F16);
-        [counted.encode_picture.expect("a picture"), counted.decode].map(|stage| stage.peak_bytes())
+        let counted = Counted::new(&description, &request, DType::F16).expect("fits");
+        [counted.encode_image.expect("an image"), counted.decode].map(|stage| stage.peak_bytes())
     };
     assert_eq!(bytes(512, Tiled::On), bytes(512, Tiled::Off));
     let [whole_encoded, whole_decoded] = bytes(2048, Tiled::Off);
@@ -134,11 +133,8 @@ fn a_picture_that_does_not_fit_is_made_in_tiles() {
             tiling: Tiling { when, tile_size: Some(8) },
             ..request()
         };
-        let bytes = |when| {
-            let pass = &with(when).check(&description).expect("fits")[0];
-            count(&description.config, &with(when).shape(&description.config, pass), DType::F32)
-        };
-        let [tiled, whole] = [Tiled::On, Tiled::Off].map(|when| bytes(when).arena_bytes());
+        let counted = |when| Counted::new(&description, &with(when), DType::F32).expect("fits");
+        let [tiled, whole] = [Tiled::On, Tiled::Off].map(|when| counted(when).footprint.workspace);
         assert!(tiled < whole / 2, "{tiled} and {whole} bytes");
         let small = Arc::new(Faults { most_bytes: AtomicUsize::new(whole - 1), ..Faults::default() });
         let (small, _) = small.open().unwrap();

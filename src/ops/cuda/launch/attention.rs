@@ -25,12 +25,16 @@ struct Sm90<'a> {
 impl Cuda {
     pub(super) fn attention(&self, v: &Attention) -> Result<()> {
         let [b, _, _, c] = v.q.shape;
-        let (t, s, d) = (v.q.tokens(), v.k.tokens(), c / v.heads);
-        let args = AttentionArgs {
+        let (t, s, d) = (v.q.tokens(), v.longest(), c / v.heads);
+        let (first_key, key_count) =
+            v.keys.map(|keys| (keys.first.address, keys.length.address)).unwrap_or_default();
+        let mut args = AttentionArgs {
             out: v.out.address,
             q: v.q.address,
             k: v.k.address,
             v: v.v.address,
+            first_key,
+            key_count,
             b: int(b),
             heads: int(v.heads),
             t: int(t),
@@ -42,7 +46,7 @@ impl Cuda {
             v_pitch: int(v.v.pitch),
             causal: i32::from(v.causal),
             scale: 1.0 / (d as f32).sqrt(),
-            unused: 0,
+            fewest_keys: 0,
         };
         if self.is_naive() {
             let grid = (t.div_ceil(NAIVE_QUERIES) as u32, v.heads as u32, b as u32);
@@ -51,7 +55,16 @@ impl Cuda {
             return self.start(&self.kernels.attention_naive, launch, &args);
         }
         assert_vectors(&[v.out, v.q, v.k, v.v]);
-        if let Some(sm90) = self.attention_sm90(v) {
+        // An image's kernel depends on its own keys, never on how many others have.
+        if let Some(keys) = v.keys {
+            if let Some(short) = self.attention_short_sm90(v, keys.longest.min(attention_short_sm90::KEYS)) {
+                self.start_sm90(v, args, short)?;
+                if keys.longest <= attention_short_sm90::KEYS {
+                    return Ok(());
+                }
+                args.fewest_keys = int(attention_short_sm90::KEYS + 1);
+            }
+        } else if let Some(sm90) = self.attention_short_sm90(v, s).or_else(|| self.attention_sm90(v)) {
             return self.start_sm90(v, args, sm90);
         }
         let plan =
@@ -65,25 +78,36 @@ impl Cuda {
         self.start(&self.kernels.attention[plan.tile], launch, &args)
     }
 
-    /// A launch of one of Hopper's kernels; `None` where none can run or pays.
+    /// Whether Hopper's kernels are there and can read the operands.
+    fn has_sm90(&self, v: &Attention) -> bool {
+        let d = v.q.c() / v.heads;
+        let readable = |x: Tensor| TensorMap::can_read(x.address, &[d, x.pitch], self.dtype);
+        !self.kernels.attention_sm90.is_empty() && [v.q, v.k, v.v].into_iter().all(readable)
+    }
+
+    /// A launch of Hopper's kernel over `s` keys that are one tile; `None` where it cannot run.
+    fn attention_short_sm90(&self, v: &Attention, s: usize) -> Option<Sm90<'_>> {
+        use attention_short_sm90::{KEYS, QUERIES, TILES, WARPGROUP};
+        let heads = v.q.b() * v.heads;
+        let choose = || attention_short_sm90::choose(v.q.c() / v.heads, s, v.causal);
+        let index = self.has_sm90(v).then(choose)??;
+        let plan = TILES[index].plan(v.q.tokens(), heads, self.gpu.multiprocessors);
+        let launch = Launch {
+            grid: (plan.blocks as u32, heads as u32, 1),
+            block: ((plan.warpgroups * WARPGROUP) as u32, 1, 1),
+            shared_bytes: TILES[index].shared_bytes(plan.warpgroups),
+            cluster: 1,
+        };
+        Some(Sm90 { kernel: &self.kernels.attention_short_sm90[index], launch, queries: QUERIES, keys: KEYS })
+    }
+
+    /// A launch of Hopper's kernel over many keys; `None` where it cannot run or does not pay.
     fn attention_sm90(&self, v: &Attention) -> Option<Sm90<'_>> {
+        use attention_sm90::{QUERIES, THREADS, TILES};
         let (t, s, d) = (v.q.tokens(), v.k.tokens(), v.q.c() / v.heads);
         let heads = v.q.b() * v.heads;
-        let readable = |x: Tensor| TensorMap::can_read(x.address, &[d, x.pitch], self.dtype);
-        if self.kernels.attention_sm90.is_empty() || ![v.q, v.k, v.v].into_iter().all(readable) {
+        if !self.has_sm90(v) {
             return None;
-        }
-        if let Some(index) = attention_short_sm90::choose(d, s, v.causal) {
-            use attention_short_sm90::{KEYS, QUERIES, TILES, WARPGROUP};
-            let plan = TILES[index].plan(t, heads, self.gpu.multiprocessors);
-            let launch = Launch {
-                grid: (plan.blocks as u32, heads as u32, 1),
-                block: ((plan.warpgroups * WARPGROUP) as u32, 1, 1),
-                shared_bytes: TILES[index].shared_bytes(plan.warpgroups),
-                cluster: 1,
-            };
-            let kernel = &self.kernels.attention_short_sm90[index];
-            return Some(Sm90 { kernel, launch, queries: QUERIES, keys: KEYS });
         }
         let index = attention_sm90::choose(
             d,
@@ -93,7 +117,6 @@ impl Cuda {
             v.causal,
             self.gpu.multiprocessors,
         )?;
-        use attention_sm90::{QUERIES, THREADS, TILES};
         let tile = &TILES[index];
         let grid = (tile.blocks(t) as u32, heads as u32, 1);
         let launch = Launch { grid, block: (THREADS, 1, 1), shared_bytes: tile.shared_bytes(), cluster: 1 };
@@ -116,7 +139,7 @@ impl Cuda {
             k: map(v.k, sm90.keys)?,
             v: map(v.v, sm90.keys)?,
             attention,
-            unused: [0; 12],
+            unused: [0; 8],
         };
         self.start(sm90.kernel, sm90.launch, &args)
     }

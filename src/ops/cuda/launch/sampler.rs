@@ -4,52 +4,56 @@ use super::int;
 use crate::error::Result;
 use crate::gpu::kernels::{Launch, ModelInputArgs, SamplerStepArgs};
 use crate::ops::cuda::Cuda;
-use crate::ops::{ModelInput, SamplerStep, Tensor};
+use crate::ops::{ModelInput, SamplerStep};
 
 impl Cuda {
     pub(super) fn model_input(&self, v: &ModelInput) -> Result<()> {
-        assert!(v.x.is_dense());
+        let beside = v.beside.map(|beside| (beside.x.address, beside.x.c(), beside.shown.address));
+        let (beside, e, shown) = beside.unwrap_or_default();
         let args = ModelInputArgs {
             out: v.out.address,
             x: v.x.address,
+            beside,
             table: v.table.address,
             index: v.index.address,
+            slot: v.slot.address,
+            shown,
             rows: int(v.out.b()),
-            b: int(v.x.b()),
-            n: int(v.x.len() / v.x.b()),
+            pixels: int(v.out.tokens()),
             c: int(v.x.c()),
+            e: int(e),
+            out_c: int(v.out.c()),
             out_pitch: int(v.out.pitch),
-            unused: 0,
         };
         self.start(&self.kernels.model_input, Launch::each(v.out.len()), &args)
     }
 
     pub(super) fn sampler_step(&self, v: &SamplerStep) -> Result<()> {
-        let dense = [v.x, v.saved, v.history, v.output, v.noise, v.table];
-        let known = v.known.map(|known| [known.mask, known.latents, known.noise]);
-        assert!(dense.iter().chain(known.iter().flatten()).all(Tensor::is_dense), "{v:?}");
-        let [mask, known, known_noise] = known.map_or([0; 3], |known| known.map(|t| t.address));
+        let [mask, known, known_noise] =
+            v.known.map_or([0; 3], |known| [known.mask, known.latents, known.noise].map(|t| t.address));
+        let (images, n) = (v.rows.tokens(), v.x.tokens() * v.x.c());
         let args = SamplerStepArgs {
             x: v.x.address,
             saved: v.saved.address,
             history: v.history.address,
             output: v.output.address,
+            rows: v.rows.address,
             noise: v.noise.address,
             table: v.table.address,
             index: v.index.address,
+            slot: v.slot.address,
             guidance: v.guidance.address,
-            guidance_rescale: v.guidance_rescale.address,
-            b: int(v.x.b()),
             mask,
             known,
             known_noise,
-            n: int(v.x.len() / v.x.b()),
+            b: int(images),
+            n: int(n),
             c: int(v.x.c()),
-            guided: int(v.output.b() - v.x.b()),
+            unused: 0,
         };
         // A block belongs to one image.
-        let mut launch = Launch::each(v.x.len() / v.x.b());
-        launch.grid.1 = v.x.b() as u32;
+        let mut launch = Launch::each(n);
+        launch.grid.1 = images as u32;
         self.start(&self.kernels.sampler_step, launch, &args)
     }
 }

@@ -1,0 +1,336 @@
+//! What comes before the denoising loop: prompts, images to start from, schedules, noise.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Pipeline;
+use super::batch::workspace_bytes;
+use super::encoded::Encoded;
+use super::latents::{Start, write_latents};
+use super::models::Models;
+use super::programs::{
+    ContextProgram, ControlProgram, DecodeProgram, EncodeProgram, Needs, TextProgram, TileDecodeProgram,
+    TileEncodeProgram, TimesInputs, TimesProgram,
+};
+use super::prompts::{Prompts, Text};
+use super::request::{Pass, Request, Times};
+use super::slots::{Contexts, Range, Room, Slots, padded_tokens};
+use super::state::{BatchKey, Canvas, Conditioning, State};
+use crate::error::{Error, Result};
+
+/// Texts of one chunk that there is room for beside those of [`Pipeline::expect_images`], so that longer prompts need
+/// no other memory.
+const SPARE_TEXTS: usize = 4;
+/// Room for this many model evaluations of an image at least, so that few requests need other memory.
+const EVALUATIONS: usize = 128;
+
+/// Images that can be denoised.
+pub struct Prepared {
+    pub states: Vec<State>,
+    pub times: Times,
+    /// What the user should know, such as words that did not fit the text encoder.
+    pub warnings: Vec<String>,
+}
+
+/// What a pass of a request takes of the pipeline's memory.
+pub(super) struct Layout {
+    pub room: Room,
+    /// Tokens of a text.
+    pub tokens: usize,
+    pub needs: Needs,
+    pub canvas: Canvas,
+}
+
+impl Layout {
+    /// Of a pass with prompts of so many chunks: tiled where the request wants it from the outset or `tiled` says so.
+    pub fn new(
+        request: &Request,
+        models: &Models,
+        pass: &Pass,
+        texts: Vec<TextProgram>,
+        tiled: bool,
+        is_last: bool,
+    ) -> Self {
+        let config = &models.config;
+        let size = [pass.height, pass.width];
+        let possible = request.possible_tile(config, pass.width, pass.height).filter(|_| tiled);
+        let tile = request.tile(config, pass.width, pass.height).or(possible);
+        let controls = request.controls.len();
+        let evaluations = pass.table.evaluations();
+        let tokens = texts[0].chunks * models.tokens;
+        let is_init = request.init.is_some();
+        let whole = tile.is_none();
+        let decode = DecodeProgram { images: request.images, size, preview: false };
+        Layout {
+            room: Room { size: models.latent_size(size), images: request.images, evaluations, controls },
+            tokens,
+            needs: Needs {
+                texts,
+                context: Some(ContextProgram { tokens: padded_tokens(tokens), controls }),
+                times: Some(TimesProgram::new(evaluations, controls)),
+                controls: (0..controls).map(|net| ControlProgram { net, size }).collect(),
+                encode: (is_init && whole).then_some(EncodeProgram { size }),
+                tile_encode: tile.filter(|_| is_init).map(|tile| TileEncodeProgram { tile }),
+                decode: (is_last && whole).then_some(decode),
+                tile_decode: tile.filter(|_| is_last).map(|tile| TileDecodeProgram { tile, preview: false }),
+            },
+            canvas: Canvas { height: pass.height, width: pass.width, tile },
+        }
+    }
+}
+
+impl Pipeline {
+    /// Does all that comes before the steps of a pass of a request: the first, or one that begins with the latents of
+    /// the one before, [h,w,c] of each image.
+    ///
+    /// # Errors
+    /// A value that cannot be used, or memory that is not there.
+    pub fn prepare(
+        &mut self,
+        request: &Request,
+        pass: usize,
+        before: Option<&[Vec<f32>]>,
+    ) -> Result<Prepared> {
+        let passes = request.check(&self.description)?;
+        let prompts = Prompts::new(request, &self.description, &self.tokenizers, &self.inversions)?;
+        let mut times = Times::default();
+        let states = self.prepare_pass(request, &prompts, &passes, pass, before, &mut times, false)?;
+        Ok(Prepared { states, times, warnings: prompts.warnings })
+    }
+
+    /// `here`: whether the loop runs on this backend too, in the same workspace.
+    #[expect(clippy::too_many_arguments, reason = "what `prepare` and `paint` have worked out already")]
+    pub(super) fn prepare_pass(
+        &mut self,
+        request: &Request,
+        prompts: &Prompts,
+        passes: &[Pass],
+        number: usize,
+        before: Option<&[Vec<f32>]>,
+        times: &mut Times,
+        here: bool,
+    ) -> Result<Vec<State>> {
+        let pass = &passes[number];
+        let start = Instant::now();
+        let is_last = number + 1 == passes.len();
+        let (layout, key) = self.reserve(request, prompts, pass, is_last, here)?;
+        times.record += start.elapsed();
+
+        let Pipeline { backend, models, programs, .. } = self;
+        let backend = &mut **backend;
+        let tensors = &key.slots.tensors;
+        let controls = layout.room.controls;
+        let evaluations = pass.table.evaluations();
+        let slots = (0..request.images).map(|_| key.slots.take().expect("reserved"));
+        let slots: Vec<Range> = slots.collect();
+        let rows: Vec<usize> = slots.iter().map(|slot| key.slots.first_row(slot)).collect();
+
+        let start = Instant::now();
+        let timesteps = pass.table.timesteps();
+        let time_ids = request.size.time_ids(pass.width, pass.height);
+        let tables = models.time_tables();
+        let mut conditionings = Vec::new();
+        for (i, text) in prompts.texts().enumerate() {
+            let program = TextProgram { chunks: prompts.chunks(), skip: text.skip };
+            let encoded = programs.encode_text(backend, models, &mut self.texts, program, text)?;
+            let context = match key.contexts.find(&context_key(text, controls)) {
+                Some(context) => context,
+                None => {
+                    let range = key.contexts.take(layout.tokens).expect("reserved");
+                    let program = ContextProgram { tokens: range.padded(), controls };
+                    programs.write_context(backend, models, program, encoded.states, &range)?;
+                    let range = Arc::new(range);
+                    key.contexts.share(context_key(text, controls), &range);
+                    range
+                }
+            };
+            let time_table = i.min(tables - 1);
+            if i == time_table {
+                let inputs = TimesInputs {
+                    timesteps: &timesteps,
+                    guidance_scale: request.guidance_scale,
+                    added: encoded.pooled.map(|pooled| (pooled, &time_ids[..])),
+                };
+                let firsts = slots.iter().map(|slot| key.slots.first_time(slot, time_table, tables));
+                let to = firsts
+                    .map(|first| tensors.times.iter().map(move |table| table.table_rows(first, evaluations)));
+                let program = TimesProgram::new(evaluations, controls);
+                programs.write_times(backend, models, program, &inputs, to)?;
+            }
+            conditionings.push(Conditioning { context, time_table });
+            self.texts.keep(encoded);
+        }
+        for (net, (control, net_slots)) in request.controls.iter().zip(&tensors.controls).enumerate() {
+            let program = ControlProgram { net, size: [pass.height, pass.width] };
+            let to = slots.iter().map(|slot| net_slots.embedding.images(slot.first, 1));
+            programs.embed_control(backend, models, program, &control.image, to)?;
+            let gains: Vec<f32> = (0..evaluations).map(|i| control.gain(i, evaluations)).collect();
+            for &row in &rows {
+                let to = net_slots.gains.table_rows(row, evaluations);
+                backend.write(to, bytemuck::cast_slice(&gains))?;
+            }
+        }
+        times.text += start.elapsed();
+
+        let start = Instant::now();
+        let encoded = match (&request.init, before) {
+            (Some(init), None) => {
+                Some(Encoded::new(backend, models, programs, layout.canvas.tile, init, pass)?)
+            }
+            _ => None,
+        };
+        if encoded.is_some() {
+            times.picture = start.elapsed();
+        }
+        let start = Instant::now();
+        let mut from = encoded.map_or(Start::Noise, Start::Picture);
+        let mut conditionings = conditionings.into_iter();
+        let prompt = conditionings.next().expect("every request has a prompt");
+        let negative = conditionings.next();
+        let guided = vec![negative.is_some(); evaluations];
+        let mut states = Vec::new();
+        for (i, (slot, row)) in slots.into_iter().zip(rows).enumerate() {
+            if let Some(before) = before {
+                from = Start::Latents(enlarged(models, &passes[0], pass, &before[i]));
+            }
+            let mut generator = request.rng.source(request.seed.wrapping_add(i as u64));
+            let place = [slot.first, row];
+            write_latents(backend, tensors, place, &mut *generator, &pass.table, &from)?;
+            let guidance = [request.guidance_scale, request.guidance_rescale, 1.0];
+            backend.write(tensors.guidance.row(slot.first), bytemuck::cast_slice(&guidance))?;
+            states.push(State {
+                key: key.clone(),
+                slot,
+                prompt: prompt.clone(),
+                negative: negative.clone(),
+                table: pass.table.clone(),
+                guided: guided.clone(),
+                done: 0,
+                canvas: layout.canvas,
+            });
+        }
+        // Others read them without waiting for this backend's work.
+        backend.wait()?;
+        times.denoise += start.elapsed();
+        Ok(states)
+    }
+
+    /// Takes memory for a pass and records its programs; what earlier requests left goes where memory does not
+    /// suffice, then the image is encoded and decoded in tiles where that is allowed.
+    fn reserve(
+        &mut self,
+        request: &Request,
+        prompts: &Prompts,
+        pass: &Pass,
+        is_last: bool,
+        here: bool,
+    ) -> Result<(Layout, BatchKey)> {
+        let chunks = prompts.chunks();
+        let texts: Vec<TextProgram> =
+            prompts.texts().map(|text| TextProgram { chunks, skip: text.skip }).collect();
+        let whole = (request.images, [pass.height, pass.width]);
+        let mut tiled = self.too_large.contains(&whole);
+        let mut dropped = false;
+        loop {
+            let layout = Layout::new(request, &self.models, pass, texts.clone(), tiled, is_last);
+            let possible = Layout::new(request, &self.models, pass, texts.clone(), true, is_last);
+            match self.reserve_layout(&layout, prompts, here) {
+                Err(Error::OutOfMemory { .. }) if !dropped => {
+                    self.drop_unused();
+                    dropped = true;
+                }
+                Err(Error::OutOfMemory { needed, .. }) if layout.canvas != possible.canvas => {
+                    tracing::debug!(canvas = ?layout.canvas, needed, "tiles: the whole does not fit");
+                    self.too_large.insert(whole);
+                    tiled = true;
+                }
+                key => return Ok((layout, key?)),
+            }
+        }
+    }
+
+    fn reserve_layout(&mut self, layout: &Layout, prompts: &Prompts, here: bool) -> Result<BatchKey> {
+        let slots = self.slots_for(layout.room)?;
+        let key = BatchKey { slots, contexts: self.contexts_for(prompts, layout)? };
+        let Pipeline { backend, models, programs, batches, .. } = self;
+        let backend = &mut **backend;
+        let images = layout.room.images;
+        let has_batch = batches.iter().any(|batch| *batch.key() == key && batch.capacity() >= images);
+        let batch = match here && !has_batch {
+            true => workspace_bytes(models, backend.dtype(), &layout.room, key.contexts.tokens(), images),
+            false => 0,
+        };
+        programs.prepare(backend, models, &layout.needs, batch)?;
+        Ok(key)
+    }
+
+    /// Slots that have room for a pass: those that are there, or larger ones.
+    fn slots_for(&mut self, wanted: Room) -> Result<Arc<Slots>> {
+        let of_kind =
+            |slots: &Slots| (slots.room.size, slots.room.controls) == (wanted.size, wanted.controls);
+        let fits =
+            |slots: &Slots| slots.free() >= wanted.images && slots.room.evaluations >= wanted.evaluations;
+        if let Some(slots) = self.slots.iter().find(|slots| of_kind(slots) && fits(slots)) {
+            return Ok(slots.clone());
+        }
+        let [images, evaluations] = self.room;
+        let evaluations = wanted.evaluations.max(evaluations).next_power_of_two().max(EVALUATIONS);
+        let room = Room { images: wanted.images.max(images), evaluations, ..wanted };
+        // The smaller ones go when the last image has left them.
+        self.slots.retain(|slots| !of_kind(slots));
+        self.batches.retain(|batch| !of_kind(&batch.key().slots));
+        let slots = Slots::new(&mut *self.backend, &self.models, room)?;
+        self.slots.push(slots.clone());
+        Ok(slots)
+    }
+
+    /// Contexts that have room for the texts of a request: those that are there, or larger ones.
+    fn contexts_for(&mut self, prompts: &Prompts, layout: &Layout) -> Result<Arc<Contexts>> {
+        let mut before = 0;
+        if let Some(contexts) = &self.contexts {
+            let is_new = |text: &&Text| contexts.find(&context_key(text, layout.room.controls)).is_none();
+            if contexts.has_room(prompts.texts().filter(is_new).count(), layout.tokens) {
+                return Ok(contexts.clone());
+            }
+            before = contexts.tokens();
+        }
+        let expected = 2 * self.room[0] + SPARE_TEXTS;
+        let needed = prompts.texts().count() * padded_tokens(layout.tokens);
+        let tokens = Contexts::tokens_of(&self.models, expected).max(2 * before).max(needed);
+        self.contexts = None;
+        self.batches.clear();
+        let contexts = Contexts::new(&mut *self.backend, &self.models, tokens)?;
+        Ok(self.contexts.insert(contexts).clone())
+    }
+
+    /// What images of a request's first pass have in common with others that can be denoised together.
+    pub fn batch_key(&mut self, request: &Request) -> Result<BatchKey> {
+        let passes = request.check(&self.description)?;
+        let prompts = Prompts::new(request, &self.description, &self.tokenizers, &self.inversions)?;
+        Ok(self.reserve(request, &prompts, &passes[0], passes.len() == 1, false)?.1)
+    }
+
+    /// Gives back all memory that no image uses: recordings, slots, prompts.
+    pub fn drop_unused(&mut self) {
+        self.too_large.clear();
+        self.batches.clear();
+        self.programs.clear();
+        self.texts.clear();
+        self.slots.retain(|slots| Arc::strong_count(slots) > 1);
+        self.contexts = self.contexts.take().filter(|contexts| Arc::strong_count(contexts) > 1);
+    }
+}
+
+/// Equal for texts whose keys and values are the same for so many ControlNets.
+fn context_key(text: &Text, controls: usize) -> Vec<u8> {
+    let mut key = text.key(text.skip);
+    key.extend(controls.to_le_bytes());
+    key
+}
+
+/// The latents of the first pass at the size of another.
+fn enlarged(models: &Models, from: &Pass, to: &Pass, latents: &[f32]) -> Vec<f32> {
+    let [h, w] = models.latent_size([from.height, from.width]);
+    let to = models.latent_size([to.height, to.width]);
+    super::enlarge(latents, [1, h, w, models.config.vae.latent_channels()], to)
+}

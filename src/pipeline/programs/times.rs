@@ -1,0 +1,106 @@
+//! From the timesteps of a schedule to what every resnet adds at each of them.
+
+use super::Programs;
+use crate::error::Result;
+use crate::model::conditioned::Conditioned;
+use crate::model::config::TextTimeConfig;
+use crate::model::time::{AddedInputs, TimeInputs};
+use crate::ops::*;
+use crate::pipeline::models::Models;
+use crate::pipeline::numbers::padded;
+use crate::pipeline::program::Program;
+
+/// Time tables of the U-Net and of the first ControlNets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::pipeline) struct TimesProgram {
+    /// Model evaluations, rounded up so that similar schedules share a recording.
+    evaluations: usize,
+    pub controls: usize,
+}
+
+/// Model evaluations that a recording has room for at least, so that few requests need a second one.
+const EVALUATIONS: usize = 128;
+
+impl TimesProgram {
+    pub fn new(evaluations: usize, controls: usize) -> Self {
+        TimesProgram { evaluations: evaluations.next_power_of_two().max(EVALUATIONS), controls }
+    }
+}
+
+pub(in crate::pipeline) struct TimesTensors {
+    inputs: TimeInputs,
+    /// Of the U-Net, then of each ControlNet.
+    tables: Vec<Tensor>, // [1,1,evaluations,time columns]
+}
+
+/// What the tables are made of.
+pub(in crate::pipeline) struct TimesInputs<'a> {
+    pub timesteps: &'a [f32],
+    /// For models with guidance distilled into them.
+    pub guidance_scale: f32,
+    /// Of XL: the pooled prompt and the numbers about size.
+    pub added: Option<(Tensor, &'a [f32])>,
+}
+
+impl Program for TimesProgram {
+    type Tensors = TimesTensors;
+
+    fn tensors(&self, models: &Models, ops: &mut dyn Ops) -> TimesTensors {
+        let (unet, n) = (&models.config.unet, self.evaluations);
+        let columns = std::iter::once(models.unet.time_columns());
+        let columns =
+            columns.chain(models.controlnets[..self.controls].iter().map(Conditioned::time_columns));
+        let tables = columns.map(|c| ops.alloc([1, 1, n, c])).collect();
+        let embeds = unet.text_time.map(|text_time| ops.alloc([1, 1, 1, text_time.width()]));
+        let mut floats = |c| ops.arena().alloc([1, 1, 1, c], DType::F32);
+        TimesTensors {
+            inputs: TimeInputs {
+                timesteps: floats(n),
+                guidance: unet.time_cond_proj_dim.map(|_| floats(n)),
+                added: embeds.map(|embeds| AddedInputs { embeds, time_ids: floats(TextTimeConfig::NUMBERS) }),
+            },
+            tables,
+        }
+    }
+
+    fn run(&self, models: &Models, ops: &mut dyn Ops, t: &TimesTensors) {
+        ops.scope("encode", |ops| {
+            models.unet.time_table(ops, t.tables[0], t.inputs);
+            for (net, &table) in models.controlnets.iter().zip(&t.tables[1..]) {
+                ops.scope("controlnet", |ops| net.time_table(ops, table, t.inputs));
+            }
+        });
+    }
+}
+
+impl Programs {
+    /// Writes the time tables of a schedule to tensors of as many rows as it has timesteps: for each image those of the
+    /// U-Net and of the ControlNets.
+    pub fn write_times<T: Iterator<Item = Tensor>>(
+        &mut self,
+        backend: &mut dyn Backend,
+        models: &Models,
+        program: TimesProgram,
+        inputs: &TimesInputs,
+        to: impl Iterator<Item = T>,
+    ) -> Result<()> {
+        let recorded = self.times.get(backend, models, &mut self.workspace, program)?;
+        let TimesTensors { inputs: t, tables } = &recorded.tensors;
+        backend.write(t.timesteps, &padded(inputs.timesteps, t.timesteps.len()))?;
+        if let Some(guidance) = t.guidance {
+            let thousandths = 1000.0 * (inputs.guidance_scale - 1.0);
+            backend.write(guidance, bytemuck::cast_slice(&vec![thousandths; guidance.len()]))?;
+        }
+        if let (Some(added), Some((pooled, numbers))) = (t.added, inputs.added) {
+            backend.copy(added.embeds.columns(0, pooled.c()), pooled)?;
+            backend.write(added.time_ids, bytemuck::cast_slice(numbers))?;
+        }
+        recorded.replay(backend)?;
+        for to in to {
+            for (to, table) in to.zip(tables) {
+                backend.copy(to, table.table_rows(0, to.tokens()))?;
+            }
+        }
+        Ok(())
+    }
+}
