@@ -7,7 +7,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute, CUlimit};
 use cudarc::driver::{CudaContext, CudaStream};
 
 use super::During;
-use super::kernels::have_hopper;
+use super::images::have_hopper;
 use crate::error::{Error, Result};
 
 /// A GPU that has been opened.

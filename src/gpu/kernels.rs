@@ -2,7 +2,6 @@
 //!
 //! The `*Args` structs mirror cuda/args.cuh field by field; sizes are asserted on both sides.
 
-use std::ffi::c_void;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -13,17 +12,12 @@ use cudarc::nvrtc::Ptx;
 use super::During;
 use super::clusters::Clusters;
 use super::device::Gpu;
+use super::images::{IMAGES, TARGETS};
+use super::launch::KernelArgs;
 use super::tensor_map::TensorMap;
 use super::{attention, attention_short_sm90, attention_sm90, conv, conv_sm90, linear_sm90};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-
-/// `IMAGES`: name, machine code and portable PTX of each file in cuda/, empty where the build left it out.
-/// `TARGETS`: what the build was for.
-mod images {
-    include!(concat!(env!("OUT_DIR"), "/kernel_images.rs"));
-}
-use images::{IMAGES, TARGETS};
 
 macro_rules! args {
     ($(#[$doc:meta])* $name:ident, $size:literal { $($field:ident: $type:ty),* $(,)? }) => {
@@ -35,9 +29,6 @@ macro_rules! args {
         impl KernelArgs for $name {}
     };
 }
-
-/// A struct that a kernel takes by value as its only argument.
-pub trait KernelArgs: Copy {}
 
 args!(Conv2dArgs, 136 {
     out: u64, x: u64, weight: u64, bias: u64, table: u64, index: u64, residual: u64, partial: u64,
@@ -108,23 +99,6 @@ args!(ToRgb8Args, 24 { out: u64, x: u64, m: i32, x_pitch: i32 });
 args!(StepArgs, 48 {
     index: u64, counters: u64, done: u64, cancel: u64, condition: u64, rows: i32, unused: i32,
 });
-
-/// Blocks, threads of a block and dynamic shared memory of a launch.
-#[derive(Clone, Copy, Debug)]
-pub struct Launch {
-    pub grid: (u32, u32, u32),
-    pub block: (u32, u32, u32),
-    pub shared_bytes: usize,
-    /// Blocks along z that run at the same time and reach one another's shared memory; 1: none do.
-    pub cluster: u32,
-}
-
-impl Launch {
-    /// One thread for each of `n` items, in blocks of 256.
-    pub fn each(n: usize) -> Self {
-        Launch { grid: (n.div_ceil(256) as u32, 1, 1), block: (256, 1, 1), shared_bytes: 0, cluster: 1 }
-    }
-}
 
 macro_rules! kernels {
     ($($file:ident: [$($kernel:ident),*]),* $(,)?) => {
@@ -238,12 +212,6 @@ kernels! {
 /// Dynamic shared memory that a kernel gets without asking.
 const DEFAULT_SHARED_BYTES: usize = 48 << 10;
 
-/// Whether this build has machine code for Hopper: the files that nothing else runs, and the others for
-/// sm_90a.
-pub fn have_hopper() -> bool {
-    IMAGES.iter().any(|(name, ..)| name.ends_with("_sm90"))
-}
-
 struct Module(Arc<CudaModule>);
 
 impl Module {
@@ -293,60 +261,5 @@ impl Module {
                 .during(&format!("asking for {shared_bytes} bytes of shared memory for {symbol}"))?;
         }
         Ok(function)
-    }
-}
-
-impl Gpu {
-    /// Launches a kernel on the stream.
-    ///
-    /// # Safety
-    /// `A` is the struct that the kernel takes, and its addresses are valid for the sizes it gives.
-    pub unsafe fn launch<A: KernelArgs>(
-        &self,
-        kernel: &CudaFunction,
-        launch: Launch,
-        args: &A,
-    ) -> Result<()> {
-        let mut params = [(&raw const *args).cast_mut().cast::<c_void>()];
-        let mut attributes = Vec::new();
-        if launch.cluster > 1 {
-            let cluster = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: 1, y: 1, z: launch.cluster };
-            attributes.push(sys::CUlaunchAttribute {
-                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-                pad: [0; 4],
-                value: sys::CUlaunchAttributeValue { clusterDim: cluster },
-            });
-        }
-        // Every kernel calls after_previous_kernel (cuda/launch.cuh).
-        if self.is_hopper() {
-            attributes.push(sys::CUlaunchAttribute {
-                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-                pad: [0; 4],
-                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-            });
-        }
-        let config = sys::CUlaunchConfig {
-            gridDimX: launch.grid.0,
-            gridDimY: launch.grid.1,
-            gridDimZ: launch.grid.2,
-            blockDimX: launch.block.0,
-            blockDimY: launch.block.1,
-            blockDimZ: launch.block.2,
-            sharedMemBytes: launch.shared_bytes as u32,
-            hStream: self.stream.cu_stream(),
-            attrs: attributes.as_mut_ptr(),
-            numAttrs: attributes.len() as u32,
-        };
-        // SAFETY: one argument, as the caller vouches; the driver copies it before returning.
-        unsafe {
-            sys::cuLaunchKernelEx(
-                &raw const config,
-                kernel.cu_function(),
-                params.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
-        }
-        .result()
-        .during("launching a kernel")
     }
 }

@@ -1,4 +1,7 @@
-//! The CUDA driver, kernels and cuBLASLt behind safe types. Knows nothing of models, tensors or verbs.
+//! The CUDA driver, cuBLASLt and the kernels of cuda/ behind safe types.
+//!
+//! Kernels take the addresses, sizes and pitches of their arguments; plans choose tiles and grids from sizes and the
+//! chip. Nothing here names a tensor, a verb or a model: [`ops::cuda`](crate::ops::cuda) turns verbs into launches.
 
 pub mod attention;
 pub mod attention_short_sm90;
@@ -10,7 +13,9 @@ pub mod cublaslt;
 pub mod device;
 pub mod graph;
 pub mod group_norm;
+mod images;
 pub mod kernels;
+pub mod launch;
 pub mod linear_sm90;
 pub mod memory;
 pub mod nvml;

@@ -1,5 +1,7 @@
 //! Weights to the device: filled into page-locked buffers by all cores, copied while the next is filled.
 
+use std::ops::Range;
+
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, result};
 use rayon::prelude::*;
@@ -8,7 +10,6 @@ use super::During;
 use super::device::Gpu;
 use super::memory::HostMemory;
 use crate::error::Result;
-use crate::ops::FillRows;
 
 /// Large enough that a copy hides its launch and all cores have pieces to fill, small enough that locking the
 /// pages takes no time.
@@ -26,7 +27,7 @@ pub struct Upload<'a> {
     pub rows: usize,
     pub row_bytes: usize,
     pub unit: usize,
-    pub fill: FillRows<'a>,
+    pub fill: &'a (dyn Fn(Range<usize>, &mut [u8]) + Sync),
 }
 
 /// Rows of an upload that have a place in a buffer.

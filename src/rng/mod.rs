@@ -4,9 +4,11 @@
 //! of the steps from the same stream. So a picture does not depend on its neighbours in a batch.
 
 mod philox;
+mod source;
 mod torch_cpu;
 
 pub use philox::Philox;
+pub use source::NoiseSource;
 pub use torch_cpu::TorchCpu;
 
 use std::fmt;
@@ -21,13 +23,6 @@ const SEED_BITS: u32 = 32;
 /// A seed where nobody asks for one.
 pub fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id()) >> (u64::BITS - SEED_BITS)
-}
-
-/// A stream of standard normal numbers.
-pub trait NoiseSource {
-    /// Draws one tensor, in f32, elements in memory order (channels first, as torch lays it out).
-    /// How many are drawn at once matters: two calls do not equal one call of the whole length.
-    fn fill_normal(&mut self, out: &mut [f32]);
 }
 
 /// Which generator makes the noise.

@@ -1,6 +1,6 @@
 //! cuRAND's Philox 4x32-10 (Salmon et al. 2011), as `torch.randn` on a CUDA device uses it.
 
-use super::NoiseSource;
+use super::source::NoiseSource;
 
 const ROUNDS: usize = 10;
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -5,7 +5,7 @@
 
 use std::f32::consts::TAU;
 
-use super::NoiseSource;
+use super::source::NoiseSource;
 
 /// `torch.Generator("cpu")`; draws `torch.randn` of dtype float32, bit for bit as on a CPU with AVX2.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use cudarc::driver::result;
 
+pub use self::steps::LoopKind;
 use self::steps::StepControl;
 use super::{Arena, Backend, Call, DType, FillRows, Graph, Opener, Ops, Region, Tensor};
 use crate::ceiling::Ceiling;
@@ -31,15 +32,6 @@ pub enum Kind {
     Fast,
     /// One thread per output: what the fast ones are tested against at full size.
     Naive,
-}
-
-/// How a loop of steps is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoopKind {
-    /// One graph with a conditional WHILE node: the device decides whether another step follows.
-    While,
-    /// One graph of one step, launched by the host: for drivers before CUDA 12.4.
-    Stepwise,
 }
 
 /// Scratch that split convolutions and norm statistics share; nothing in it outlives a verb.

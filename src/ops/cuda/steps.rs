@@ -11,17 +11,27 @@ use std::time::Duration;
 use cudarc::driver::result;
 use cudarc::driver::sys::CUevent_flags;
 
-use super::{Cuda, LoopKind};
+use super::Cuda;
 use crate::error::Result;
 use crate::gpu::During;
 use crate::gpu::device::Gpu;
 use crate::gpu::graph::CapturedGraph;
-use crate::gpu::kernels::{Launch, StepArgs};
+use crate::gpu::kernels::StepArgs;
+use crate::gpu::launch::Launch;
 use crate::gpu::memory::{DeviceMemory, HostMemory};
 use crate::ops::{DType, Ops, Tensor};
 
 /// How often the host looks at the count of steps.
 const POLL: Duration = Duration::from_micros(100);
+
+/// How a loop of steps is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoopKind {
+    /// One graph with a conditional WHILE node: the device decides whether another step follows.
+    While,
+    /// One graph of one step, launched by the host: for drivers before CUDA 12.4.
+    Stepwise,
+}
 
 /// Counters of a running loop.
 pub struct StepControl {

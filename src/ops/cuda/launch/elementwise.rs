@@ -3,9 +3,9 @@
 use super::{VECTOR_BYTES, address, assert_vectors, int, vector};
 use crate::error::Result;
 use crate::gpu::kernels::{
-    AccumulateArgs, ActivateArgs, EmbedArgs, EmphasizeArgs, Launch, ScaleArgs, TimestepEmbeddingArgs,
-    ToRgb8Args,
+    AccumulateArgs, ActivateArgs, EmbedArgs, EmphasizeArgs, ScaleArgs, TimestepEmbeddingArgs, ToRgb8Args,
 };
+use crate::gpu::launch::Launch;
 use crate::ops::cuda::Cuda;
 use crate::ops::{Accumulate, Activate, Activation, Embed, Emphasize, Scale, TimestepEmbedding, ToRgb8};
 

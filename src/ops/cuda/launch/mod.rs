@@ -12,6 +12,7 @@ use cudarc::driver::CudaFunction;
 use super::{Cuda, Kind};
 use crate::error::Result;
 use crate::gpu::kernels::*;
+use crate::gpu::launch::{KernelArgs, Launch};
 use crate::ops::*;
 
 /// Bytes of the widest access of the elementwise and norm kernels.

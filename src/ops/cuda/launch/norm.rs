@@ -3,7 +3,8 @@
 use super::{assert_vectors, int, vector};
 use crate::error::Result;
 use crate::gpu::group_norm::{self, Parts, Plan};
-use crate::gpu::kernels::{GroupNormArgs, Launch, LayerNormArgs};
+use crate::gpu::kernels::{GroupNormArgs, LayerNormArgs};
+use crate::gpu::launch::Launch;
 use crate::ops::cuda::{Cuda, SCRATCH_BYTES};
 use crate::ops::{GroupNorm, LayerNorm};
 

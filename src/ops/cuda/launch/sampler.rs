@@ -2,7 +2,8 @@
 
 use super::int;
 use crate::error::Result;
-use crate::gpu::kernels::{Launch, ModelInputArgs, SamplerStepArgs};
+use crate::gpu::kernels::{ModelInputArgs, SamplerStepArgs};
+use crate::gpu::launch::Launch;
 use crate::ops::cuda::Cuda;
 use crate::ops::{ModelInput, SamplerStep};
 
