@@ -97,6 +97,16 @@ pub struct Pipeline {
     backend: Box<dyn Backend>,
 }
 
+impl Model {
+    /// A pipeline of this model, with all weights on the backend.
+    pub fn load(&self, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Pipeline> {
+        match self {
+            Model::Files(files) => Pipeline::load(files, backend, on_load),
+            Model::Random { .. } => Pipeline::random(self.describe()?, backend, on_load),
+        }
+    }
+}
+
 impl Pipeline {
     /// Loads a model folder in the layout of diffusers, or a single file.
     pub fn load(files: &ModelFiles, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {

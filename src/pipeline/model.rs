@@ -3,13 +3,12 @@
 use std::fmt;
 
 use super::family::{Distillation, Family};
-use super::{OnLoad, Pipeline};
 use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::model::config::{AutoencoderConfig, ControlNetConfig, ModelConfig};
-use crate::ops::Backend;
 use crate::sampler::SchedulerConfig;
 use crate::text::Embedding;
+use crate::weights::names::PREVIEW_VAE;
 use crate::weights::{Checkpoint, Component, Defaults, ModelFolder, SingleFile, controlnet, single_file};
 
 /// What a ControlNet is.
@@ -77,13 +76,6 @@ impl Model {
             }
         }
     }
-
-    pub fn load(&self, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Pipeline> {
-        match self {
-            Model::Files(files) => Pipeline::load(files, backend, on_load),
-            Model::Random { .. } => Pipeline::random(self.describe()?, backend, on_load),
-        }
-    }
 }
 
 impl fmt::Display for Model {
@@ -126,15 +118,14 @@ impl ModelFiles {
             let file = SingleFile::open(&self.location)?;
             (self.describe_file(&file)?, file.checkpoint)
         };
-        let checkpoint = match &self.vae {
-            None => checkpoint,
-            Some(vae) => checkpoint.with_vae(vae)?,
-        };
-        let checkpoint = match &self.preview_vae {
-            None => checkpoint,
-            Some(vae) => checkpoint.with_preview_vae(vae)?,
-        };
-        Ok((description, checkpoint.with_controlnets(&self.controlnets)?))
+        let vae = self.vae.iter().map(|vae| single_file::open_vae(vae, "vae"));
+        let preview_vae = self.preview_vae.iter().map(|vae| single_file::open_vae(vae, PREVIEW_VAE));
+        let controlnets = self.controlnets.iter().zip(controlnet::NAMES);
+        let controlnets = controlnets.map(|(file, name)| controlnet::open(file, name));
+        let mut components = vae.chain(preview_vae).chain(controlnets);
+        let checkpoint = components
+            .try_fold(checkpoint, |checkpoint, component| Ok::<_, Error>(checkpoint.with(component?)))?;
+        Ok((description, checkpoint))
     }
 
     fn describe_folder(&self, folder: &ModelFolder) -> Result<Description> {

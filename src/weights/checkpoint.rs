@@ -3,23 +3,12 @@
 use std::ops::Range;
 
 use super::Source;
-use super::component::{Component, Stored};
-use super::controlnet;
+use super::component::{COMPONENTS, Component, Stored};
 use super::folder::ModelFolder;
-use super::names::PREVIEW_VAE;
 use super::pack;
 use super::plan::Request;
-use super::single_file;
 use crate::error::Result;
 use crate::location::Location;
-
-/// Components, and what their weight files are called.
-pub const COMPONENTS: [(&str, &str); 4] = [
-    ("text_encoder", "model"),
-    ("text_encoder_2", "model"),
-    ("unet", "diffusion_pytorch_model"),
-    ("vae", "diffusion_pytorch_model"),
-];
 
 /// The weights of a model.
 ///
@@ -41,25 +30,11 @@ impl Checkpoint {
         Checkpoint { components }
     }
 
-    /// The same with another VAE.
-    pub fn with_vae(mut self, vae: &Location) -> Result<Self> {
-        self.components.retain(|component| component.name != "vae");
-        self.components.push(single_file::open_vae(vae, "vae")?);
-        Ok(self)
-    }
-
-    /// The same with a tiny VAE for previews.
-    pub fn with_preview_vae(mut self, vae: &Location) -> Result<Self> {
-        self.components.push(single_file::open_vae(vae, PREVIEW_VAE)?);
-        Ok(self)
-    }
-
-    /// The same with ControlNets, in this order.
-    pub fn with_controlnets(mut self, controlnets: &[Location]) -> Result<Self> {
-        for (file, name) in controlnets.iter().zip(controlnet::NAMES) {
-            self.components.push(controlnet::open(file, name)?);
-        }
-        Ok(self)
+    /// The checkpoint with another component, which replaces one of its name.
+    pub fn with(mut self, component: Component) -> Self {
+        self.components.retain(|other| other.name != component.name);
+        self.components.push(component);
+        self
     }
 
     /// Every tensor with its component, in the order of components and keys.

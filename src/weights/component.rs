@@ -13,11 +13,18 @@ use super::header::read_header;
 use super::names;
 use super::pack;
 use super::plan::Request;
-use super::single_file::names::Part;
 use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::location::{Bytes, Location};
 use crate::ops::DType;
+
+/// Components, and what their weight files are called.
+pub const COMPONENTS: [(&str, &str); 4] = [
+    ("text_encoder", "model"),
+    ("text_encoder_2", "model"),
+    ("unet", "diffusion_pytorch_model"),
+    ("vae", "diffusion_pytorch_model"),
+];
 
 pub struct Component {
     pub name: &'static str,
@@ -53,6 +60,16 @@ pub struct Stored {
     /// Of the part, or of the whole matrix that is read transposed.
     bytes: Range<usize>,
     transposed: bool,
+}
+
+/// What of the stored tensor is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    /// The rows of a third, counted from 0: OpenCLIP keeps q, k and v in one.
+    Third(usize),
+    /// The matrix with rows and columns exchanged.
+    Transposed,
 }
 
 impl Stored {

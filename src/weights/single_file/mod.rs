@@ -5,8 +5,8 @@ mod tiny_vae;
 
 use self::names::{Place, Unknown};
 use self::tiny_vae::TinyKeys;
-use super::checkpoint::{COMPONENTS, Checkpoint};
-use super::component::{Component, Shard, Stored};
+use super::checkpoint::Checkpoint;
+use super::component::{COMPONENTS, Component, Shard, Stored};
 use super::folder::LAYOUT;
 use super::pickle;
 use crate::error::{Error, Result};

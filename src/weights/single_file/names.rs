@@ -1,6 +1,8 @@
 //! From the keys of the original code bases (CompVis, Stability AI, OpenCLIP) to those of diffusers and
 //! transformers, one tensor at a time.
 
+use crate::weights::component::Part;
+
 /// Where a tensor of a single file belongs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Place {
@@ -8,16 +10,6 @@ pub struct Place {
     /// In the layout of diffusers or transformers.
     pub key: String,
     pub part: Part,
-}
-
-/// What of the stored tensor is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    Whole,
-    /// The rows of a third, counted from 0: OpenCLIP keeps q, k and v in one.
-    Third(usize),
-    /// The matrix with rows and columns exchanged.
-    Transposed,
 }
 
 /// Resnets of a level in the U-Nets of all families; one more in the way up.

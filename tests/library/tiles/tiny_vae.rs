@@ -8,6 +8,7 @@ use sdrt::model::tiny_vae::TinyVae;
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::{Backend, DType, Ops};
 use sdrt::pipeline::Request;
+use sdrt::weights::single_file::open_vae;
 use sdrt::weights::{Checkpoint, ModelFolder};
 
 use super::{files, from_picture_equals_diffusers, init, pipeline, request, tiny_vae};
@@ -20,7 +21,8 @@ const MODEL: f64 = 3e-6;
 /// Cases of the fixture's tiny VAE, and the VAE itself.
 fn coder_cases(kind: &str, run: impl Fn(&mut Cpu, &TinyVae, &Case)) {
     let folder = ModelFolder::open(&root().join("models/tiny").into()).expect("models/tiny");
-    let checkpoint = Checkpoint::open(&folder).unwrap().with_vae(&tiny_vae()).expect("a tiny VAE");
+    let checkpoint =
+        Checkpoint::open(&folder).unwrap().with(open_vae(&tiny_vae(), "vae").expect("a tiny VAE"));
     let config = TinyVaeConfig::read(&tiny_vae().join("config.json")).expect("a configuration");
     for case in fixture("tiles", "tiny_vae").iter().filter(|case| case.scalars["model"] == kind) {
         let mut cpu = Cpu::new();
