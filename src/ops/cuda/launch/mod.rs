@@ -11,7 +11,6 @@ use cudarc::driver::CudaFunction;
 
 use super::{Cuda, Kind};
 use crate::error::Result;
-use crate::gpu::kernels::*;
 use crate::gpu::launch::{KernelArgs, Launch};
 use crate::ops::*;
 
