@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::desk::Task;
 use super::job::{Event, Failure, Painting};
-use super::{Arrival, Batching, Shared};
+use super::settings::Batching;
+use super::shared::{Arrival, Shared, Task};
 use crate::error::{Error, Result};
 use crate::pipeline::{Batch, BatchKey, DenoiseContext, Member, State};
 

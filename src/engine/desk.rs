@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::job::{Event, Failure, Finished, Painting};
-use super::{Arrival, Batching, Shared};
+use super::settings::Batching;
+use super::shared::{Arrival, Shared, Task};
 use crate::pipeline::{Canvas, Picture, Prepared, SharedPipeline};
 
 /// Pictures of a size that are begun beyond those that fit a batch, so that a place never waits for a prompt.
@@ -17,23 +18,6 @@ const NAP: Duration = Duration::from_millis(250);
 pub(super) struct Desk<'a> {
     pub pipeline: SharedPipeline,
     pub shared: &'a Arc<Shared>,
-}
-
-/// What the denoiser leaves to the desk.
-pub(super) enum Task {
-    /// A pass is done.
-    Denoised {
-        painting: Arc<Painting>,
-        pass: usize,
-        canvas: Canvas,
-        latents: Vec<f32>,
-    },
-    Preview {
-        painting: Arc<Painting>,
-        canvas: Canvas,
-        done: usize,
-        sample: Vec<f32>,
-    },
 }
 
 enum Next {

@@ -1,10 +1,9 @@
 //! What is asked of an engine, and what it tells of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use crate::error::Error;
 use crate::pipeline::{Picture, PreviewMethod, Request};
 
@@ -90,20 +89,6 @@ pub enum Refusal {
 /// Whole seconds, rounded up.
 fn seconds(time: Duration) -> u64 {
     time.as_secs_f64().ceil() as u64
-}
-
-/// Cancels its job when dropped, within one step.
-pub struct Ticket {
-    pub(super) painting: Arc<Painting>,
-    pub(super) shared: Weak<Shared>,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.cancel(&self.painting);
-        }
-    }
 }
 
 /// A job that was taken.
