@@ -1,7 +1,8 @@
 //! Which kind of VAE there is between latents and pictures.
 
-use super::inferred::Shapes;
-use super::{TinyVaeConfig, VaeConfig};
+use super::shapes::Shapes;
+use super::tiny_vae::TinyVaeConfig;
+use super::vae::VaeConfig;
 use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::location::Location;
@@ -100,6 +101,27 @@ impl AutoencoderConfig {
             AutoencoderConfig::Kl(vae) => (vae.sample_size / vae.scale_factor()).max(MIN_TILE),
             AutoencoderConfig::Tiny(_) => TILE,
         }
+    }
+}
+
+impl TinyVaeConfig {
+    /// The decoder of previews for the latents of `vae`, as `file` describes this.
+    ///
+    /// # Errors
+    /// Latents of another shape.
+    pub fn for_previews(self, file: &Location, vae: &AutoencoderConfig) -> Result<Self> {
+        for (what, ours, theirs) in [
+            ("latent_channels", self.latent_channels, vae.latent_channels()),
+            ("picture pixels along one latent pixel", self.scale_factor(), vae.scale_factor()),
+        ] {
+            if ours != theirs {
+                let message = format!(
+                    "{what}: {ours}, and {theirs} in the model's VAE; give a tiny VAE that was made for this model"
+                );
+                return Err(Error::file(file, message));
+            }
+        }
+        Ok(TinyVaeConfig { encoder: None, ..self })
     }
 }
 

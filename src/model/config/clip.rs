@@ -1,6 +1,6 @@
 //! CLIP's text encoders.
 
-use super::{MAX_CHANNELS, MAX_WIDTH, channels, check_heads, only};
+use super::fields::{MAX_CHANNELS, MAX_WIDTH, channels, check_heads, only};
 use crate::error::Result;
 use crate::json::Object;
 use crate::location::Location;

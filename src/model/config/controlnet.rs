@@ -1,7 +1,9 @@
 //! ControlNets.
 
-use super::inferred::{Shapes, conv, count};
-use super::{MAX_WIDTH, ModelConfig, UNetConfig, only};
+use super::ModelConfig;
+use super::fields::{MAX_WIDTH, only};
+use super::shapes::{Shapes, conv, count};
+use super::unet::UNetConfig;
 use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::location::Location;

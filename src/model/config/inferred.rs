@@ -3,21 +3,13 @@
 //! What no shape says is what all models of the family share: norms, activations, and heads of 64 columns
 //! except for the U-Net of Stable Diffusion 1.x, which has eight heads.
 
-use std::collections::BTreeMap;
-
-use super::{
-    AutoencoderConfig, BlockKind, ClipConfig, MAX_VAE_HEAD_DIM, ModelConfig, TextTimeConfig, UNetConfig,
-};
-use super::{MAX_CHANNELS, MAX_HEAD_DIM, MAX_WIDTH, VaeConfig};
+use super::fields::{MAX_CHANNELS, MAX_HEAD_DIM, MAX_VAE_HEAD_DIM, MAX_WIDTH};
+use super::shapes::{Shapes, conv, count, matrix};
+use super::{AutoencoderConfig, BlockKind, ClipConfig, ModelConfig, TextTimeConfig, UNetConfig, VaeConfig};
 use crate::error::{Error, Result};
 use crate::location::Location;
 
-/// Shapes by canonical key.
-pub type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
-
 const HEAD_DIM: usize = 64;
-/// Most modules in a row; OpenCLIP's bigG has 32.
-const MAX_MODULES: usize = 64;
 /// Width of the context of Stable Diffusion 1.x.
 const SD1_CONTEXT: usize = 768;
 
@@ -214,20 +206,4 @@ impl VaeConfig {
 fn block_kind(shapes: &Shapes, name: &str) -> BlockKind {
     let has_attention = count(shapes, &format!("{name}.attentions.")) > 0;
     if has_attention { BlockKind::CrossAttention } else { BlockKind::Resnets }
-}
-
-pub(super) fn conv<'a>(shapes: &Shapes<'a>, key: &str) -> Option<&'a [usize; 4]> {
-    (*shapes.get(key)?).try_into().ok()
-}
-
-fn matrix<'a>(shapes: &Shapes<'a>, key: &str) -> Option<&'a [usize; 2]> {
-    (*shapes.get(key)?).try_into().ok()
-}
-
-/// How many modules there are whose keys are `prefix` and a number, by the largest number. Numbers that no
-/// model has count for nothing, and their tensors will be found to be left over.
-pub(super) fn count(shapes: &Shapes, prefix: &str) -> usize {
-    let keys = shapes.range(prefix..).map(|(key, _)| *key).take_while(|key| key.starts_with(prefix));
-    let numbers = keys.filter_map(|key| key[prefix.len()..].split('.').next()?.parse::<usize>().ok());
-    numbers.filter(|&number| number < MAX_MODULES).max().map_or(0, |largest| largest + 1)
 }

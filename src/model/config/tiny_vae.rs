@@ -1,8 +1,8 @@
 //! The tiny VAE.
 
-use super::inferred::Shapes;
-use super::{AutoencoderConfig, MAX_CHANNELS, channels, only};
-use crate::error::{Error, Result};
+use super::fields::{MAX_CHANNELS, channels, only};
+use super::shapes::Shapes;
+use crate::error::Result;
 use crate::json::Object;
 use crate::location::Location;
 
@@ -91,25 +91,6 @@ impl TinyVaeConfig {
             decoder,
             encoder,
         })
-    }
-
-    /// The decoder of previews for the latents of `vae`, as `file` describes this.
-    ///
-    /// # Errors
-    /// Latents of another shape.
-    pub fn for_previews(self, file: &Location, vae: &AutoencoderConfig) -> Result<Self> {
-        for (what, ours, theirs) in [
-            ("latent_channels", self.latent_channels, vae.latent_channels()),
-            ("picture pixels along one latent pixel", self.scale_factor(), vae.scale_factor()),
-        ] {
-            if ours != theirs {
-                let message = format!(
-                    "{what}: {ours}, and {theirs} in the model's VAE; give a tiny VAE that was made for this model"
-                );
-                return Err(Error::file(file, message));
-            }
-        }
-        Ok(TinyVaeConfig { encoder: None, ..self })
     }
 
     /// Picture pixels along one latent pixel.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{MAX_CHANNELS, block_kinds, channels, check_groups, check_heads, levels, only};
+use super::fields::{MAX_CHANNELS, channels, check_groups, check_heads, levels, only};
 use crate::error::Result;
 use crate::json::Object;
 use crate::location::Location;
@@ -279,4 +279,28 @@ impl UNetConfig {
 /// Older configurations, and diffusers to this day, give the number of heads under the name of their width.
 fn heads_key(json: &Object) -> &'static str {
     if json.get("num_attention_heads").is_some() { "num_attention_heads" } else { "attention_head_dim" }
+}
+
+/// `plain` is the block without attention: `DownBlock2D` or `UpBlock2D`.
+fn block_kinds(
+    json: &Object,
+    key: &str,
+    plain: &str,
+    levels: usize,
+    default: Vec<BlockKind>,
+) -> Result<Vec<BlockKind>> {
+    let kinds = match json.texts(key)? {
+        None => Some(default),
+        Some(names) => names
+            .into_iter()
+            .map(|name| match name.strip_prefix("CrossAttn") {
+                None if name == plain => Some(BlockKind::Resnets),
+                Some(rest) if rest == plain => Some(BlockKind::CrossAttention),
+                _ => None,
+            })
+            .collect(),
+    };
+    kinds.filter(|kinds| kinds.len() == levels).ok_or_else(|| {
+        json.refuse(key, format!("expected {levels} blocks, each \"{plain}\" or \"CrossAttn{plain}\""))
+    })
 }

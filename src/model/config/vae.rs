@@ -1,6 +1,6 @@
 //! The VAE.
 
-use super::{MAX_CHANNELS, MAX_VAE_HEAD_DIM, channels, check_groups, levels, only};
+use super::fields::{MAX_CHANNELS, MAX_VAE_HEAD_DIM, channels, check_groups, levels, only};
 use crate::error::Result;
 use crate::json::Object;
 use crate::location::Location;
