@@ -133,7 +133,7 @@ impl<P> Batch<P> {
         backend: &mut dyn Backend,
         images: impl IntoIterator<Item = usize>,
     ) -> Result<()> {
-        images.into_iter().try_for_each(|images| self.record(backend, self.models.guided_form(images)))
+        images.into_iter().try_for_each(|images| self.record(backend, Form::guided(&self.models, images)))
     }
 
     /// Runs the next step verb by verb, without recording or counting it, and returns its verbs.
@@ -318,7 +318,7 @@ pub(super) fn workspace_bytes(
     tokens: usize,
     capacity: usize,
 ) -> usize {
-    let whole = models.guided_form(capacity);
+    let whole = Form::guided(models, capacity);
     // One without guidance among them has all rows begin for themselves.
     let guided = capacity - 1;
     let mixed = Form { guided, image_guided: whole.image_guided.min(guided), ..whole };

@@ -1,6 +1,5 @@
 //! The networks of a model on a backend.
 
-use super::step::Form;
 use crate::model::autoencoder::Autoencoder;
 use crate::model::blocks::Carried;
 use crate::model::clip::ClipText;
@@ -74,12 +73,6 @@ impl Models {
     /// The most rows of an image in the U-Net's batch.
     pub(super) fn most_rows(&self) -> usize {
         if self.has_image_guidance() { 3 } else { 2 }
-    }
-
-    /// The step of so many images that all have guidance and prompts of one chunk.
-    pub(super) fn guided_form(&self, images: usize) -> Form {
-        let image_guided = if self.has_image_guidance() { images } else { 0 };
-        Form { images, guided: images, image_guided, long: false }
     }
 
     /// Height and width of the latents of an image of this height and width.

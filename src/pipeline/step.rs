@@ -23,6 +23,12 @@ pub(super) struct Form {
 }
 
 impl Form {
+    /// The step of so many images that all have guidance and prompts of one chunk.
+    pub fn guided(models: &Models, images: usize) -> Self {
+        let image_guided = if models.has_image_guidance() { images } else { 0 };
+        Form { images, guided: images, image_guided, long: false }
+    }
+
     pub fn rows(&self) -> usize {
         self.image_guided + self.guided + self.images
     }
