@@ -10,6 +10,7 @@ pub mod count;
 pub mod cpu;
 #[cfg(sdrt_cuda)]
 pub mod cuda;
+pub mod row;
 pub mod tensor;
 pub mod verbs;
 
@@ -151,6 +152,10 @@ pub trait Backend: Ops {
 
     /// How to open another backend on the same machine, for another thread: its work is in no order with this one's,
     /// and either sees the tensors of both.
+    ///
+    /// What one of them writes, the other neither reads nor writes at that time. The caller divides the memory between
+    /// them (tensors, or ranges of images or rows of one), and hands a part over after the work on it has been waited
+    /// for, through a lock or a channel. Both may read at once.
     fn beside(&self) -> Opener;
 
     /// From now on, an image's bytes do not depend on how many others are in a call, which then takes longer where

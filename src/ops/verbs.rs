@@ -229,7 +229,7 @@ pub struct ModelInput {
     pub out: Tensor, // [r,h,w,at least c + e]
     pub x: Tensor,   // f32 [slots,h,w,c]
     pub beside: Option<Beside>,
-    pub table: Tensor, // f32 [1,1,n,sampler::ROW_WIDTH]
+    pub table: Tensor, // f32 [1,1,n,row::ROW_WIDTH]
     pub index: Tensor, // i32 [1,1,1,at least r]
     pub slot: Tensor,  // i32 [1,1,1,at least r]
 }
@@ -254,8 +254,7 @@ pub struct Beside {
 /// with the standard deviations over the whole image, divided by n - 1 (`rescale_noise_cfg` of diffusers; Lin et
 /// al. 2023, section 3.4). They are not computed where `phi` is 0. Without `u`, `e` is `c`.
 ///
-/// With `row = table[index[b]]` (layout:
-/// [`crate::sampler::Row::pack`]), and on the right hand side the values of its slot before the step:
+/// With `row = table[index[b]]` (layout: [`super::row`]), and on the right hand side the values of its slot before the step:
 /// ```text
 /// basis = [x, e, saved, noise[index[b]], h0, h1, h2, h3]
 /// x     = row.next · basis
@@ -278,7 +277,7 @@ pub struct SamplerStep {
     pub output: Tensor,   // [rows,h,w,c]
     pub rows: Tensor,     // i32 [1,1,b,3]
     pub noise: Tensor,    // f32 [n,h,w,c]
-    pub table: Tensor,    // f32 [1,1,n,sampler::ROW_WIDTH]
+    pub table: Tensor,    // f32 [1,1,n,row::ROW_WIDTH]
     pub index: Tensor,    // i32 [1,1,1,at least b]
     pub slot: Tensor,     // i32 [1,1,1,at least b], all different
     pub guidance: Tensor, // f32 [1,1,slots,3]

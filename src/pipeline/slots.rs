@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::models::Models;
 use crate::error::Result;
 use crate::model::conditioned::Conditioned;
+use crate::ops::row::ROW_WIDTH;
 use crate::ops::*;
-use crate::sampler::ROW_WIDTH;
 
 /// Numbers 0..n, of which ranges are taken and given back.
 struct Ranges {

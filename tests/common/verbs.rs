@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use sdrt::ops::row::ROW_WIDTH;
 use sdrt::ops::*;
-use sdrt::sampler::ROW_WIDTH;
 use sdrt::weights::Plan;
 use sdrt::weights::pack::pack;
 

@@ -221,7 +221,7 @@ pub fn elementwise(dtype: DType, tokens: &[usize]) -> Vec<Call> {
                 let x = ops.arena().alloc([b, t, 5, 4], DType::F32);
                 let out = ops.alloc([rows, t, 5, width]);
                 let beside = (e > 0).then(|| ops.alloc([b, t, 5, e]));
-                let table = ops.arena().alloc([1, 1, 20, sdrt::sampler::ROW_WIDTH], DType::F32);
+                let table = ops.arena().alloc([1, 1, 20, sdrt::ops::row::ROW_WIDTH], DType::F32);
                 let [index, slot, shown] = [0; 3].map(|_| ops.arena().alloc([1, 1, 1, rows], DType::I32));
                 let beside = beside.map(|x| Beside { x, shown });
                 ops.model_input(ModelInput { out, x, beside, table, index, slot });

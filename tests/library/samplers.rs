@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;
-use sdrt::sampler::{NoiseLevels, ROW_WIDTH, Sampler, Sampling, Schedule, SchedulerConfig, Table};
+use sdrt::ops::row::{NEXT, REMEMBER, REMEMBERED, ROW_WIDTH, SAVE};
+use sdrt::sampler::{NoiseLevels, Sampler, Sampling, Schedule, SchedulerConfig, Table};
 use serde_json::{Value, json};
 
 const CHANNELS: usize = 2;
@@ -69,10 +70,10 @@ impl State {
             let terms = || coefficients.iter().zip(&basis).filter(|(c, _)| **c != 0.0);
             std::array::from_fn(|i| terms().map(|(c, tensor)| c * tensor[i]).sum())
         };
-        if row[17] == 1.0 {
-            self.history = [combine(&row[18..20]), h0, h1, h2];
+        if row[REMEMBER] == 1.0 {
+            self.history = [combine(&row[REMEMBERED]), h0, h1, h2];
         }
-        (self.x, self.saved) = (combine(&row[1..9]), combine(&row[9..17]));
+        (self.x, self.saved) = (combine(&row[NEXT]), combine(&row[SAVE]));
     }
 }
 

@@ -17,6 +17,11 @@ type Live = Arc<Mutex<Vec<Range<u64>>>>;
 ///
 /// A verb finds its tensors in live memory before it starts, and whoever issues verbs keeps the
 /// regions until they are done.
+///
+/// Clones share the memory, one for each thread with a backend of its own
+/// ([`Backend::beside`](crate::ops::Backend::beside)). A borrow of one clone says nothing of the others, so no borrow
+/// of the compiler's rules out that two threads use the same bytes: callers keep to the protocol of `beside`. Here
+/// references reach no further than what a call reads or writes, so that rows of one tensor can have several users.
 #[derive(Clone, Default)]
 pub struct Memory {
     live: Live,
@@ -65,7 +70,7 @@ impl Memory {
     /// Copies a dense tensor to another of the same size, outside of verbs.
     pub fn copy(&mut self, to: Tensor, from: Tensor) {
         assert!(to.is_dense() && from.is_dense(), "{to} and {from} must be dense");
-        // SAFETY: live memory; whether they overlap or not.
+        // SAFETY: live memory, whether they overlap or not; no other clone uses it meanwhile, by the protocol.
         unsafe { std::ptr::copy(self.locate(from, from.dtype), self.locate(to, to.dtype), to.bytes()) };
     }
 
@@ -95,14 +100,21 @@ impl Memory {
     /// A dense tensor that a verb reads, as one slice.
     pub fn slice<T: Element>(&self, t: Tensor) -> &[T] {
         assert!(t.is_dense(), "{t} must be dense");
-        // SAFETY: live memory; a verb does not write what it reads as a slice.
+        // SAFETY: live memory; a verb does not write what it reads as a slice, nor does another clone, by the protocol.
         unsafe { std::slice::from_raw_parts(self.locate(t, T::DTYPE) as *const T, t.len()) }
     }
 
     /// The bytes of a dense tensor, outside of verbs.
+    pub fn bytes(&self, t: Tensor) -> &[u8] {
+        assert!(t.is_dense(), "{t} must be dense");
+        // SAFETY: live memory; no verb of this backend runs meanwhile, and no other clone writes, by the protocol.
+        unsafe { std::slice::from_raw_parts(self.locate(t, t.dtype), t.bytes()) }
+    }
+
+    /// The bytes of a dense tensor to write, outside of verbs.
     pub fn bytes_mut(&mut self, t: Tensor) -> &mut [u8] {
         assert!(t.is_dense(), "{t} must be dense");
-        // SAFETY: live memory, all of which is borrowed.
+        // SAFETY: live memory; the borrow keeps this clone from it, and the protocol the others.
         unsafe { std::slice::from_raw_parts_mut(self.locate(t, t.dtype), t.bytes()) }
     }
 }
@@ -161,7 +173,8 @@ impl<'a, T: Element> Rows<'a, T> {
     /// What lies in memory from the start of a row; more than the row only where rows are adjacent.
     pub fn run(&self, row: usize, len: usize) -> &'a [T] {
         assert!(len <= self.c || (self.pitch == self.c && len <= (self.count - row) * self.c));
-        // SAFETY: `locate` found all rows in live memory; outputs of a verb do not overlap inputs.
+        // SAFETY: `locate` found all rows in live memory; outputs of a verb do not overlap inputs, and no other clone
+        // writes this one, by the protocol.
         unsafe { std::slice::from_raw_parts(self.pointer(row), len) }
     }
 }

@@ -157,7 +157,7 @@ impl Backend for Cpu {
 
     fn read(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
         assert_eq!(bytes.len(), from.bytes(), "room for {from}");
-        bytes.copy_from_slice(self.memory.bytes_mut(from));
+        bytes.copy_from_slice(self.memory.bytes(from));
         Ok(())
     }
 
@@ -224,8 +224,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::ops::row::ROW_WIDTH;
     use crate::ops::{Linear, ModelInput, Scale};
-    use crate::sampler::ROW_WIDTH;
 
     fn cpu() -> (Cpu, Region) {
         let mut cpu = Cpu::new();

@@ -1,10 +1,10 @@
-//! What the denoising loop does around the model; the layout of a row is `sampler::Row::pack`'s.
+//! What the denoising loop does around the model.
 
 use rayon::prelude::*;
 
 use super::memory::{Memory, Rows};
+use crate::ops::row::{IN_SCALE, KNOWN, NEXT, REMEMBER, REMEMBERED, SAVE};
 use crate::ops::{ModelInput, SamplerStep, Tensor};
-use crate::sampler::ROW_WIDTH;
 
 /// Pixels that are worth a task of their own.
 const PIXELS: usize = 1 << 10;
@@ -12,17 +12,18 @@ const PIXELS: usize = 1 << 10;
 const HISTORY: usize = 4;
 
 /// The table row that an image is at, and its number.
-fn table_row(memory: &Memory, table: Tensor, index: Tensor, image: usize) -> (usize, &[f32; ROW_WIDTH]) {
-    let (rows, _) = memory.slice::<f32>(table).as_chunks();
+fn table_row(memory: &Memory, table: Tensor, index: Tensor, image: usize) -> (usize, &[f32]) {
+    let rows = memory.rows::<f32>(table);
     let step = memory.slice::<i32>(index)[image];
-    let step = usize::try_from(step).ok().filter(|&step| step < rows.len());
-    let step = step.unwrap_or_else(|| panic!("image {image} is past the {} rows of its table", rows.len()));
-    (step, &rows[step])
+    let step = usize::try_from(step).ok().filter(|&step| step < rows.count);
+    let step = step.unwrap_or_else(|| panic!("image {image} is past the {} rows of its table", rows.count));
+    (step, rows.row(step))
 }
 
 pub fn model_input(memory: &Memory, v: &ModelInput) {
     let (x, c, pixels) = (memory.rows::<f32>(v.x), v.x.c(), v.x.tokens());
-    let scales: Vec<f32> = (0..v.out.b()).map(|row| table_row(memory, v.table, v.index, row).1[0]).collect();
+    let scales: Vec<f32> =
+        (0..v.out.b()).map(|row| table_row(memory, v.table, v.index, row).1[IN_SCALE]).collect();
     let slots = memory.slice::<i32>(v.slot);
     let beside = v.beside.map(|beside| (memory.rows::<f32>(beside.x), memory.slice::<i32>(beside.shown)));
     memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
@@ -44,7 +45,7 @@ struct Image<'a> {
     slot: usize,
     /// Where it is in the table.
     step: usize,
-    coefficients: &'a [f32; ROW_WIDTH],
+    coefficients: &'a [f32],
     rows: [i32; 3],
     /// Guidance scale, guidance rescale, image guidance scale.
     guidance: [f32; 3],
@@ -100,12 +101,13 @@ pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
         (mask, latents, noise)
     });
     let (rows, _) = memory.slice::<i32>(v.rows).as_chunks::<3>();
-    let (guidance, _) = memory.slice::<f32>(v.guidance).as_chunks::<3>();
+    let guidance = memory.rows::<f32>(v.guidance);
     let slots = memory.slice::<i32>(v.slot);
     let image = |(i, &rows): (usize, &[i32; 3])| {
         let slot = slots[i] as usize;
         let (step, coefficients) = table_row(memory, v.table, v.index, i);
-        let image = Image { slot, step, coefficients, rows, guidance: guidance[slot], factor: 1.0 };
+        let guidance = std::array::from_fn(|i| guidance.row(slot)[i]);
+        let image = Image { slot, step, coefficients, rows, guidance, factor: 1.0 };
         Image { factor: image.rescale_factor(&output, pixels), ..image }
     };
     let images: Vec<Image> = rows.iter().enumerate().map(image).collect();
@@ -113,10 +115,9 @@ pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
     (0..images.len() * pixels).into_par_iter().with_min_len(PIXELS).for_each(|i| {
         let (image, pixel) = (&images[i / pixels], i % pixels);
         let row = image.slot * pixels + pixel;
-        let (next, save) = (&image.coefficients[1..9], &image.coefficients[9..17]);
-        let [remember, remember_x, remember_e, known_signal, known_noise] = image.coefficients[17..] else {
-            unreachable!("ROW_WIDTH is 22")
-        };
+        let [next, save, remembered, known_mix] =
+            [NEXT, SAVE, REMEMBERED, KNOWN].map(|field| &image.coefficients[field]);
+        let remember = image.coefficients[REMEMBER];
         // SAFETY: slots are all different, so this row of `x`, of `saved` and of each history is one task's.
         let [x, saved] = [xs, saved].map(|rows| unsafe { rows.columns_mut(row, 0..rows.c) });
         let [h0, h1, h2, h3] = [0, 1, 2, 3].map(|age| {
@@ -131,12 +132,11 @@ pub fn sampler_step(memory: &Memory, v: &SamplerStep) {
             saved[j] = combine(save, &basis);
             if remember != 0.0 {
                 (h3[j], h2[j], h1[j]) = (h2[j], h1[j], h0[j]);
-                h0[j] = combine(&[remember_x, remember_e], &basis);
+                h0[j] = combine(remembered, &basis);
             }
             if let Some((mask, latents, noise)) = &known {
                 let mask = mask.row(row)[0];
-                let at_next =
-                    combine(&[known_signal, known_noise], &[latents.row(row)[j], noise.row(row)[j]]);
+                let at_next = combine(known_mix, &[latents.row(row)[j], noise.row(row)[j]]);
                 x[j] = combine(&[mask, 1.0 - mask], &[x[j], at_next]);
             }
         }

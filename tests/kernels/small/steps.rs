@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use sdrt::ops::cuda::{Cuda, LoopKind};
+use sdrt::ops::row::ROW_WIDTH;
 use sdrt::ops::*;
-use sdrt::sampler::ROW_WIDTH;
 
 use crate::common::verbs::random;
 use crate::common::{encode, reserve_arena, upload};
