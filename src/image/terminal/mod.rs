@@ -1,5 +1,6 @@
 //! Pictures in a terminal: in its own graphics where it has some, else in half blocks of colour.
 
+mod answer;
 mod blocks;
 mod inline;
 #[cfg(unix)]
@@ -10,6 +11,7 @@ mod sixel;
 use std::env;
 use std::io::{self, IsTerminal};
 
+use self::answer::Answer;
 use self::shrink::shrink;
 use super::Format;
 use crate::pipeline::Picture;
@@ -47,13 +49,6 @@ const ROWS_BELOW: usize = 2;
 
 /// Terminals, by `TERM`, that would print the question.
 const NEVER_ASKED: [&str; 3] = ["", "dumb", "linux"];
-
-/// What the terminal itself answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Answer {
-    kitty: bool,
-    sixel: bool,
-}
 
 impl Terminal {
     /// The terminal of stdout; nothing where that leads elsewhere. Asks the terminal what it can, and waits a

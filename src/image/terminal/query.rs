@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 
 use rustix::termios::{self, OptionalActions, SpecialCodeIndex};
 
-use super::Answer;
+use super::answer::Answer;
 
 /// A picture of one pixel that kitty's protocol only looks at, then the primary device attributes, which
 /// every terminal answers.
