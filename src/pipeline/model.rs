@@ -228,7 +228,7 @@ fn read_controlnets(config: &mut ModelConfig, files: &[Location]) -> Result<()> 
             let component = controlnet::open(file, name)?;
             ControlNetConfig::infer(file, &component.shapes(), &config.unet)?
         };
-        controlnet.check(file, config)?;
+        controlnet.check(file, &config.unet, &config.vae)?;
         config.controlnets.push(controlnet);
     }
     Ok(())

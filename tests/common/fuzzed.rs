@@ -63,7 +63,7 @@ fn as_controlnet(file: &Location) {
     let Ok(component) = controlnet::open(file, controlnet::NAMES[0]) else { return };
     let model = ModelConfig::sd15();
     if let Ok(config) = ControlNetConfig::infer(file, &component.shapes(), &model.unet)
-        && config.check(file, &model).is_ok()
+        && config.check(file, &model.unet, &model.vae).is_ok()
     {
         let mut plan = Plan::measure(DType::F16);
         Models::new(&ModelConfig { controlnets: vec![config], ..model }, 0, &mut plan);

@@ -1,6 +1,6 @@
 //! ControlNets.
 
-use super::ModelConfig;
+use super::autoencoder::AutoencoderConfig;
 use super::fields::{MAX_WIDTH, only};
 use super::shapes::{Shapes, conv, count};
 use super::unet::UNetConfig;
@@ -118,9 +118,9 @@ impl ControlNetConfig {
         elements.max().unwrap_or(0)
     }
 
-    /// Checks that it fits the U-Net of a model; `file` is where it is described.
-    pub fn check(&self, file: &Location, model: &ModelConfig) -> Result<()> {
-        let (ours, theirs) = (&self.encoder, &model.unet);
+    /// Checks that it fits the U-Net and the VAE of a model; `file` is where it is described.
+    pub fn check(&self, file: &Location, unet: &UNetConfig, vae: &AutoencoderConfig) -> Result<()> {
+        let (ours, theirs) = (&self.encoder, unet);
         let refuse = |what: &str, ours: String, theirs: String| {
             let message = format!(
                 "{what} is {ours}, and {theirs} in the model: a ControlNet for another family; give one that was \
@@ -145,15 +145,11 @@ impl ControlNetConfig {
             let [ours, theirs] = [ours, theirs].map(|config| width(config).to_string());
             return refuse("the width of added embeddings", ours, theirs);
         }
-        if ours.in_channels != model.vae.latent_channels() {
-            return refuse(
-                "in_channels",
-                ours.in_channels.to_string(),
-                model.vae.latent_channels().to_string(),
-            );
+        if ours.in_channels != vae.latent_channels() {
+            return refuse("in_channels", ours.in_channels.to_string(), vae.latent_channels().to_string());
         }
-        if self.scale_factor() != model.vae.scale_factor() {
-            let (ours, theirs) = (self.scale_factor(), model.vae.scale_factor());
+        if self.scale_factor() != vae.scale_factor() {
+            let (ours, theirs) = (self.scale_factor(), vae.scale_factor());
             return refuse("a latent's side in pixels", ours.to_string(), theirs.to_string());
         }
         Ok(())
