@@ -1,7 +1,7 @@
 //! Stable Diffusion inference from scratch: hand-written CUDA kernels and a CPU oracle under one model.
 //!
 //! Read [`pipeline`] first: a [`pipeline::Request`] goes in, a [`pipeline::Painting`] comes out. Data flows
-//! one way:
+//! one way, and imports follow it (tests/library/imports.rs):
 //!
 //! ```text
 //! serve    -> engine -> pipeline        HTTP; many pictures at once
@@ -34,6 +34,7 @@ pub mod json;
 pub mod location;
 pub mod model;
 pub mod ops;
+mod pickle;
 pub mod pipeline;
 pub mod profile;
 pub mod raster;

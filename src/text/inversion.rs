@@ -19,7 +19,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
 use crate::location::Location;
-use crate::weights::pickle;
+use crate::pickle;
 
 /// What gives the tensors of an embedding's pickle in Python, for A1111's of SD 1.x and 2.x.
 const LOAD: &str = "{\"emb_params\": torch.load(FILE)[\"string_to_param\"][\"*\"]}";

@@ -1,10 +1,10 @@
 //! ControlNets: folders of diffusers, and files of either layout.
 
 use super::component::{Component, Shard};
-use super::pickle;
 use super::single_file::names;
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::pickle;
 use crate::sha256;
 
 /// Names of the components, as diffusers saves several; so many can act at once.

@@ -12,7 +12,6 @@ mod header;
 pub mod lora;
 pub mod names;
 pub mod pack;
-pub mod pickle;
 pub mod plan;
 pub mod random;
 pub mod single_file;

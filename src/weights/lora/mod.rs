@@ -28,10 +28,10 @@ use self::keys::Part;
 pub use self::merge::{Changes, fill_merged};
 pub use self::names::{Names, Place, Target};
 use super::component::Shard;
-use super::pickle;
 use super::plan::Request;
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::pickle;
 use crate::sha256;
 
 /// A LoRA file, open: what it says of which modules.

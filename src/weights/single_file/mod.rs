@@ -8,9 +8,9 @@ use self::tiny_vae::TinyKeys;
 use super::checkpoint::Checkpoint;
 use super::component::{COMPONENTS, Component, Shard, Stored};
 use super::folder::LAYOUT;
-use super::pickle;
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::pickle;
 
 /// A single file, open.
 pub struct SingleFile {
