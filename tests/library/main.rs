@@ -16,6 +16,7 @@ mod families;
 mod from_picture;
 mod fuzzed;
 mod gpu_targets;
+mod imports;
 mod inversion;
 mod lora;
 mod models;
