@@ -31,46 +31,46 @@ pub struct Machine {
 
 /// What the threads and the handles share.
 pub(super) struct Shared {
-    pub(super) settings: Settings,
-    pub(super) description: Description,
-    pub(super) defaults: Request,
-    pub(super) machine: Machine,
-    pub(super) observer: Arc<dyn Observer>,
-    pub(super) state: Mutex<State>,
+    pub settings: Settings,
+    pub description: Description,
+    pub defaults: Request,
+    pub machine: Machine,
+    pub observer: Arc<dyn Observer>,
+    pub state: Mutex<State>,
     /// Something in `state` has changed.
-    pub(super) changed: Condvar,
+    pub changed: Condvar,
     /// Breaks off the denoiser after its step.
-    pub(super) interrupt: AtomicBool,
-    pub(super) next_id: AtomicU64,
-    pub(super) desk_bytes: AtomicUsize,
-    pub(super) denoiser_bytes: AtomicUsize,
+    pub interrupt: AtomicBool,
+    pub next_id: AtomicU64,
+    pub desk_bytes: AtomicUsize,
+    pub denoiser_bytes: AtomicUsize,
 }
 
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) queue: Queue,
-    pub(super) tasks: VecDeque<Task>,
-    pub(super) ready: Vec<Arrival>,
+    pub queue: Queue,
+    pub tasks: VecDeque<Task>,
+    pub ready: Vec<Arrival>,
     /// By size: pictures that have been begun and are not denoised yet.
-    pub(super) begun: HashMap<[usize; 2], usize>,
+    pub begun: HashMap<[usize; 2], usize>,
     /// Jobs that have not come to their end.
-    pub(super) active: HashMap<u64, Arc<Painting>>,
-    pub(super) pace: Pace,
+    pub active: HashMap<u64, Arc<Painting>>,
+    pub pace: Pace,
     /// No new jobs.
-    pub(super) closed: bool,
+    pub closed: bool,
     /// Nothing more at all.
-    pub(super) stopped: bool,
+    pub stopped: bool,
     /// Why the engine cannot go on.
-    pub(super) dead: Option<String>,
+    pub dead: Option<String>,
 }
 
 /// A picture in front of its batch.
 pub(super) struct Arrival {
-    pub(super) painting: Arc<Painting>,
+    pub painting: Arc<Painting>,
     /// Which of its passes.
-    pub(super) pass: usize,
-    pub(super) state: ImageState,
-    pub(super) since: Instant,
+    pub pass: usize,
+    pub state: ImageState,
+    pub since: Instant,
 }
 
 /// What the denoiser leaves to the desk.
@@ -106,29 +106,29 @@ impl Drop for Ticket {
 
 impl State {
     /// Work of the pictures that have been begun.
-    pub(super) fn cost_of_begun(&self) -> f64 {
+    pub fn cost_of_begun(&self) -> f64 {
         let begun = self.active.values().filter(|painting| self.queue.place(painting.id).is_none());
         begun.map(|painting| painting.cost_left()).sum()
     }
 
     /// Work in front of a job of this priority that would come now.
-    pub(super) fn cost_before(&self, priority: i32) -> f64 {
+    pub fn cost_before(&self, priority: i32) -> f64 {
         self.cost_of_begun() + self.queue.before(priority).map(|painting| painting.cost).sum::<f64>()
     }
 
-    pub(super) fn cost_left(&self) -> f64 {
+    pub fn cost_left(&self) -> f64 {
         self.active.values().map(|painting| painting.cost_left()).sum()
     }
 
     /// Ends all jobs; whoever calls tells them.
-    pub(super) fn end_all(&mut self) -> Vec<Arc<Painting>> {
+    pub fn end_all(&mut self) -> Vec<Arc<Painting>> {
         self.queue.drain();
         self.active.drain().map(|(_, painting)| painting).collect()
     }
 }
 
 impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -136,7 +136,7 @@ impl Shared {
     ///
     /// # Errors
     /// A request that cannot be painted.
-    pub(super) fn painting(&self, job: Job) -> Result<Painting> {
+    pub fn painting(&self, job: Job) -> Result<Painting> {
         let config = &self.description.config;
         let request = &job.request;
         if request.images != 1 {
@@ -164,7 +164,7 @@ impl Shared {
     }
 
     /// Queues images: all of them or none.
-    pub(super) fn take(&self, paintings: Vec<Painting>) -> Result<Vec<Arc<Painting>>, Refusal> {
+    pub fn take(&self, paintings: Vec<Painting>) -> Result<Vec<Arc<Painting>>, Refusal> {
         let mut state = self.lock();
         if let Some(why) = &state.dead {
             return Err(Refusal::Dead(why.clone()));
@@ -197,24 +197,24 @@ impl Shared {
         Ok(paintings)
     }
 
-    pub(super) fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    pub fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Breaks off the denoiser after its step, and wakes whoever waits.
-    pub(super) fn interrupt(&self) {
+    pub fn interrupt(&self) {
         self.interrupt.store(true, Ordering::Relaxed);
         self.changed.notify_all();
     }
 
     /// Takes a job off the list; `None` if it has come to its end before.
-    pub(super) fn end(&self, painting: &Painting) -> Option<Arc<Painting>> {
+    pub fn end(&self, painting: &Painting) -> Option<Arc<Painting>> {
         let ended = self.lock().active.remove(&painting.id);
         self.changed.notify_all();
         ended
     }
 
-    pub(super) fn fail(&self, painting: &Painting, failure: Failure) {
+    pub fn fail(&self, painting: &Painting, failure: Failure) {
         let Some(painting) = self.end(painting) else { return };
         match failure {
             Failure::Cancelled => self.observer.cancelled(),
@@ -223,7 +223,7 @@ impl Shared {
         painting.tell(Event::Failed(failure));
     }
 
-    pub(super) fn cancel(&self, painting: &Painting) {
+    pub fn cancel(&self, painting: &Painting) {
         let mut state = self.lock();
         if !state.active.contains_key(&painting.id) {
             return;
@@ -239,7 +239,7 @@ impl Shared {
     }
 
     /// Fails one picture. An error of the device fails all: nothing on it can be trusted any more.
-    pub(super) fn failed(&self, painting: &Painting, error: Error) {
+    pub fn failed(&self, painting: &Painting, error: Error) {
         let error = Arc::new(error);
         self.fail(painting, Failure::Error(error.clone()));
         if matches!(*error, Error::Cuda { .. }) {
@@ -247,7 +247,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn die(&self, error: Arc<Error>) {
+    pub fn die(&self, error: Arc<Error>) {
         tracing::error!(%error, "the engine has stopped");
         let mut state = self.lock();
         state.dead.get_or_insert_with(|| error.to_string());
@@ -263,7 +263,7 @@ impl Shared {
     }
 
     /// A picture needs no place in a batch any more.
-    pub(super) fn leaves(&self, painting: &Painting) {
+    pub fn leaves(&self, painting: &Painting) {
         if let Some(begun) = self.lock().begun.get_mut(&painting.size) {
             *begun -= 1;
         }
@@ -271,13 +271,7 @@ impl Shared {
     }
 
     /// Has a preview made, instead of one that the desk has not come to yet.
-    pub(super) fn preview(
-        &self,
-        painting: Arc<Painting>,
-        canvas: Canvas,
-        done: usize,
-        sample: Option<Vec<f32>>,
-    ) {
+    pub fn preview(&self, painting: Arc<Painting>, canvas: Canvas, done: usize, sample: Option<Vec<f32>>) {
         let Some(sample) = sample else { return };
         let mut state = self.lock();
         let id = painting.id;
@@ -288,7 +282,7 @@ impl Shared {
     }
 
     /// Runs a thread's work; a bug in it stops the engine and says so.
-    pub(super) fn guard(&self, work: impl FnOnce()) {
+    pub fn guard(&self, work: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
             let message = "a bug in the engine; what it printed says where".to_string();
             self.die(Arc::new(Error::Cuda { operation: "painting".into(), message }));

@@ -1,7 +1,7 @@
 //! The CUDA driver, cuBLASLt and the kernels of cuda/ behind safe types.
 //!
-//! Kernels take the addresses, sizes and pitches of their arguments; plans choose tiles and grids from sizes and the
-//! chip. Nothing here names a tensor, a verb or a model: [`ops::cuda`](crate::ops::cuda) turns verbs into launches.
+//! Kernels take the addresses, sizes and pitches of their arguments; plans choose tiles and grids for each family of
+//! kernels from sizes and the chip. The tensors and verbs of [`ops`](crate::ops) stand above: nothing here imports them.
 
 pub mod attention;
 pub mod attention_short_sm90;
