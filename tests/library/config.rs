@@ -144,6 +144,15 @@ fn siblings_of_xl_read_as_their_public_shapes() {
     assert_eq!(config.down_depths, [vec![], vec![2], vec![5]]);
     assert_eq!(config.up_depths, [vec![5; 2], vec![2; 2], vec![]]);
     assert_eq!(config.mid_block, MidBlock::None);
+    // Of a block without attention, no value means anything.
+    let other = json!({
+        "transformer_layers_per_block": [[7, 7, 7], [1, 2], [3, 4]],
+        "reverse_transformer_layers_per_block": [[1, 2, 3], [4, 5, 6], []],
+    });
+    let config = read(with(unet_xl(), other), UNetConfig::read).unwrap();
+    assert_eq!(config.down_depths, [vec![], vec![1, 2], vec![3, 4]]);
+    assert_eq!(config.up_depths, [vec![1, 2, 3], vec![4, 5, 6], vec![]]);
+    assert_eq!(config.mid_block, MidBlock::CrossAttention { depth: 3 });
     let refiner = json!({
         "block_out_channels": [384, 768, 1536, 1536], "attention_head_dim": [6, 12, 24, 24],
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],

@@ -281,6 +281,26 @@ fn the_last_row_of_other_noise_ends_at_its_prediction() {
     }
 }
 
+/// What every row predicts is EDM's preconditioning, `c_skip·x + c_out·e`, at the noise of its latents; previews show it.
+#[test]
+fn rows_of_edm_predict_by_its_preconditioning() {
+    for (config, data, sign) in
+        [(SchedulerConfig::playground(), 0.5, 1.0), (SchedulerConfig::cosxl(0.002, 120.0), 1.0, -1.0)]
+    {
+        for sampler in [Sampler::Euler, Sampler::DpmPp2m, Sampler::Lms, Sampler::UniPc, Sampler::Deis] {
+            let table = Table::new(&config, &Sampling::new(sampler, Schedule::Model, 8)).unwrap();
+            for row in &table.rows {
+                let sigma = row.mix.noise;
+                let variance = sigma * sigma + data * data;
+                let [of_x, of_e, ..] = row.predicted.0;
+                assert_near(&[row.mix.signal, row.in_scale * variance.sqrt()], &[1.0, 1.0]);
+                assert_near(&[of_x, of_e], &[data * data / variance, sign * sigma * data / variance.sqrt()]);
+                assert_near(&[row.timestep], &[0.25 * sigma.ln()]);
+            }
+        }
+    }
+}
+
 #[test]
 fn what_other_noise_cannot_be_is_named() {
     for (json, named) in [

@@ -150,8 +150,17 @@ impl MidBlock {
         matches!(self, MidBlock::CrossAttention { .. })
     }
 
-    /// `mid_block_type`, of which null is no default, but leaves the block out.
-    fn read(json: &Object, depth: usize) -> Result<Self> {
+    /// `mid_block_type`, of which null is no default, but leaves the block out. Its transformer has as many blocks as
+    /// the first of the coarsest level.
+    fn read(json: &Object) -> Result<Self> {
+        let of_level =
+            |value: &Value| value.as_array().map_or(Some(value), |list| list.first()).and_then(depth);
+        let depth = match json.get(DEPTHS) {
+            None => Some(1),
+            Some(Value::Array(list)) => list.last().and_then(of_level),
+            Some(value) => depth(value),
+        };
+        let depth = depth.ok_or_else(|| json.refuse(DEPTHS, "expected whole numbers"))?;
         Ok(match json.text(MID_BLOCK)? {
             None if json.map.contains_key(MID_BLOCK) => MidBlock::None,
             None => MidBlock::CrossAttention { depth },
@@ -219,16 +228,16 @@ impl UNetConfig {
         let up = [BlockKind::Resnets].into_iter().chain([BlockKind::CrossAttention; 3]).collect();
         let up_blocks = block_kinds(&json, "up_block_types", "UpBlock2D", n, up)?;
         let layers = encoder.layers_per_block.iter().rev().map(|layers| layers + 1).collect::<Vec<_>>();
-        let mut up_depths = match depths(&json, UP_DEPTHS, &layers)? {
+        let up_depths = match depths(&json, UP_DEPTHS, &up_blocks, &layers)? {
             Some(depths) => depths,
             None => {
                 let even = json.counts(DEPTHS, 1, n, 0..=MAX_DEPTH).map_err(|_| {
                     json.refuse(DEPTHS, format!("lists within it are supported with {UP_DEPTHS} only"))
                 })?;
-                even.iter().rev().zip(&layers).map(|(&depth, &layers)| vec![depth; layers]).collect()
+                let blocks = up_blocks.iter().zip(&layers).zip(even.into_iter().rev());
+                blocks.map(|((&kind, &layers), depth)| kind.depths(depth, layers)).collect()
             }
         };
-        clear_without_attention(&up_blocks, &mut up_depths);
         let config = UNetConfig {
             sample_size: json.count("sample_size", 64, 1..=4096)?,
             out_channels: channels(&json, "out_channels", 4, 4, MAX_CHANNELS)?,
@@ -262,11 +271,11 @@ impl UNetConfig {
         }
         let down_blocks = block_kinds(json, "down_block_types", "DownBlock2D", n, down)?;
         let layers_per_block = json.counts("layers_per_block", 2, n, 1..=32)?;
-        let even = || layers_per_block.iter().map(|&layers| vec![1; layers]).collect();
-        let mut down_depths = depths(json, DEPTHS, &layers_per_block)?.unwrap_or_else(even);
-        // The middle has as many as the first of the coarsest level, also where that has no attention.
-        let mid_block = MidBlock::read(json, down_depths[n - 1][0])?;
-        clear_without_attention(&down_blocks, &mut down_depths);
+        let even = || {
+            let blocks = down_blocks.iter().zip(&layers_per_block);
+            blocks.map(|(&kind, &layers)| kind.depths(1, layers)).collect()
+        };
+        let down_depths = depths(json, DEPTHS, &down_blocks, &layers_per_block)?.unwrap_or_else(even);
         let config = UNetConfig {
             in_channels: channels(json, "in_channels", 4, 1, MAX_CHANNELS)?,
             down_blocks,
@@ -274,7 +283,7 @@ impl UNetConfig {
             layers_per_block,
             down_depths,
             up_depths: Vec::new(),
-            mid_block,
+            mid_block: MidBlock::read(json)?,
             heads: json.counts(heads_key(json), 8, n, 1..=MAX_CHANNELS)?,
             cross_attention_dim,
             use_linear_projection: json.flag("use_linear_projection", false)?,
@@ -392,21 +401,42 @@ impl UNetConfig {
     }
 }
 
+impl BlockKind {
+    /// The depths of as many transformers as a block of this kind has.
+    fn depths(self, depth: usize, layers: usize) -> Vec<usize> {
+        match self {
+            BlockKind::Resnets => Vec::new(),
+            BlockKind::CrossAttention => vec![depth; layers],
+        }
+    }
+}
+
+fn depth(value: &Value) -> Option<usize> {
+    usize::try_from(value.as_u64()?).ok().filter(|&depth| depth <= MAX_DEPTH)
+}
+
 /// The depths of the transformers behind each resnet of a block: a number for all blocks, one a block, or a list for
-/// a block. `None` where nothing is said. `layers` are the resnets of each block.
-fn depths(json: &Object, key: &str, layers: &[usize]) -> Result<Option<Vec<Vec<usize>>>> {
+/// a block. `None` where nothing is said. `layers` are the resnets of each block; of blocks without attention, no value
+/// means anything.
+fn depths(
+    json: &Object,
+    key: &str,
+    kinds: &[BlockKind],
+    layers: &[usize],
+) -> Result<Option<Vec<Vec<usize>>>> {
     let Some(value) = json.get(key) else { return Ok(None) };
-    let depth = |value: &Value| usize::try_from(value.as_u64()?).ok().filter(|&depth| depth <= MAX_DEPTH);
-    let block = |value: &Value, layers: usize| match value {
+    let block = |value: &Value, kind: BlockKind, layers: usize| match value {
+        _ if kind == BlockKind::Resnets => Some(Vec::new()),
         Value::Array(list) if list.len() == layers => list.iter().map(depth).collect(),
-        value => depth(value).map(|depth| vec![depth; layers]),
+        value => depth(value).map(|depth| kind.depths(depth, layers)),
     };
+    let of_blocks = kinds.iter().zip(layers);
     let blocks: Option<Vec<Vec<usize>>> = match value {
         Value::Array(list) if list.len() == layers.len() => {
-            list.iter().zip(layers).map(|(value, &layers)| block(value, layers)).collect()
+            list.iter().zip(of_blocks).map(|(value, (&kind, &layers))| block(value, kind, layers)).collect()
         }
         Value::Array(_) => None,
-        value => layers.iter().map(|&layers| block(value, layers)).collect(),
+        value => of_blocks.map(|(&kind, &layers)| block(value, kind, layers)).collect(),
     };
     blocks.map(Some).ok_or_else(|| {
         let n = layers.len();
@@ -416,15 +446,6 @@ fn depths(json: &Object, key: &str, layers: &[usize]) -> Result<Option<Vec<Vec<u
         );
         json.refuse(key, expected)
     })
-}
-
-/// Blocks without attention have no transformers, whatever depth they are given.
-fn clear_without_attention(kinds: &[BlockKind], depths: &mut [Vec<usize>]) {
-    for (kind, depths) in kinds.iter().zip(depths) {
-        if *kind == BlockKind::Resnets {
-            depths.clear();
-        }
-    }
 }
 
 /// Older configurations, and diffusers to this day, give the number of heads under the name of their width.

@@ -118,8 +118,9 @@ impl SingleFile {
                      as it is trained and published",
             ),
         ] {
-            // The refiner of Stable Diffusion XL has the second alone.
-            if !has(name) && !(name == "text_encoder" && has("text_encoder_2")) {
+            // The refiner of Stable Diffusion XL has the second text encoder alone.
+            let is_there = has(name) || (name == "text_encoder" && has("text_encoder_2"));
+            if !is_there {
                 let what = match name {
                     "unet" => "U-Net of Stable Diffusion",
                     "vae" => "VAE",
