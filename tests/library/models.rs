@@ -304,7 +304,7 @@ fn unet() {
 /// U-Nets of `tools/fixtures/siblings.py`: uneven depths, a middle of one resnet or none, other inputs.
 #[test]
 fn unets_of_siblings() {
-    for model in ["ssd", "vega", "koala", "refiner", "pix2pix", "playground", "cosxl"] {
+    for model in ["ssd", "vega", "koala", "refiner", "pix2pix", "playground", "cosxl", "cosxl_edit"] {
         let (config, checkpoint) = open_in("tests/fixtures/siblings", model);
         let cases = fixture("siblings", model);
         let case = cases.iter().find(|case| case.has("states")).expect("an evaluation");

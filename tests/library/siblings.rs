@@ -39,9 +39,11 @@ fn images_of_cosxl_equal_those_of_diffusers() {
 
 #[test]
 fn pipelines_that_are_not_supported_are_named() {
-    for (model, named) in
-        [("refiner", "the refiner of Stable Diffusion XL"), ("pix2pix", "an InstructPix2Pix model")]
-    {
+    for (model, named) in [
+        ("refiner", "the refiner of Stable Diffusion XL"),
+        ("pix2pix", "an InstructPix2Pix model"),
+        ("cosxl_edit", "an InstructPix2Pix model"),
+    ] {
         let folder = root().join("tests/fixtures/siblings").join(model);
         let message = ModelFiles::from(Location::from(folder)).describe().unwrap_err().to_string();
         assert!(message.contains(named) && message.contains("not supported"), "{message}");
