@@ -197,7 +197,7 @@ fn a_recorded_graph_replays() {
         let weight = upload(cuda, &random(2, 16 * 16), [1, 1, 16, 16], dtype);
         let [scaled, out] = [(); 2].map(|()| cuda.arena().alloc([1, 1, 5, 16], dtype));
         let mut body = |ops: &mut dyn Ops| {
-            ops.scale(Scale { out: scaled, x, scale: 0.5 });
+            ops.scale(Scale { out: scaled, x, scale: 0.5, statistics: None });
             ops.linear(Linear::new(out, scaled, weight, None));
         };
         let graph = cuda.record(&mut body).expect("record");
