@@ -180,10 +180,10 @@ static_assert(sizeof(TimestepEmbeddingArgs) == 32, "mirrored in src/gpu/kernels.
 struct ScaleArgs {
     void* out;       // T [n]
     const float* x;  // [n]
-    int n;
-    float scale;
+    int n, c;
+    float factor[16], summand[16];  // of channel j, entries j mod 16
 };
-static_assert(sizeof(ScaleArgs) == 24, "mirrored in src/gpu/kernels.rs");
+static_assert(sizeof(ScaleArgs) == 152, "mirrored in src/gpu/kernels.rs");
 
 struct ModelInputArgs {
     void* out;           // T [rows,pixels,out_c]

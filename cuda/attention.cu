@@ -147,7 +147,8 @@ __device__ __forceinline__ void attention(const AttentionArgs& a) {
             }
 
         const int key0 = tile * KEYS;
-        if (key0 + KEYS > (a.causal ? min(existing, row0 + 1) : existing)) {
+        if (a.causal ? key0 + KEYS > row0 + 1 : tile + 1 == tiles) {
+            const int existing = keys_of(a, blockIdx.z).count;  // again: no register holds it through the loop
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll

@@ -17,7 +17,8 @@ __device__ __forceinline__ float activated(int kind, float x) {
         case 3: return x < 0.f ? 0.f : x;           // relu
         case 4: return 3.f * tanhf(x * (1.f / 3));  // tanh3
         case 5: return 2.f * x - 1.f;               // from_unit
-        default: return 0.5f * x + 0.5f;            // to_unit
+        case 6: return 0.5f * x + 0.5f;             // to_unit
+        default: return x;                          // identity
     }
 }
 
@@ -73,9 +74,12 @@ template <typename T> __device__ void geglu(const GegluArgs& a) {
     *reinterpret_cast<Vector<T, V>*>(static_cast<T*>(a.out) + row * a.out_pitch + column) = v;
 }
 
+// out[i] = x[i] * factor[j] + summand[j], j the channel mod 16
 template <typename T> __device__ void scale(const ScaleArgs& a) {
     const size_t i = thread_index();
-    if (i < a.n) static_cast<T*>(a.out)[i] = from_float<T>(a.x[i] * a.scale);
+    if (i >= a.n) return;
+    const int channel = i % a.c % 16;
+    static_cast<T*>(a.out)[i] = from_float<T>(a.x[i] * a.factor[channel] + a.summand[channel]);
 }
 
 // out[b*t,c] = tokens[ids[b*t],c] + positions[t,c]

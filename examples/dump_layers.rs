@@ -102,7 +102,7 @@ struct Inputs {
 impl Inputs {
     fn new(ops: &mut dyn Ops, models: &Models, latent: [usize; 4]) -> Self {
         let arena = ops.arena();
-        let tokens = models.config.clip.max_position_embeddings;
+        let tokens = models.config.max_tokens();
         Inputs {
             ids: arena.alloc([latent[0], 1, 1, tokens], DType::I32),
             latents: arena.alloc(latent, DType::F32),
@@ -119,7 +119,7 @@ fn run(models: &Models, ops: &mut dyn Ops, inputs: &Inputs) {
     let [b, h, w, c] = inputs.latents.shape;
     let (unet, scale) = (&models.unet, models.config.vae.scale_factor());
     let tokens = inputs.ids.c();
-    let states = ops.alloc([b, 1, tokens, models.config.clip.hidden_size]);
+    let states = ops.alloc([b, 1, tokens, models.config.unet.cross_attention_dim]);
     let table = ops.alloc([1, 1, 1, unet.time_columns()]);
     let keys = ops.alloc([1, 1, b * tokens + KeyRows::PADDING, unet.context_columns()]);
     let keys_of_all = Tensor { shape: [b, 1, tokens, keys.c()], ..keys };
@@ -133,7 +133,7 @@ fn run(models: &Models, ops: &mut dyn Ops, inputs: &Inputs) {
     models.text_encoder.forward(ops, inputs.ids, models.text_encoder.from_end(states, 1, true), None);
     unet.time_table(ops, table, TimeInputs { timesteps: inputs.timestep, guidance: None, added: None });
     unet.context(ops, keys_of_all, states);
-    ops.scale(Scale { out: x, x: inputs.latents, scale: 1.0 });
+    ops.scale(Scale { out: x, x: inputs.latents, scale: 1.0, statistics: None });
     unet.forward(ops, prediction, x, TableRow { table, index: inputs.index }, context, &[]);
     models.vae.decode(ops, picture, inputs.latents);
 }

@@ -9,7 +9,7 @@ use sdrt::info;
 use sdrt::model::config::{AutoencoderConfig, ClipConfig, ModelConfig};
 use sdrt::ops::DType;
 use sdrt::pipeline::{Description, Init, Model, Request};
-use sdrt::sampler::{Sampler, SchedulerConfig};
+use sdrt::sampler::Sampler;
 use serde_json::json;
 
 use super::model::{KnownShapes, ModelChanges};
@@ -195,12 +195,10 @@ fn configuration(info: &info::Info, request: &Request) -> Vec<(&'static str, Str
     };
     let (pixels, factor) = (vae.scale_factor(), vae.scaling_factor());
     let vae = format!("{layers}, {pixels} pixels to a latent's side, scaling factor {factor}");
-    let SchedulerConfig { class_name, num_train_timesteps, beta_schedule, .. } = scheduler;
     let noise = format!(
-        "{}, {num_train_timesteps} timesteps, betas {beta_schedule} {} to {}, predicts {}",
-        class_name.as_deref().unwrap_or("no class"),
-        scheduler.beta_start,
-        scheduler.beta_end,
+        "{}, {}, predicts {}",
+        scheduler.class_name.as_deref().unwrap_or("no class"),
+        scheduler.describe_noise(),
         scheduler.prediction_type.as_deref().unwrap_or("epsilon"),
     );
     let suggests = match scheduler.default_sampler() {

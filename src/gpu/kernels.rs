@@ -83,7 +83,7 @@ args!(EmphasizeArgs, 32 { x: u64, weight: u64, t: i32, c: i32, pitch: i32, resto
 args!(TimestepEmbeddingArgs, 32 {
     out: u64, timesteps: u64, n: i32, c: i32, flip_sin_to_cos: i32, freq_shift: f32,
 });
-args!(ScaleArgs, 24 { out: u64, x: u64, n: i32, scale: f32 });
+args!(ScaleArgs, 152 { out: u64, x: u64, n: i32, c: i32, factor: [f32; 16], summand: [f32; 16] });
 args!(ModelInputArgs, 80 {
     out: u64, x: u64, beside: u64, table: u64, index: u64, slot: u64, shown: u64,
     rows: i32, pixels: i32, c: i32, e: i32, out_c: i32, out_pitch: i32,

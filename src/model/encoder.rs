@@ -1,7 +1,7 @@
 //! The way down of a U-Net and its middle, which a ControlNet is a copy of; and the blocks of both ways.
 
 use super::blocks::{Carried, Context, Conv, Resnet, Transformer};
-use super::config::{BlockKind, UNetConfig};
+use super::config::{MidBlock, UNetConfig};
 use super::time::TimeEmbedding;
 use crate::ops::*;
 use crate::weights::plan::Plan;
@@ -19,7 +19,7 @@ pub struct Block {
     pub c: usize,
 }
 
-/// `UNetMidBlock2DCrossAttn`; without the rest behind its first resnet, `UNetMidBlock2D` of no layers.
+/// The middle; without the rest behind its first resnet, `UNetMidBlock2D` of no layers.
 struct Mid {
     first: Resnet,
     rest: Option<(Transformer, Resnet)>,
@@ -45,19 +45,26 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn transformer(&mut self, plan: &mut Plan, name: impl ToString, level: usize) -> Transformer {
+    fn transformer(
+        &mut self,
+        plan: &mut Plan,
+        name: impl ToString,
+        level: usize,
+        layers: usize,
+    ) -> Transformer {
         let config = self.config;
-        let (c, layers) = (config.block_out_channels[level], config.transformer_layers_per_block[level]);
+        let c = config.block_out_channels[level];
         let (heads, groups) = (config.heads[level], config.norm_num_groups);
         let (context_dim, columns) = (config.cross_attention_dim, &mut self.context_columns);
         plan.scope(name, |plan| Transformer::new(plan, c, layers, heads, groups, context_dim, columns))
     }
 
-    /// Layer `j` of a block at `level`, of `i` channels to those of the level.
-    pub fn layer(&mut self, plan: &mut Plan, kind: BlockKind, level: usize, j: usize, i: usize) -> Layer {
+    /// Layer `j` of a block at `level`, of `i` channels to those of the level. `depths` are those of the block's
+    /// transformers, if it has any.
+    pub fn layer(&mut self, plan: &mut Plan, depths: &[usize], level: usize, j: usize, i: usize) -> Layer {
         let resnet = self.resnet(plan, format!("resnets.{j}"), i, self.config.block_out_channels[level]);
-        let attention = (kind == BlockKind::CrossAttention)
-            .then(|| self.transformer(plan, format!("attentions.{j}"), level));
+        let depth = depths.get(j);
+        let attention = depth.map(|&depth| self.transformer(plan, format!("attentions.{j}"), level, depth));
         Layer { resnet, attention }
     }
 }
@@ -96,7 +103,7 @@ impl Block {
 pub struct Encoder {
     conv_in: Conv,
     down_blocks: Vec<Block>,
-    mid_block: Mid,
+    mid_block: Option<Mid>,
 }
 
 impl Encoder {
@@ -111,7 +118,7 @@ impl Encoder {
             down_blocks.push(plan.scope(format!("down_blocks.{level}"), |plan| {
                 let mut layers = Vec::new();
                 for j in 0..config.layers_per_block[level] {
-                    layers.push(builder.layer(plan, config.down_blocks[level], level, j, hidden));
+                    layers.push(builder.layer(plan, &config.down_depths[level], level, j, hidden));
                     hidden = c;
                 }
                 let resample = (level < last).then(|| Conv::downsampler(plan, c, Carried::WHOLE));
@@ -120,18 +127,23 @@ impl Encoder {
         }
         let mid_block = plan.scope("mid_block", |plan| {
             let c = channels[last];
-            let first = builder.resnet(plan, "resnets.0", c, c);
-            let rest = config.mid_attention.then(|| {
-                let attention = builder.transformer(plan, "attentions.0", last);
-                (attention, builder.resnet(plan, "resnets.1", c, c))
-            });
-            Mid { first, rest }
+            let mut resnet = |plan: &mut Plan, name: &str| builder.resnet(plan, name, c, c);
+            match config.mid_block {
+                MidBlock::None => None,
+                MidBlock::Resnet => Some(Mid { first: resnet(plan, "resnets.0"), rest: None }),
+                MidBlock::CrossAttention { depth } => {
+                    let first = resnet(plan, "resnets.0");
+                    let attention = builder.transformer(plan, "attentions.0", last, depth);
+                    Some(Mid { first, rest: Some((attention, builder.resnet(plan, "resnets.1", c, c))) })
+                }
+            }
         });
         Encoder { conv_in, down_blocks, mid_block }
     }
 
     pub fn transformers(&self) -> impl Iterator<Item = &Transformer> {
-        let mid = self.mid_block.rest.iter().map(|(attention, _)| attention);
+        let rest = self.mid_block.iter().filter_map(|mid| mid.rest.as_ref());
+        let mid = rest.map(|(attention, _)| attention);
         self.down_blocks.iter().flat_map(Block::transformers).chain(mid)
     }
 
@@ -202,7 +214,9 @@ impl Encoder {
 
     /// The middle, from the deepest hidden state `x`.
     pub fn mid(&self, ops: &mut dyn Ops, out: Tensor, x: Tensor, time: TableRow, context: Context) {
-        let Mid { first, rest } = &self.mid_block;
+        let Some(Mid { first, rest }) = &self.mid_block else {
+            return ops.activate(Activate { out, x, activation: Activation::Identity });
+        };
         ops.scope("mid_block", |ops| {
             let Some((attention, last)) = rest else {
                 return first.forward(ops, "resnets.0", out, x, Some(time));

@@ -5,8 +5,8 @@ use super::config::{TextTimeConfig, UNetConfig};
 use crate::ops::*;
 use crate::weights::plan::Plan;
 
-/// What XL's time embedding has added to it: an MLP of the pooled prompt and the six numbers about size
-/// and crop.
+/// What XL's time embedding has added to it: an MLP of the pooled prompt and the numbers about size and
+/// crop.
 struct AddEmbedding {
     config: TextTimeConfig,
     linear_1: Dense,
@@ -28,7 +28,7 @@ pub struct TimeInputs {
 pub struct AddedInputs {
     /// The pooled prompts in the first columns; the features of `time_ids` are written into the others.
     pub embeds: Tensor, // [1,1,rows,TextTimeConfig::width]
-    pub time_ids: Tensor, // f32 [rows,1,1,6]
+    pub time_ids: Tensor, // f32 [rows,1,1,TextTimeConfig::numbers]
 }
 
 pub struct TimeEmbedding {
@@ -144,7 +144,7 @@ impl TimeEmbedding {
         let AddedInputs { embeds, time_ids } = added;
         let rows = time_ids.b();
         let [hidden, biases] = [0, 1].map(|_| ops.alloc([1, 1, rows, linear_2.weight.w()]));
-        let numbers = [1, 1, TextTimeConfig::NUMBERS, config.time_embed_dim];
+        let numbers = [1, 1, config.numbers, config.time_embed_dim];
         for row in 0..rows {
             let of_row = embeds.row(row).columns(config.pooled_dim, numbers[2] * numbers[3]);
             ops.timestep_embedding(TimestepEmbedding {

@@ -72,7 +72,12 @@ impl TinyVae {
         ops.scope("vae.decoder", |ops| {
             let coder = &self.decoder;
             let x = ops.alloc(latents.shape);
-            ops.scale(Scale { out: x, x: latents, scale: 1.0 / self.config.scaling_factor });
+            ops.scale(Scale {
+                out: x,
+                x: latents,
+                scale: 1.0 / self.config.scaling_factor,
+                statistics: None,
+            });
             ops.activate(Activate { out: x, x, activation: Activation::Tanh3 });
             let mut maps = Maps::new(ops, out.rows() * coder.conv_in.weight.b());
             let mut hidden = maps.next(latents.shape, coder.conv_in);

@@ -46,7 +46,7 @@ impl UNet {
                 let mut layers = Vec::new();
                 for j in 0..=config.layers_per_block[level] {
                     let skip = skips.pop().expect("as many skips as up resnets");
-                    layers.push(builder.layer(plan, config.up_blocks[up], level, j, hidden + skip));
+                    layers.push(builder.layer(plan, &config.up_depths[up], level, j, hidden + skip));
                     hidden = c;
                 }
                 let resample = (level > 0).then(|| Conv::upsampler(plan, c, Carried::WHOLE));

@@ -163,7 +163,8 @@ impl Vae {
     pub fn decode(&self, ops: &mut dyn Ops, out: Tensor, latents: Tensor) {
         ops.scope("vae", |ops| {
             let scaled = ops.alloc(latents.shape);
-            ops.scale(Scale { out: scaled, x: latents, scale: 1.0 / self.config.scaling_factor });
+            let (scale, statistics) = (1.0 / self.config.scaling_factor, self.config.statistics);
+            ops.scale(Scale { out: scaled, x: latents, scale, statistics });
             let x = match &self.post_quant_conv {
                 Some(conv) => {
                     let x = ops.alloc(latents.shape);

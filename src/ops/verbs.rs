@@ -35,6 +35,8 @@ pub enum Activation {
     FromUnit,
     /// `x/2 + 1/2`: from -1..1 to 0..1.
     ToUnit,
+    /// `x`: a copy.
+    Identity,
 }
 
 /// Where a 3x3 kernel slides over the nearest 2x enlargement of a map, neighbouring rows of its taps fall on
@@ -212,12 +214,36 @@ pub struct TimestepEmbedding {
     pub freq_shift: f32,
 }
 
-/// `out = x · scale`, from f32 to the activations' dtype.
+/// `out = x · scale`, from f32 to the activations' dtype; with statistics, channel j of it times `deviation[j]`,
+/// plus `mean[j]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
     pub out: Tensor, // [b,h,w,c]
     pub x: Tensor,   // f32 [b,h,w,c]
     pub scale: f32,
+    pub statistics: Option<Statistics>,
+}
+
+/// Mean and standard deviation of each channel; of channel j, the entries `j mod 16`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Statistics {
+    pub mean: [f32; Statistics::CHANNELS],
+    pub deviation: [f32; Statistics::CHANNELS],
+}
+
+impl Statistics {
+    /// Most channels that have statistics of their own.
+    pub const CHANNELS: usize = 16;
+}
+
+impl Scale {
+    /// Factor and summand of each channel, `j mod 16` of channel j.
+    pub fn factors(&self) -> [[f32; Statistics::CHANNELS]; 2] {
+        match self.statistics {
+            None => [[self.scale; Statistics::CHANNELS], [0.0; Statistics::CHANNELS]],
+            Some(Statistics { mean, deviation }) => [deviation.map(|deviation| self.scale * deviation), mean],
+        }
+    }
 }
 
 /// `out[r] = x[slot[r]] · in_scale`, with `in_scale` from the row of the sampler table at `index[r]`.

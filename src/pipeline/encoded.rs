@@ -92,13 +92,16 @@ impl Encoded {
 impl Posterior {
     /// Of what the VAE gives, [h,w,encoded_channels].
     fn new(encoded: &[f32], vae: &AutoencoderConfig) -> Self {
-        let (c, scaling_factor) = (vae.latent_channels(), vae.scaling_factor());
+        let c = vae.latent_channels();
+        let normalizations: Vec<(f32, f32)> = (0..c).map(|channel| vae.normalization(channel)).collect();
         let (low, high) = LOG_VARIANCE;
-        let deviation = |log: &f32| (0.5 * log.clamp(low, high)).exp() * scaling_factor;
+        let deviation = |(log, (factor, _)): (&f32, &(f32, f32))| (0.5 * log.clamp(low, high)).exp() * factor;
+        let mean = |(mean, (factor, summand)): (&f32, &(f32, f32))| mean * factor + summand;
         let pixels = || encoded.chunks_exact(vae.encoded_channels());
-        let deviations = || pixels().flat_map(|pixel| pixel[c..].iter().map(deviation)).collect();
+        let deviations =
+            || pixels().flat_map(|pixel| pixel[c..].iter().zip(&normalizations).map(deviation)).collect();
         Posterior {
-            mean: pixels().flat_map(|pixel| pixel[..c].iter().map(|mean| mean * scaling_factor)).collect(),
+            mean: pixels().flat_map(|pixel| pixel[..c].iter().zip(&normalizations).map(mean)).collect(),
             deviation: vae.is_variational().then(deviations),
         }
     }

@@ -112,7 +112,11 @@ impl Pipeline {
     pub fn load(files: &ModelFiles, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
         let (description, checkpoint) = files.open()?;
         let widths: Vec<usize> = description.config.text_encoders().map(|clip| clip.hidden_size).collect();
-        let inversions = Inversions::read(&files.embeddings, description.config.clip.vocab_size, &widths)?;
+        let inversions = Inversions::read(
+            &files.embeddings,
+            description.config.text_encoders().next().expect("a text encoder").vocab_size,
+            &widths,
+        )?;
         Self::fill(description, inversions, Box::new(checkpoint), backend, on_load)
     }
 

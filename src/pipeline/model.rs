@@ -5,10 +5,11 @@ use std::fmt;
 use super::family::{Distillation, Family};
 use crate::error::{Error, Result};
 use crate::location::Location;
-use crate::model::config::{AutoencoderConfig, ControlNetConfig, ModelConfig};
+use crate::model::config::{AutoencoderConfig, ControlNetConfig, ModelConfig, UNetInput};
 use crate::sampler::SchedulerConfig;
 use crate::text::Embedding;
 use crate::weights::names::PREVIEW_VAE;
+use crate::weights::single_file::EdmTensors;
 use crate::weights::{Checkpoint, Component, Defaults, ModelFolder, SingleFile, controlnet, single_file};
 
 /// What a ControlNet is.
@@ -163,12 +164,34 @@ impl ModelFiles {
             config.unet.sample_size = ModelConfig::sd15().unet.sample_size;
         }
         let mut scheduler = family.scheduler(distillation, prediction_type);
+        match file.edm {
+            Some(EdmTensors::Playground { latents }) => {
+                scheduler = SchedulerConfig::playground();
+                config.vae = config.vae.playground(latents);
+            }
+            Some(EdmTensors::CosXl { sigma_min, sigma_max }) => {
+                scheduler = SchedulerConfig::cosxl(sigma_min, sigma_max);
+            }
+            None => {}
+        }
         scheduler.rescale_betas_zero_snr = file.zero_snr.then_some(true);
         self.changed(Description::new(config, scheduler, distillation))
     }
 
     /// The description with what is to be taken instead.
     fn changed(&self, mut description: Description) -> Result<Description> {
+        let unsupported = match (&description.config.clip, description.config.unet_input()) {
+            (None, _) => {
+                Some("the refiner of Stable Diffusion XL, which is not supported; try the base model")
+            }
+            (_, UNetInput::Image) => {
+                Some("an InstructPix2Pix model, which is not supported; try a text-to-image one")
+            }
+            _ => None,
+        };
+        if let Some(message) = unsupported {
+            return Err(Error::file(&self.location, message));
+        }
         if let Some(prediction_type) = self.prediction_type {
             description.scheduler.prediction_type = Some(prediction_type.to_string());
         }

@@ -33,7 +33,7 @@ impl Models {
         let mut clip = |name, config: &ClipConfig, projected| {
             plan.component(name, |plan| ClipText::new(config, projected, new_tokens, plan))
         };
-        let text_encoder = clip("text_encoder", &config.clip, false);
+        let text_encoder = clip("text_encoder", config.clip.as_ref().expect("refused without"), false);
         let text_encoder_2 = config.clip_2.as_ref().map(|config| clip("text_encoder_2", config, true));
         // The pipelines of Stable Diffusion 1.x and 2.x decode in halves whatever the file says.
         let upcast = matches!(&config.vae, AutoencoderConfig::Kl(vae) if vae.force_upcast);

@@ -1,7 +1,7 @@
 //! DEIS (Zhang and Chen 2023) with polynomials in the logarithm of sigma, up to order 3, as
 //! `DEISMultistepScheduler`.
 
-use super::dpm::Level;
+use super::noise_model::Level;
 use super::schedules::Settings;
 use super::terms::{HISTORY, X};
 use super::{Row, Table};
@@ -9,7 +9,7 @@ use crate::error::Result;
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
     let sigmas = settings.sigmas()?;
-    let levels: Vec<Level> = sigmas.levels.iter().map(|&sigma| Level::new(sigma)).collect();
+    let levels: Vec<Level> = sigmas.levels.iter().map(|&sigma| settings.level(sigma)).collect();
     let (config, steps) = (settings.config, settings.steps);
     // Not all steps are taken where it starts from a picture.
     let last = sigmas.timesteps.len();
@@ -25,15 +25,15 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
     };
     let row = |(i, &t): (usize, &f64)| {
         let (level, next) = (levels[i], levels[i + 1]);
-        let noise = settings.prediction.noise(X, level.alpha, level.sigma);
+        let noise = settings.noise(level);
         let noises = [noise, HISTORY[0], HISTORY[1]];
         let known: Vec<f64> = (0..order(i)).map(|k| sigmas.levels[i - k]).collect();
         let sum = (0..known.len())
             .fold(X / level.alpha, |sum, k| sum + weight(&known, k, sigmas.levels[i + 1]) * noises[k]);
-        Row { remember: Some(noise), ..Row::new(t, level.mix(), next.alpha * sum) }
+        Row { in_scale: level.in_scale, remember: Some(noise), ..Row::new(t, level.mix(), next.alpha * sum) }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: 1.0 })
+    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
 }
 
 /// The integral over sigma from `nodes[0]` to `to` of the Lagrange polynomial in `ln sigma` that is 1 at

@@ -3,38 +3,18 @@
 //! `sample_dpmpp_3m_sde` of k-diffusion.
 
 use super::name::Sampler;
+use super::noise_model::Level;
 use super::schedules::Settings;
 use super::terms::{HISTORY, NOISE, Terms, X};
-use super::{Mix, Row, Table};
+use super::{Row, Table};
 use crate::error::Result;
-
-/// A noise level as the solvers in logarithmic SNR see it.
-#[derive(Clone, Copy)]
-pub(super) struct Level {
-    pub alpha: f64,
-    pub sigma: f64,
-    /// `ln(alpha/sigma)`, infinite without noise.
-    pub lambda: f64,
-}
-
-impl Level {
-    /// `ratio` is sigma/alpha.
-    pub fn new(ratio: f64) -> Self {
-        let alpha = 1.0 / (ratio * ratio + 1.0).sqrt();
-        Level { alpha, sigma: ratio * alpha, lambda: -ratio.ln() }
-    }
-
-    pub fn mix(self) -> Mix {
-        Mix { signal: self.alpha, noise: self.sigma }
-    }
-}
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
     let sigmas = settings.sigmas()?;
-    let levels: Vec<Level> = sigmas.levels.iter().map(|&sigma| Level::new(sigma)).collect();
+    let levels: Vec<Level> = sigmas.levels.iter().map(|&sigma| settings.level(sigma)).collect();
     let row = |(i, &t): (usize, &f64)| {
         let level = levels[i];
-        let sample = settings.prediction.sample(X, level.alpha, level.sigma);
+        let sample = settings.sample(level);
         let next = match settings.sampler {
             Sampler::DpmPp3mSde => third_order(&levels, i, settings.eta, sample),
             sampler => {
@@ -50,10 +30,10 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
                 step.kept * X + step.gain * estimate + step.noise * NOISE
             }
         };
-        Row { remember: Some(sample), ..Row::new(t, level.mix(), next) }
+        Row { in_scale: level.in_scale, remember: Some(sample), ..Row::new(t, level.mix(), next) }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: 1.0 })
+    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
 }
 
 fn is_first_order(settings: &Settings, levels: &[Level], i: usize) -> bool {

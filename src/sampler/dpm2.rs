@@ -3,9 +3,10 @@
 //! `KDPM2AncestralDiscreteScheduler`, and DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1), ancestral, as
 //! `sample_dpmpp_2s_ancestral` of k-diffusion. A step to no noise at all is Euler's.
 
-use super::euler::{ancestral, denoised, derivative, in_scale};
+use super::euler::ancestral;
 use super::name::Sampler;
-use super::schedules::{Prediction, Settings};
+use super::noise_model::Prediction;
+use super::schedules::Settings;
 use super::terms::{NOISE, SAVED, X};
 use super::{Mix, Row, Table};
 use crate::error::{Error, Result};
@@ -26,25 +27,31 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             _ => ancestral(sigma, sigma_next, settings.eta),
         };
         let mix = Mix::of_sigma(sigma);
-        let slope = derivative(prediction, sigma);
+        let slope = settings.derivative(sigma);
         let first = |to: f64| X + (to - sigma) * slope;
         if down == 0.0 {
-            rows.push(Row { in_scale: in_scale(sigma), ..Row::new(t, mix, first(0.0) + up * NOISE) });
+            rows.push(Row {
+                in_scale: settings.in_scale(sigma),
+                ..Row::new(t, mix, first(0.0) + up * NOISE)
+            });
             continue;
         }
         let middle = f64::from((sigma * down).sqrt() as f32);
-        rows.push(Row { in_scale: in_scale(sigma), save: X, ..Row::new(t, mix, first(middle)) });
+        rows.push(Row { in_scale: settings.in_scale(sigma), save: X, ..Row::new(t, mix, first(middle)) });
         let second = match sampler {
             Sampler::DpmPp2sAncestral => {
                 let kept = down / sigma;
-                kept * SAVED + (1.0 - kept) * denoised(prediction, middle)
+                kept * SAVED + (1.0 - kept) * settings.denoised(middle)
             }
-            _ => SAVED + (down - sigma) * derivative(prediction, middle),
+            _ => SAVED + (down - sigma) * settings.derivative(middle),
         };
         let t_middle = sigmas.timestep(middle);
         // The schedulers of diffusers add the noise of the step's end here, not that of its middle.
         let mix = Mix::of_sigma(if sampler == Sampler::DpmPp2sAncestral { middle } else { sigma_next });
-        rows.push(Row { in_scale: in_scale(middle), ..Row::new(t_middle, mix, second + up * NOISE) });
+        rows.push(Row {
+            in_scale: settings.in_scale(middle),
+            ..Row::new(t_middle, mix, second + up * NOISE)
+        });
     }
-    Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })
+    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
 }

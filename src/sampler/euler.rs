@@ -2,26 +2,10 @@
 //! `s_churn` 0 and `EulerAncestralDiscreteScheduler`.
 
 use super::name::Sampler;
-use super::schedules::{Prediction, Settings};
-use super::terms::{NOISE, Terms, X};
-use super::{Mix, Row, Table};
+use super::schedules::Settings;
+use super::terms::{NOISE, X};
+use super::{Row, Table};
 use crate::error::Result;
-
-/// `1/sqrt(sigma² + 1)`: brings latents with noise of variance sigma² to unit variance.
-pub(super) fn in_scale(sigma: f64) -> f64 {
-    1.0 / (sigma * sigma + 1.0).sqrt()
-}
-
-/// The clean sample in latents `x = sample + sigma·noise`.
-pub(super) fn denoised(prediction: Prediction, sigma: f64) -> Terms {
-    let alpha = in_scale(sigma);
-    prediction.sample(alpha * X, alpha, sigma * alpha)
-}
-
-/// The derivative of such latents by sigma.
-pub(super) fn derivative(prediction: Prediction, sigma: f64) -> Terms {
-    (X - denoised(prediction, sigma)) / sigma
-}
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
     let sigmas = settings.sigmas()?;
@@ -31,11 +15,11 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             Sampler::EulerAncestral => ancestral(sigma, sigma_next, settings.eta),
             _ => (sigma_next, 0.0),
         };
-        let next = X + (down - sigma) * derivative(settings.prediction, sigma) + up * NOISE;
-        Row { in_scale: in_scale(sigma), ..Row::new(t, Mix::of_sigma(sigma), next) }
+        let next = X + (down - sigma) * settings.derivative(sigma) + up * NOISE;
+        Row { in_scale: settings.in_scale(sigma), ..Row::new(t, settings.mix(sigma), next) }
     };
     let rows = sigmas.timesteps.iter().zip(sigmas.levels.windows(2)).map(row).collect();
-    Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })
+    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
 }
 
 /// Splits a step to level `to` into a step further down and the noise that is then added: all that an ancestor of

@@ -1,7 +1,6 @@
 //! Improved PNDM: Adams-Bashforth steps over sigma up to order 4, with the weights of even steps whatever the
 //! steps are (Zhang and Chen 2023), as `sample_ipndm` of ComfyUI. A step to no noise at all is Euler's.
 
-use super::euler::{derivative, in_scale};
 use super::schedules::Settings;
 use super::terms::{HISTORY, X};
 use super::{Mix, Row, Table};
@@ -12,7 +11,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
     let [h0, h1, h2, _] = HISTORY;
     let row = |(i, &t): (usize, &f64)| {
         let (sigma, sigma_next) = (sigmas.levels[i], sigmas.levels[i + 1]);
-        let slope = derivative(settings.prediction, sigma);
+        let slope = settings.derivative(sigma);
         let mean = match i {
             _ if sigma_next == 0.0 => slope,
             0 => slope,
@@ -21,8 +20,12 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             _ => (55.0 * slope - 59.0 * h0 + 37.0 * h1 - 9.0 * h2) / 24.0,
         };
         let next = X + (sigma_next - sigma) * mean;
-        Row { in_scale: in_scale(sigma), remember: Some(slope), ..Row::new(t, Mix::of_sigma(sigma), next) }
+        Row {
+            in_scale: settings.in_scale(sigma),
+            remember: Some(slope),
+            ..Row::new(t, Mix::of_sigma(sigma), next)
+        }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })
+    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
 }

@@ -1,7 +1,6 @@
 //! The linear multistep method of order 4 over sigma, as `LMSDiscreteScheduler`; but where it starts from a picture,
 //! its first steps are of the orders that they have from noise, without the weights of derivatives that are not there.
 
-use super::euler::{derivative, in_scale};
 use super::schedules::Settings;
 use super::terms::{HISTORY, X};
 use super::{Mix, Row, Table};
@@ -13,18 +12,18 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
     let sigmas = settings.sigmas()?;
     let row = |(i, &t): (usize, &f64)| {
         let known: Vec<f64> = (0..ORDER.min(i + 1)).map(|k| sigmas.levels[i - k]).collect();
-        let slope = derivative(settings.prediction, known[0]);
+        let slope = settings.derivative(known[0]);
         let slopes = [slope, HISTORY[0], HISTORY[1], HISTORY[2]];
         let next = (0..known.len())
             .fold(X, |next, k| next + weight(&known, k, known[0], sigmas.levels[i + 1]) * slopes[k]);
         Row {
-            in_scale: in_scale(known[0]),
+            in_scale: settings.in_scale(known[0]),
             remember: Some(slope),
             ..Row::new(t, Mix::of_sigma(known[0]), next)
         }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: sigmas.initial(settings.spacing) })
+    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
 }
 
 /// The integral over `from..to` of the Lagrange polynomial that is 1 at `nodes[k]` and 0 at the others.

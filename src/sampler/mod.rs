@@ -20,6 +20,7 @@ mod heun;
 mod ipndm;
 mod lms;
 mod name;
+mod noise_model;
 mod pndm;
 mod prediction;
 mod ramp;
@@ -32,6 +33,7 @@ mod unipc;
 
 pub use config::SchedulerConfig;
 pub use name::{Sampler, Schedule};
+pub use noise_model::{Edm, NoiseModel};
 pub use prediction::prediction_type;
 pub use sampling::{NoiseLevels, Sampling};
 pub use table::{Mix, Row, Table};
@@ -61,10 +63,7 @@ impl Table {
             Sampler::Deis => deis::table(&settings),
             Sampler::UniPc => unipc::table(&settings),
         }?;
-        let alphas = settings.alphas()?;
-        for row in &mut table.rows {
-            row.predicted = settings.predicted(&alphas, row.timestep, row.in_scale);
-        }
+        settings.predict(&mut table)?;
         let endless = table.packed().position(|row| !row.iter().all(|c| c.is_finite()));
         match endless {
             None => Ok(table),

@@ -1,6 +1,7 @@
 //! PLMS (Liu et al. 2022, equations 9 and 12), as `PNDMScheduler` with `skip_prk_steps`.
 
-use super::schedules::{Alphas, Prediction, Settings};
+use super::noise_model::Prediction;
+use super::schedules::{Alphas, Settings};
 use super::terms::{E, HISTORY, SAVED, Terms, X};
 use super::{Row, Table};
 use crate::error::{Error, Result};

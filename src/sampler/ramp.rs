@@ -2,11 +2,14 @@
 
 use statrs::distribution::{Beta, ContinuousCDF};
 
+/// The rho of Karras et al. 2022.
+pub const KARRAS: Ramp = Ramp::Karras { rho: 7.0 };
+
 /// How the noise levels of the steps are spaced.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ramp {
-    /// Karras et al. 2022, equation 5, with rho 7 (`_convert_to_karras`).
-    Karras,
+    /// Karras et al. 2022, equation 5 (`_convert_to_karras`).
+    Karras { rho: f64 },
     /// Evenly in the logarithm (`_convert_to_exponential`).
     Exponential,
     /// By quantiles of the beta distribution with both parameters 0.6 (Lee et al. 2024, `_convert_to_beta`).
@@ -30,10 +33,9 @@ impl Ramp {
         let step = 1.0 / (count.max(2) - 1) as f64;
         let along = (0..count).map(|i| if i > 0 && i + 1 == count { 1.0 } else { i as f64 * step });
         match self {
-            Ramp::Karras => {
-                const RHO: f64 = 7.0;
-                let (first, last) = (first.powf(1.0 / RHO), last.powf(1.0 / RHO));
-                along.map(|a| (first + a * (last - first)).powf(RHO)).collect()
+            Ramp::Karras { rho } => {
+                let (first, last) = (first.powf(1.0 / rho), last.powf(1.0 / rho));
+                along.map(|a| (first + a * (last - first)).powf(rho)).collect()
             }
             Ramp::Exponential => {
                 let (first, last) = (first.ln(), last.ln());

@@ -4,45 +4,18 @@
 //! amplified later (zero terminal SNR, the inverse of sigma) it is repeated here, so that whole
 //! trajectories agree; everything else is f64.
 
-use super::Mix;
 use super::config::{SchedulerConfig, choose};
 use super::name::{Sampler, Schedule};
-use super::ramp::{ALIGNED, ALIGNED_XL, Ramp};
+use super::noise_model::{Level, NoiseModel, Prediction, edm_timestep};
+use super::ramp::{ALIGNED, ALIGNED_XL, KARRAS, Ramp};
 use super::sampling::{NoiseLevels, Sampling};
 use super::terms::{E, Terms, X};
 use super::training::{alphas_cumprod, interpolate, timestep_of};
+use super::{Mix, Table};
 use crate::error::{Error, Result};
 
 /// No model was trained on more timesteps; every model of the family on 1000.
 const MOST_TIMESTEPS: usize = 1 << 16;
-
-/// What the model's output means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prediction {
-    Epsilon,
-    Velocity,
-    Sample,
-}
-
-impl Prediction {
-    /// The clean sample, from latents `x = alpha·sample + sigma·noise` with `alpha² + sigma² = 1`.
-    pub fn sample(self, x: Terms, alpha: f64, sigma: f64) -> Terms {
-        match self {
-            Prediction::Epsilon => (x - sigma * E) / alpha,
-            Prediction::Velocity => alpha * x - sigma * E,
-            Prediction::Sample => E,
-        }
-    }
-
-    /// The noise in such latents.
-    pub fn noise(self, x: Terms, alpha: f64, sigma: f64) -> Terms {
-        match self {
-            Prediction::Epsilon => E,
-            Prediction::Velocity => alpha * E + sigma * x,
-            Prediction::Sample => (x - alpha * E) / sigma,
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spacing {
@@ -93,6 +66,7 @@ pub struct Settings<'a> {
     /// Steps that are left out at the start.
     pub start: usize,
     pub prediction: Prediction,
+    pub noise: NoiseModel,
     pub spacing: Spacing,
     /// 0 for a sampler that has none.
     pub eta: f64,
@@ -106,7 +80,8 @@ pub struct Settings<'a> {
 impl<'a> Settings<'a> {
     pub fn new(config: &'a SchedulerConfig, sampling: &'a Sampling) -> Result<Self> {
         let &Sampling { sampler, schedule, steps, start, .. } = sampling;
-        config.check(sampler)?;
+        let noise = config.noise_model()?;
+        config.check(sampler, noise)?;
         let train = config.num_train_timesteps;
         if !(2..=MOST_TIMESTEPS).contains(&train) {
             return Err(Error::invalid(format!(
@@ -127,6 +102,30 @@ impl<'a> Settings<'a> {
             ],
         )?;
         let grid = Grid::of(sampler);
+        let is_possible = match noise {
+            NoiseModel::VariancePreserving => true,
+            NoiseModel::Edm(_) => grid.has_levels(),
+            NoiseModel::Flow { .. } => sampler == Sampler::Euler,
+        };
+        if !is_possible {
+            let other = if let NoiseModel::Edm(_) = noise { "euler or dpm++2m" } else { "euler" };
+            return Err(Error::invalid(format!(
+                "--sampler {sampler}: not defined for this model, which was trained with {}; try --sampler {other}",
+                noise.words()
+            )));
+        }
+        let has_no_timesteps = !matches!(noise, NoiseModel::VariancePreserving);
+        let is_spaced_by_levels =
+            matches!(schedule, Schedule::Model | Schedule::Karras | Schedule::Exponential | Schedule::Beta);
+        let is_flow = matches!(noise, NoiseModel::Flow { .. });
+        if has_no_timesteps && (!is_spaced_by_levels || is_flow && schedule != Schedule::Model) {
+            let others = if is_flow { "" } else { ", or take karras, exponential or beta" };
+            return Err(Error::invalid(format!(
+                "--schedule {schedule}: not defined for this model, which was trained with {}; leave --schedule \
+                 out{others}",
+                noise.words()
+            )));
+        }
         let given = sampling.sigmas()?;
         if given.is_some() && !grid.has_levels() {
             return Err(Error::invalid(format!(
@@ -161,11 +160,18 @@ impl<'a> Settings<'a> {
             key == Some(true) && grid.has_levels() && sampler != Sampler::EulerAncestral && given.is_none()
         };
         let ramp = match schedule {
-            Schedule::Karras => Some(Ramp::Karras),
+            Schedule::Model if has_no_timesteps => match noise {
+                NoiseModel::Edm(edm) => Some(edm.ramp),
+                _ => None,
+            },
+            Schedule::Karras => Some(match noise {
+                NoiseModel::Edm(edm) if edm.ramp != Ramp::Exponential => edm.ramp,
+                _ => KARRAS,
+            }),
             Schedule::Exponential => Some(Ramp::Exponential),
             Schedule::Beta => Some(Ramp::Beta),
             Schedule::Ays => Some(if sampling.xl { ALIGNED_XL } else { ALIGNED }),
-            Schedule::Model if knows(config.use_karras_sigmas) => Some(Ramp::Karras),
+            Schedule::Model if knows(config.use_karras_sigmas) => Some(KARRAS),
             Schedule::Model if knows(config.use_exponential_sigmas) => Some(Ramp::Exponential),
             Schedule::Model if knows(config.use_beta_sigmas) => Some(Ramp::Beta),
             _ => None,
@@ -188,6 +194,7 @@ impl<'a> Settings<'a> {
             steps,
             start,
             prediction,
+            noise,
             spacing,
             eta,
             ramp,
@@ -263,14 +270,145 @@ impl<'a> Settings<'a> {
         Ok(Alphas { last: if to_one { 1.0 } else { f64::from(cumulative[0]) }, cumulative })
     }
 
-    /// The clean sample in latents that the model sees times `in_scale` at a timestep. Where that is not 1,
-    /// latents are `sample + sigma·noise`, and it is the share of signal in what the model sees.
-    pub fn predicted(&self, alphas: &Alphas, timestep: f64, in_scale: f64) -> Terms {
-        let alpha = if in_scale == 1.0 { alphas.interpolated(timestep).sqrt() } else { in_scale };
-        self.prediction.sample(in_scale * X, alpha, (1.0 - alpha * alpha).sqrt())
+    /// Fills in [`Row::predicted`](super::Row::predicted).
+    pub fn predict(&self, table: &mut Table) -> Result<()> {
+        match self.noise {
+            NoiseModel::VariancePreserving => {
+                let alphas = self.alphas()?;
+                for row in &mut table.rows {
+                    // Where it is not 1, latents are `sample + sigma·noise`, and it is the share of signal in what
+                    // the model sees.
+                    let alpha = match row.in_scale {
+                        1.0 => alphas.interpolated(row.timestep).sqrt(),
+                        in_scale => in_scale,
+                    };
+                    let sigma = (1.0 - alpha * alpha).sqrt();
+                    row.predicted = self.prediction.sample(row.in_scale * X, alpha, sigma);
+                }
+            }
+            NoiseModel::Edm(edm) => {
+                for row in &mut table.rows {
+                    row.predicted = edm.denoised(self.prediction, edm.sigma(row.in_scale));
+                }
+            }
+            NoiseModel::Flow { .. } => {
+                let train = self.config.num_train_timesteps as f64;
+                for row in &mut table.rows {
+                    row.predicted = X - (row.timestep / train) * E;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The model sees latents `sample + sigma·noise`, or those of a flow, times this.
+    pub fn in_scale(&self, sigma: f64) -> f64 {
+        match self.noise {
+            NoiseModel::VariancePreserving => 1.0 / (sigma * sigma + 1.0).sqrt(),
+            NoiseModel::Edm(edm) => edm.in_scale(sigma),
+            NoiseModel::Flow { .. } => 1.0,
+        }
+    }
+
+    /// The clean sample in such latents.
+    pub fn denoised(&self, sigma: f64) -> Terms {
+        match self.noise {
+            NoiseModel::VariancePreserving => {
+                let alpha = self.in_scale(sigma);
+                self.prediction.sample(alpha * X, alpha, sigma * alpha)
+            }
+            NoiseModel::Edm(edm) => edm.denoised(self.prediction, sigma),
+            NoiseModel::Flow { .. } => X - sigma * E,
+        }
+    }
+
+    /// The derivative of such latents by sigma.
+    pub fn derivative(&self, sigma: f64) -> Terms {
+        match self.noise {
+            NoiseModel::Flow { .. } => E,
+            _ => (X - self.denoised(sigma)) / sigma,
+        }
+    }
+
+    /// How such latents mix sample and noise.
+    pub fn mix(&self, sigma: f64) -> Mix {
+        match self.noise {
+            NoiseModel::Flow { .. } => Mix { signal: 1.0 - sigma, noise: sigma },
+            _ => Mix::of_sigma(sigma),
+        }
+    }
+
+    /// A noise level for solvers in logarithmic SNR; `ratio` is that of noise to sample.
+    pub fn level(&self, ratio: f64) -> Level {
+        let (alpha, in_scale) = match self.noise {
+            NoiseModel::Edm(edm) => (1.0, edm.in_scale(ratio)),
+            _ => (1.0 / (ratio * ratio + 1.0).sqrt(), 1.0),
+        };
+        Level { alpha, sigma: ratio * alpha, lambda: -ratio.ln(), in_scale }
+    }
+
+    /// The clean sample in latents at a level.
+    pub fn sample(&self, level: Level) -> Terms {
+        match self.noise {
+            NoiseModel::Edm(edm) => edm.denoised(self.prediction, level.sigma),
+            _ => self.prediction.sample(X, level.alpha, level.sigma),
+        }
+    }
+
+    /// The noise in latents at a level.
+    pub fn noise(&self, level: Level) -> Terms {
+        match self.noise {
+            NoiseModel::Edm(_) => self.derivative(level.sigma),
+            _ => self.prediction.noise(X, level.alpha, level.sigma),
+        }
+    }
+
+    /// What standard normal noise is multiplied by to start from it (`init_noise_sigma`).
+    pub fn init_noise_sigma(&self, sigmas: &Sigmas) -> f64 {
+        let max = sigmas.levels.iter().copied().fold(0.0, f64::max);
+        let above = match (self.noise, self.grid, self.spacing) {
+            (NoiseModel::Flow { .. }, ..) => return 1.0,
+            (NoiseModel::VariancePreserving, Grid::Open, _) => return 1.0,
+            (NoiseModel::VariancePreserving, _, spacing) => spacing == Spacing::Leading,
+            (NoiseModel::Edm(edm), ..) => edm.starts_above,
+        };
+        if above { (max * max + 1.0).sqrt() } else { max }
     }
 
     pub fn sigmas(&self) -> Result<Sigmas> {
+        match self.noise {
+            NoiseModel::VariancePreserving => self.sigmas_of_betas(),
+            NoiseModel::Edm(edm) => {
+                let ramp = self.ramp.expect("a schedule of levels");
+                let levels = ramp.levels(edm.sigma_max, edm.sigma_min, self.steps);
+                let end = if self.ends_at_zero { 0.0 } else { edm.sigma_min };
+                Ok(self.sigmas_of_levels(levels, end, edm_timestep))
+            }
+            NoiseModel::Flow { shift } => {
+                let train = self.config.num_train_timesteps as f64;
+                let shifted = |s: f64| shift * s / (1.0 + (shift - 1.0) * s);
+                // Between the first and the last level of training, which are shifted already.
+                let (first, last) = (1.0, shifted(1.0 / train));
+                let step = (last - first) / (self.steps.max(2) - 1) as f64;
+                let levels = (0..self.steps).map(|i| shifted(first + i as f64 * step)).collect();
+                Ok(self.sigmas_of_levels(levels, 0.0, |sigma| f64::from((train * sigma) as f32)))
+            }
+        }
+    }
+
+    /// The noise levels of the steps, or those given by hand, and the timesteps that stand for them.
+    fn sigmas_of_levels(&self, mut levels: Vec<f64>, end: f64, timestep: impl Fn(f64) -> f64) -> Sigmas {
+        match self.given {
+            Some(given) => levels = given.as_slice().to_vec(),
+            None => levels.push(end),
+        }
+        let levels: Vec<f64> =
+            levels.into_iter().skip(self.start).map(|level| f64::from(level as f32)).collect();
+        let timesteps = levels[..levels.len() - 1].iter().map(|&level| timestep(level)).collect();
+        Sigmas { timesteps, levels, logs: Vec::new() }
+    }
+
+    fn sigmas_of_betas(&self) -> Result<Sigmas> {
         let zero_snr = match self.sampler {
             // Their schedulers do not know rescale_betas_zero_snr.
             Sampler::Heun | Sampler::Lms | Sampler::Dpm2 | Sampler::Dpm2Ancestral | Sampler::Deis => false,
@@ -327,13 +465,13 @@ impl<'a> Settings<'a> {
     /// A timestep that stands for a noise level, as the scheduler rounds it.
     fn rounded(&self, timestep: f64) -> f64 {
         let dpm = matches!(self.sampler, Sampler::DpmPp2m | Sampler::DpmPp2mSde | Sampler::DpmPp3mSde);
-        let cosine = dpm && self.config.beta_schedule == "squaredcos_cap_v2";
+        let cosine = dpm && self.config.beta_schedule.as_deref() == Some("squaredcos_cap_v2");
         let dpm2 = matches!(self.sampler, Sampler::Dpm2 | Sampler::Dpm2Ancestral);
         match (self.grid, self.ramp) {
             (Grid::Open, Some(Ramp::Exponential | Ramp::Beta)) => timestep.trunc(),
-            (Grid::Open, Some(Ramp::Karras)) if cosine => timestep.trunc(),
+            (Grid::Open, Some(Ramp::Karras { .. })) if cosine => timestep.trunc(),
             (Grid::Open, _) => timestep.round_ties_even(),
-            (_, Some(Ramp::Karras)) if dpm2 => timestep.round_ties_even(),
+            (_, Some(Ramp::Karras { .. })) if dpm2 => timestep.round_ties_even(),
             _ => f64::from(timestep as f32),
         }
     }
@@ -374,22 +512,17 @@ pub struct Sigmas {
     pub timesteps: Vec<f64>,
     /// One more than timesteps: where the last step ends. Rounded to f32, as diffusers keeps them.
     pub levels: Vec<f64>,
-    /// Logarithms of the levels of training.
+    /// Logarithms of the levels of training; none where they are continuous.
     logs: Vec<f32>,
 }
 
 impl Sigmas {
-    /// The first level, at which the Euler family starts (`init_noise_sigma`).
-    pub fn initial(&self, spacing: Spacing) -> f64 {
-        let max = self.levels.iter().copied().fold(0.0, f64::max);
-        match spacing {
-            Spacing::Linspace | Spacing::Trailing | Spacing::SgmUniform => max,
-            Spacing::Leading => (max * max + 1.0).sqrt(),
-        }
-    }
-
     /// The timestep, not necessarily whole, that stands for a noise level.
     pub fn timestep(&self, level: f64) -> f64 {
-        f64::from(timestep_of(level, &self.logs) as f32)
+        if self.logs.is_empty() {
+            edm_timestep(level)
+        } else {
+            f64::from(timestep_of(level, &self.logs) as f32)
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// The share of signal in the latents at each training timestep.
 pub fn alphas_cumprod(config: &SchedulerConfig, zero_snr: bool) -> Result<Vec<f32>> {
     let train = config.num_train_timesteps;
-    let (start, end) = (config.beta_start, config.beta_end);
+    let (start, end) = (config.beta_start.unwrap_or(0.0), config.beta_end.unwrap_or(0.0));
     if !(0.0 < start && start <= end && end < 1.0) {
         return Err(Error::invalid(format!(
             "scheduler_config.json: beta_start is {start} and beta_end {end}; \
@@ -23,7 +23,7 @@ pub fn alphas_cumprod(config: &SchedulerConfig, zero_snr: bool) -> Result<Vec<f3
                 betas.len()
             )));
         }
-        None => match config.beta_schedule.as_str() {
+        None => match config.beta_schedule.as_deref().unwrap_or_default() {
             "scaled_linear" => linspace(start.sqrt() as f32, end.sqrt() as f32, train)
                 .into_iter()
                 .map(|root| root * root)

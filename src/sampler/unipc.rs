@@ -4,7 +4,7 @@
 //! An evaluation first corrects the latents it was made at, then predicts the next ones from the
 //! corrected ones. `saved` holds the corrected latents, the history the samples that were predicted.
 
-use super::dpm::Level;
+use super::noise_model::Level;
 use super::schedules::Settings;
 use super::terms::{HISTORY, SAVED, X};
 use super::{Row, Table};
@@ -12,14 +12,14 @@ use crate::error::Result;
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
     let sigmas = settings.sigmas()?;
-    let levels: Vec<Level> = sigmas.levels.iter().map(|&sigma| Level::new(sigma)).collect();
+    let levels: Vec<Level> = sigmas.levels.iter().map(|&sigma| settings.level(sigma)).collect();
     let steps = sigmas.timesteps.len();
     let order = |i: usize| {
         let order = settings.config.solver_order.unwrap_or(2).min(i + 1);
         if settings.config.lower_order_final.unwrap_or(true) { order.min(steps - i) } else { order }
     };
     let row = |(i, &t): (usize, &f64)| {
-        let sample = settings.prediction.sample(X, levels[i].alpha, levels[i].sigma);
+        let sample = settings.sample(levels[i]);
         let corrected = match i {
             0 => X,
             _ => {
@@ -43,13 +43,14 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             _ => sample + (0.5 / step.ratio(levels[i - 1])) * (HISTORY[0] - sample),
         };
         Row {
+            in_scale: levels[i].in_scale,
             save: corrected,
             remember: Some(sample),
             ..Row::new(t, levels[i].mix(), step.signal * corrected - step.gain * estimate)
         }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: 1.0 })
+    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
 }
 
 /// What predictor and corrector share about a step between two levels.

@@ -20,7 +20,9 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Opens the weight files of all components of a folder and reads their headers.
     pub fn open(folder: &ModelFolder) -> Result<Self> {
-        let there = COMPONENTS.iter().filter(|(name, _)| *name != "text_encoder_2" || folder.is_xl());
+        let there = COMPONENTS
+            .iter()
+            .filter(|(name, _)| !name.starts_with("text_encoder") || folder.has_text_encoder(name));
         let open = |&(name, base)| Component::in_folder(&folder.location.join(name), name, base);
         Ok(Checkpoint { components: there.map(open).collect::<Result<_>>()? })
     }

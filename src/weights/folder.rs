@@ -2,12 +2,14 @@
 
 use std::io;
 
+use serde_json::Value;
+
 use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::location::{Kind, Location};
 
 /// Pipelines whose U-Net, VAE and text encoders are those of Stable Diffusion 1.x, 2.x and XL.
-const PIPELINES: [&str; 7] = [
+const PIPELINES: [&str; 9] = [
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
@@ -15,6 +17,8 @@ const PIPELINES: [&str; 7] = [
     "StableDiffusionXLPipeline",
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
 ];
 
 const FOLDER: &str =
@@ -99,20 +103,17 @@ impl ModelFolder {
                 format!("only Stable Diffusion 1.x, 2.x and XL are supported ({})", PIPELINES.join(", "));
             return Err(index.refuse("_class_name", expected));
         }
-        if location.join("text_encoder_2").is_folder() && !location.join("text_encoder").is_folder() {
-            let message = "a refiner of Stable Diffusion XL, which is not supported; try the base model";
-            return Err(Error::file(location, message));
-        }
         let is_xl = class_name.starts_with("StableDiffusionXL");
         let second_encoder = is_xl.then_some("text_encoder_2/config.json");
-        for file in [
-            "unet/config.json",
-            "vae/config.json",
-            "text_encoder/config.json",
-            "scheduler/scheduler_config.json",
-        ]
-        .into_iter()
-        .chain(second_encoder)
+        // The refiner of Stable Diffusion XL has the second alone.
+        let is_left_out = |component: &str| {
+            index.get(component).is_some_and(|class| class.get(1).is_some_and(Value::is_null))
+        };
+        let first_encoder = (!is_xl || !is_left_out("text_encoder")).then_some("text_encoder/config.json");
+        for file in ["unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
+            .into_iter()
+            .chain(first_encoder)
+            .chain(second_encoder)
         {
             if !location.join(file).is_file() {
                 return Err(Error::file(
@@ -129,15 +130,16 @@ impl ModelFolder {
         })
     }
 
-    /// Whether there is a second text encoder.
-    pub fn is_xl(&self) -> bool {
-        self.location.join("text_encoder_2").is_folder()
+    /// Whether there is a text encoder of that name: `text_encoder`, `text_encoder_2`.
+    pub fn has_text_encoder(&self, name: &str) -> bool {
+        self.location.join(name).is_folder()
     }
 
     /// The vocabulary of each text encoder, where the folder brings one.
     pub fn tokenizers(&self) -> Vec<Option<Location>> {
-        let names: &[&str] = if self.is_xl() { &["tokenizer", "tokenizer_2"] } else { &["tokenizer"] };
-        let folders = names.iter().map(|name| self.location.join(name));
+        let names = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
+        let there = names.into_iter().filter(|(encoder, _)| self.has_text_encoder(encoder));
+        let folders = there.map(|(_, name)| self.location.join(name));
         folders.map(|folder| folder.is_folder().then_some(folder)).collect()
     }
 

@@ -212,7 +212,8 @@ impl Bench<'_> {
                 freq_shift: case.number("freq_shift") as f32,
             }),
             "scale" => {
-                Call::Scale(Scale { out, x: self.dense("x", DType::F32), scale: case.number("scale") as f32 })
+                let (x, scale) = (self.dense("x", DType::F32), case.number("scale") as f32);
+                Call::Scale(Scale { out, x, scale, statistics: None })
             }
             "to_rgb8" => Call::ToRgb8(ToRgb8 { out, x: self.input("x") }),
             other => panic!("no fixtures of {other}"),

@@ -172,7 +172,7 @@ pub fn attention(dtype: DType, sizes: &[[usize; 2]], head_dims: &[usize]) -> Vec
 
 /// What touches every element once, at each number of tokens.
 pub fn elementwise(dtype: DType, tokens: &[usize]) -> Vec<Call> {
-    use Activation::{FromUnit, Gelu, QuickGelu, Relu, Silu, Tanh3, ToUnit};
+    use Activation::{FromUnit, Gelu, Identity, QuickGelu, Relu, Silu, Tanh3, ToUnit};
     templates(dtype, |ops| {
         for (number, &t) in tokens.iter().enumerate() {
             let b = 1 + number % 3;
@@ -180,7 +180,7 @@ pub fn elementwise(dtype: DType, tokens: &[usize]) -> Vec<Call> {
                 let x = ops.alloc([b, t, 3, c]);
                 let out = ops.alloc(x.shape);
                 let row = laid_out(ops, number, [b, t, 3, c.next_multiple_of(8)]).columns(0, c);
-                for activation in [Silu, Gelu, QuickGelu, Relu, Tanh3, FromUnit, ToUnit] {
+                for activation in [Silu, Gelu, QuickGelu, Relu, Tanh3, FromUnit, ToUnit, Identity] {
                     ops.activate(Activate { out, x, activation });
                     ops.activate(Activate { out: row, x: row, activation });
                 }
@@ -212,10 +212,13 @@ pub fn elementwise(dtype: DType, tokens: &[usize]) -> Vec<Call> {
                     ops.emphasize(Emphasize { x, weight, restore_mean });
                 }
             }
-            for c in [3, 4, 8] {
+            for c in [3, 4, 8, 20] {
                 let x = ops.arena().alloc([b, t, 5, c], DType::F32);
                 let out = ops.alloc(x.shape);
-                ops.scale(Scale { out, x, scale: 0.18215 });
+                ops.scale(Scale { out, x, scale: 0.18215, statistics: None });
+                let [mean, deviation] =
+                    [0.5, 3.0].map(|start| std::array::from_fn(|j| start - 0.1 * j as f32));
+                ops.scale(Scale { out, x, scale: 2.0, statistics: Some(Statistics { mean, deviation }) });
             }
             for (rows, width, e) in [(b, 4, 0), (2 * b, 4, 0), (2 * b, 12, 5), (b, 8, 4)] {
                 let x = ops.arena().alloc([b, t, 5, 4], DType::F32);

@@ -4,7 +4,10 @@ use std::fs;
 
 use sdrt::info::Info;
 use sdrt::location::Location;
-use sdrt::model::config::{BlockKind, ClipConfig, ControlNetConfig, ModelConfig, UNetConfig, VaeConfig};
+use sdrt::model::config::{
+    BlockKind, ClipConfig, ControlNetConfig, MidBlock, ModelConfig, TextTimeConfig, UNetConfig, UNetInput,
+    VaeConfig,
+};
 use sdrt::ops::{Activation, DType};
 use sdrt::pipeline::{KnownShapes, Model, ModelFiles, Request};
 use sdrt::sampler::Sampler;
@@ -91,10 +94,9 @@ fn lists_nulls_and_other_shapes_read() {
     let config = read(with(unet(), changes), UNetConfig::read).unwrap();
     assert_eq!(config.heads, [5, 10, 20, 20]);
     assert_eq!((config.cross_attention_dim, config.use_linear_projection), (1024, true));
-    assert_eq!(
-        (config.layers_per_block, config.transformer_layers_per_block),
-        (vec![1, 2, 3, 4], vec![1, 2, 1, 1])
-    );
+    assert_eq!(config.layers_per_block, [1, 2, 3, 4]);
+    assert_eq!(config.down_depths, [vec![1], vec![2; 2], vec![1; 3], vec![]]);
+    assert_eq!(config.up_depths, [vec![], vec![1; 4], vec![2; 3], vec![1; 2]]);
     assert_eq!(config.sample_size, 64);
     assert_eq!(config.down_blocks[3], BlockKind::Resnets);
     let heads =
@@ -111,6 +113,94 @@ fn lists_nulls_and_other_shapes_read() {
     assert_eq!(config.hidden_act, Activation::Gelu);
 }
 
+/// `config.json` of the U-Net of Stable Diffusion XL.
+fn unet_xl() -> Value {
+    let changes = json!({
+        "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": true, "sample_size": 128,
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    });
+    with(unet(), changes)
+}
+
+#[test]
+fn siblings_of_xl_read_as_their_public_shapes() {
+    assert_eq!(read(unet_xl(), UNetConfig::read).unwrap(), UNetConfig::sdxl());
+    let ssd = json!({
+        "mid_block_type": "UNetMidBlock2D", "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+    });
+    let config = read(with(unet_xl(), ssd), UNetConfig::read).unwrap();
+    assert_eq!(config.down_depths, [vec![], vec![2; 2], vec![4; 2]]);
+    assert_eq!(config.up_depths, [vec![4, 4, 10], vec![2, 1, 1], vec![]]);
+    assert_eq!(config.mid_block, MidBlock::Resnet);
+    let koala = json!({
+        "mid_block_type": null, "layers_per_block": 1, "transformer_layers_per_block": [0, 2, 5],
+    });
+    let config = read(with(unet_xl(), koala), UNetConfig::read).unwrap();
+    assert_eq!(config.down_depths, [vec![], vec![2], vec![5]]);
+    assert_eq!(config.up_depths, [vec![5; 2], vec![2; 2], vec![]]);
+    assert_eq!(config.mid_block, MidBlock::None);
+    // Of a block without attention, no value means anything.
+    let other = json!({
+        "transformer_layers_per_block": [[7, 7, 7], [1, 2], [3, 4]],
+        "reverse_transformer_layers_per_block": [[1, 2, 3], [4, 5, 6], []],
+    });
+    let config = read(with(unet_xl(), other), UNetConfig::read).unwrap();
+    assert_eq!(config.down_depths, [vec![], vec![1, 2], vec![3, 4]]);
+    assert_eq!(config.up_depths, [vec![1, 2, 3], vec![4, 5, 6], vec![]]);
+    assert_eq!(config.mid_block, MidBlock::CrossAttention { depth: 3 });
+    let refiner = json!({
+        "block_out_channels": [384, 768, 1536, 1536], "attention_head_dim": [6, 12, 24, 24],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "transformer_layers_per_block": 4, "cross_attention_dim": 1280,
+        "projection_class_embeddings_input_dim": 2560,
+    });
+    let config = read(with(unet_xl(), refiner.clone()), UNetConfig::read).unwrap();
+    // How many numbers there are follows from the text encoder.
+    let six = TextTimeConfig { pooled_dim: 1024, time_embed_dim: 256, numbers: TextTimeConfig::SIZES };
+    assert_eq!(config, UNetConfig { text_time: Some(six), ..UNetConfig::sdxl_refiner() });
+
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, config: Value| {
+        fs::create_dir_all(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name).join("config.json"), config.to_string()).unwrap();
+    };
+    write("unet", with(unet_xl(), refiner));
+    write("vae", with(vae(), json!({"scaling_factor": 0.13025, "sample_size": 1024})));
+    let big_g = json!({
+        "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+        "hidden_act": "gelu", "projection_dim": 1280,
+    });
+    write("text_encoder_2", with(clip(), big_g));
+    assert_eq!(ModelConfig::read(&folder.path().into()).unwrap(), ModelConfig::sdxl_refiner());
+}
+
+#[test]
+fn latents_may_have_a_mean_and_a_deviation() {
+    let latents = |mean: Value, std: Value| {
+        read(with(vae(), json!({"latents_mean": mean, "latents_std": std})), VaeConfig::read)
+    };
+    let config = latents(json!([1.0, -2.0, 0.5, 0.0]), json!([2.0, 4.0, 1.0, 8.0])).unwrap();
+    let normalizations = [0, 1, 2, 3].map(|channel| config.normalization(channel));
+    let s = 0.18215f32;
+    assert_eq!(normalizations, [(s / 2.0, -s / 2.0), (s / 4.0, s / 2.0), (s, -0.5 * s), (s / 8.0, -0.0)]);
+    assert_eq!(latents(json!(null), json!(null)).unwrap().normalization(3), (s, 0.0));
+    for (mean, std, named) in [
+        (json!([1.0, 2.0]), json!([1.0, 1.0]), "latents_mean is [1.0,2.0]; expected a list of 4 numbers"),
+        (json!([0, 0, 0, 0]), json!([1, 1, 0, 1]), "latents_std is [1,1,0,1]; expected a list of 4 numbers"),
+        (json!([0, 0, 0, 0]), json!(null), "latents_std is null; expected a list, as latents_mean is one"),
+        (json!(null), json!([1, 1, 1, 1]), "latents_mean is null; expected a list"),
+        (json!(3), json!([1, 1, 1, 1]), "latents_mean is 3; expected a list of 4 numbers"),
+    ] {
+        assert_refused(latents(mean, std), &[named]);
+    }
+}
+
 #[test]
 fn unsupported_u_nets_are_refused_in_a_sentence() {
     let refused = |changes: Value, parts: &[&str]| {
@@ -120,10 +210,10 @@ fn unsupported_u_nets_are_refused_in_a_sentence() {
         json!({"addition_embed_type": "image"}),
         &["addition_embed_type is \"image\"", "only \"text_time\""],
     );
-    let narrow = json!({"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 1536});
+    let narrow = json!({"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 1280});
     refused(
         narrow,
-        &["projection_class_embeddings_input_dim is 1536", "6 times addition_time_embed_dim, 256"],
+        &["projection_class_embeddings_input_dim is 1280", "6 or 5 times addition_time_embed_dim, 256"],
     );
     refused(json!({"time_cond_proj_dim": 7}), &["time_cond_proj_dim is 7; expected a multiple of 8"]);
     for (key, value, supported) in [
@@ -142,14 +232,16 @@ fn unsupported_u_nets_are_refused_in_a_sentence() {
         ("encoder_hid_dim_type", json!("text_proj"), "only null"),
         ("mid_block_only_cross_attention", json!(true), "only false"),
         ("mid_block_scale_factor", json!(2), "only 1"),
-        ("mid_block_type", json!("UNetMidBlock2D"), "only \"UNetMidBlock2DCrossAttn\""),
-        ("mid_block_type", json!(null), "only \"UNetMidBlock2DCrossAttn\""),
+        ("mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn"), "only \"UNetMidBlock2DCrossAttn\""),
         ("num_class_embeds", json!(10), "only null"),
         ("only_cross_attention", json!([true, false, false, false]), "only false"),
         ("resnet_out_scale_factor", json!(1.5), "only 1"),
         ("resnet_skip_time_act", json!(true), "only false"),
         ("resnet_time_scale_shift", json!("scale_shift"), "only \"default\""),
-        ("reverse_transformer_layers_per_block", json!([[1]]), "only null"),
+        ("reverse_transformer_layers_per_block", json!([[1]]), "or 4 of them, one for each level"),
+        ("reverse_transformer_layers_per_block", json!([1, [1, 1], 1, 1]), "a list of [3, 3, 3, 3] of them"),
+        ("transformer_layers_per_block", json!([[1, 1, 1], 1, 1, 1]), "a list of [2, 2, 2, 2] of them"),
+        ("transformer_layers_per_block", json!(33), "from 0 to 32"),
         ("time_embedding_act_fn", json!("silu"), "only null"),
         ("time_embedding_dim", json!(64), "only null"),
         ("time_embedding_type", json!("fourier"), "only \"positional\""),
@@ -185,7 +277,11 @@ fn unsupported_u_nets_are_refused_in_a_sentence() {
         ("norm_eps", json!(0), "expected a number above 0"),
         ("norm_num_groups", json!(48), "320 channels cannot be divided into that many groups"),
         ("sample_size", json!([64, 64]), "expected a whole number"),
-        ("transformer_layers_per_block", json!([[1, 1], 1, 1, 1]), "one for each level"),
+        (
+            "transformer_layers_per_block",
+            json!([[1, 1], 1, 1, 1]),
+            "supported with reverse_transformer_layers_per_block only",
+        ),
     ] {
         let mut config = json!({});
         config[key] = value.clone();
@@ -209,7 +305,7 @@ fn controlnet() -> Value {
 #[test]
 fn a_controlnet_reads_as_the_encoder_of_its_u_net() {
     let config = read(controlnet(), ControlNetConfig::read).unwrap();
-    assert_eq!(config.encoder, UNetConfig { up_blocks: vec![], ..UNetConfig::sd15() });
+    assert_eq!(config.encoder, UNetConfig { up_blocks: vec![], up_depths: vec![], ..UNetConfig::sd15() });
     assert_eq!((&config.embedding_channels, config.is_bgr), (&vec![16, 32, 96, 256], false));
     assert_eq!(config, ControlNetConfig::of_family(&UNetConfig::sd15()));
     let small = json!({
@@ -218,7 +314,7 @@ fn a_controlnet_reads_as_the_encoder_of_its_u_net() {
     });
     let config = read(with(controlnet(), small), ControlNetConfig::read).unwrap();
     assert_eq!(config.encoder.down_blocks, [BlockKind::Resnets; 4]);
-    assert_eq!((config.encoder.mid_attention, config.is_bgr), (false, true));
+    assert_eq!((config.encoder.mid_block, config.is_bgr), (MidBlock::Resnet, true));
     assert_eq!(config.embedding_channels, [16, 32, 96, 256]);
 }
 
@@ -266,8 +362,6 @@ fn unsupported_vaes_and_text_encoders_are_refused_in_a_sentence() {
         ("down_block_types", json!(vec!["AttnDownEncoderBlock2D"; 4]), "\"DownEncoderBlock2D\""),
         ("down_block_types", json!(vec!["DownEncoderBlock2D"; 3]), "as many as block_out_channels"),
         ("up_block_types", json!(vec!["AttnUpDecoderBlock2D"; 4]), "\"UpDecoderBlock2D\""),
-        ("latents_mean", json!([0.5, 0.5, 0.5, 0.5]), "only null is supported"),
-        ("latents_std", json!([0.5, 0.5, 0.5, 0.5]), "only null is supported"),
         ("shift_factor", json!(0.1), "only null is supported"),
         ("in_channels", json!(4), "only 3"),
         ("out_channels", json!(4), "only 3"),
@@ -312,6 +406,9 @@ fn the_three_models_must_fit_one_another() {
     assert_refused(ModelConfig::read(&folder.path().into()), &parts);
     write("unet", with(unet(), json!({"in_channels": 9})));
     assert!(ModelConfig::read(&folder.path().into()).unwrap().paints_into_pictures());
+    write("unet", with(unet(), json!({"in_channels": 8})));
+    let config = ModelConfig::read(&folder.path().into()).unwrap();
+    assert_eq!((config.unet_input(), config.paints_into_pictures()), (UNetInput::Image, false));
     write("unet", with(unet(), json!({"in_channels": 5})));
     assert_refused(
         ModelConfig::read(&folder.path().into()),

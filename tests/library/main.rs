@@ -26,6 +26,7 @@ mod raster;
 mod record;
 mod rng;
 mod samplers;
+mod siblings;
 mod single_file;
 mod text;
 mod tiles;

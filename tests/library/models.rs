@@ -8,7 +8,7 @@ use sdrt::model::blocks::{Carried, Context, Resnet, Transformer};
 use sdrt::model::clip::ClipText;
 use sdrt::model::conditioned::Conditioned;
 use sdrt::model::config::{AutoencoderConfig, ModelConfig};
-use sdrt::model::time::TimeInputs;
+use sdrt::model::time::{AddedInputs, TimeInputs};
 use sdrt::model::unet::UNet;
 use sdrt::model::vae::Vae;
 use sdrt::ops::cpu::Cpu;
@@ -30,7 +30,15 @@ fn folder(model: &str) -> PathBuf {
 }
 
 fn open(model: &str) -> (ModelConfig, Checkpoint) {
-    let folder = ModelFolder::open(&folder(model).into()).expect("a model");
+    open_folder(folder(model))
+}
+
+fn open_in(parent: &str, model: &str) -> (ModelConfig, Checkpoint) {
+    open_folder(root().join(parent).join(model))
+}
+
+fn open_folder(folder: PathBuf) -> (ModelConfig, Checkpoint) {
+    let folder = ModelFolder::open(&folder.into()).expect("a model");
     let config = ModelConfig::read(&folder.location).expect("a supported configuration");
     (config, Checkpoint::open(&folder).expect("weights"))
 }
@@ -97,8 +105,11 @@ impl Run<'_> {
     }
 
     fn clip(&mut self, config: &ModelConfig) {
-        let clip = self
-            .load(|plan| plan.component("text_encoder", |plan| ClipText::new(&config.clip, false, 0, plan)));
+        let clip = self.load(|plan| {
+            plan.component("text_encoder", |plan| {
+                ClipText::new(config.clip.as_ref().unwrap(), false, 0, plan)
+            })
+        });
         let ids = self.input_as("ids", DType::I32);
         self.compare(MODEL, |ops, out| clip.forward(ops, ids, clip.from_end(out, 1, true), None));
     }
@@ -113,6 +124,39 @@ impl Run<'_> {
         self.compare(MODEL, |ops, out| {
             unet.time_table(ops, table, TimeInputs { timesteps, guidance: None, added: None });
             unet.context(ops, rows, states);
+            unet.forward(ops, out, x, TableRow { table, index }, context, &[]);
+        });
+    }
+
+    /// A U-Net whose time embedding takes in the prompt and sizes, so that each row has a time table.
+    fn unet_with_sizes(&mut self, config: &ModelConfig) {
+        let unet = self.load(|plan| plan.component("unet", |plan| UNet::new(&config.unet, plan)));
+        let text_time = config.unet.text_time.expect("sizes");
+        let (x, states) = (self.input("x"), self.input("states"));
+        let timesteps = self.input_as("timesteps", DType::F32);
+        let [rows, n] = [x.b(), timesteps.len()];
+        let pooled = self.case.tensor("embeds").to_f32();
+        let embeds = pooled.chunks_exact(text_time.pooled_dim).flat_map(|row| {
+            let mut row = row.to_vec();
+            row.resize(text_time.width(), f32::NAN);
+            row
+        });
+        let dtype = self.backend.dtype();
+        let embeds: Vec<f32> = embeds.collect();
+        let embeds = upload(self.backend, &embeds, [1, 1, rows, text_time.width()], dtype);
+        let numbers = self.case.tensor("time_ids").to_f32();
+        assert_eq!(numbers.len(), rows * text_time.numbers);
+        let time_ids = upload(self.backend, &numbers, [rows, 1, 1, text_time.numbers], DType::F32);
+        let index: Vec<f32> = self.case.tensor("index").to_f32();
+        let index: Vec<f32> = index.iter().enumerate().map(|(row, i)| (row * n) as f32 + i).collect();
+        let index = upload(self.backend, &index, [1, 1, 1, rows], DType::I32);
+        let tables = self.alloc([rows, 1, n, unet.time_columns()]);
+        let table = Tensor { shape: [1, 1, rows * n, unet.time_columns()], ..tables };
+        let (entries, context) = self.context([rows, states.w(), unet.context_columns()]);
+        self.compare(MODEL, |ops, out| {
+            let added = Some(AddedInputs { embeds, time_ids });
+            unet.time_table(ops, tables, TimeInputs { timesteps, guidance: None, added });
+            unet.context(ops, entries, states);
             unet.forward(ops, out, x, TableRow { table, index }, context, &[]);
         });
     }
@@ -257,6 +301,23 @@ fn unet() {
     agrees_with_torch("unet", |run, config| run.unet(config));
 }
 
+/// U-Nets of `tools/fixtures/siblings.py`: uneven depths, a middle of one resnet or none, other inputs.
+#[test]
+fn unets_of_siblings() {
+    for model in ["ssd", "vega", "koala", "refiner", "pix2pix", "playground", "cosxl", "cosxl_edit"] {
+        let (config, checkpoint) = open_in("tests/fixtures/siblings", model);
+        let cases = fixture("siblings", model);
+        let case = cases.iter().find(|case| case.has("states")).expect("an evaluation");
+        println!("{model}");
+        let mut backend = Cpu::new();
+        let mut run = Run { backend: &mut backend, checkpoint: &checkpoint, case, regions: Vec::new() };
+        match config.unet.text_time {
+            Some(_) => run.unet_with_sizes(&config),
+            None => run.unet(&config),
+        }
+    }
+}
+
 #[test]
 fn what_comes_before_the_context_is_computed_once() {
     agrees_with_torch("unet", |run, config| run.unet_for_two_contexts(config));
@@ -313,7 +374,7 @@ fn plans_want_exactly_the_keys_of_checkpoints() {
         };
         let message = refused(&|other| other.unet.layers_per_block[0] += 1);
         assert!(message.contains("down_blocks.0.resnets") && message.contains("missing"), "{message}");
-        let message = refused(&|other| other.clip.num_hidden_layers += 1);
+        let message = refused(&|other| other.clip.as_mut().unwrap().num_hidden_layers += 1);
         assert!(message.contains("encoder.layers") && message.contains("missing"), "{message}");
         let message = refused(&|other| match &mut other.vae {
             AutoencoderConfig::Kl(vae) => vae.use_quant_conv ^= true,

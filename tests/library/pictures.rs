@@ -6,9 +6,11 @@ use std::ops::ControlFlow;
 use crate::common::pictures::{equals_diffusers, paint};
 use sdrt::Error;
 use sdrt::ops::cpu::Cpu;
-use sdrt::pipeline::{KnownShapes, Pipeline, Request};
+use sdrt::pipeline::{Init, KnownShapes, Pipeline, Request};
+use sdrt::raster::Raster;
 use sdrt::rng::Rng;
 use sdrt::sampler::{Sampler, Schedule};
+use sdrt::text::LongPrompt;
 
 fn pipeline() -> Pipeline {
     crate::common::pipeline("tiny", Cpu::new())
@@ -87,6 +89,34 @@ fn other_requests_of_a_shape_record_nothing_and_leave_nothing_behind() {
     let recorded = used.backend().recorded();
     assert!(paint(&mut used, &first).pictures == painted);
     assert_eq!(used.backend().recorded(), recorded);
+}
+
+/// What a change records is counted in graphs.
+#[test]
+fn a_change_records_the_programs_that_it_concerns() {
+    let mut pipeline = pipeline();
+    let first = request();
+    paint(&mut pipeline, &first);
+    let mut before = pipeline.backend().recorded();
+    let long = "a lighthouse at dawn, ".repeat(6);
+    let grey = Raster { width: 1, height: 1, rgb: vec![128; 3] };
+    let init = Init { picture: grey, mask: None, strength: 0.5 };
+    let long = Request { prompt: long, long_prompt: Some(LongPrompt::Chunk), ..first.clone() };
+    for (change, graphs, request) in [
+        ("steps, within the first 128", 0, Request { steps: 100, ..first.clone() }),
+        ("clip skip of the prompt: a text encoder", 1, Request { clip_skip: Some(2), ..first.clone() }),
+        ("an image to start from: its encoder", 1, Request { init: Some(init), ..first.clone() }),
+        ("two chunks: text encoder, keys and values, the step with long prompts", 3, long.clone()),
+        ("two chunks again", 0, Request { seed: 9, ..long }),
+        ("no guidance: the step", 1, Request { guidance_scale: 1.0, ..first.clone() }),
+        ("another size: the step, the decoder", 2, Request { height: first.height + 8, ..first.clone() }),
+        ("all that was", 0, first.clone()),
+    ] {
+        paint(&mut pipeline, &request);
+        let recorded = pipeline.backend().recorded();
+        assert_eq!(recorded - before, graphs, "{change}");
+        before = recorded;
+    }
 }
 
 #[test]

@@ -103,7 +103,12 @@ fn fixture(sampler: Sampler) -> PathBuf {
 
 /// Replays every case of a sampler; returns how many there are and the largest difference.
 fn replay(sampler: Sampler) -> (usize, f32) {
-    let bytes = std::fs::read(fixture(sampler)).unwrap();
+    replay_file(fixture(sampler), Some(sampler))
+}
+
+/// Replays every case of a file, whose cases say the sampler unless it is given.
+fn replay_file(file: PathBuf, all: Option<Sampler>) -> (usize, f32) {
+    let bytes = std::fs::read(file).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
     let about: Value = serde_json::from_str(&header.metadata().as_ref().unwrap()["about"]).unwrap();
@@ -111,6 +116,7 @@ fn replay(sampler: Sampler) -> (usize, f32) {
     let mut worst = 0f32;
     for case in cases {
         let name = case["name"].as_str().unwrap();
+        let sampler = all.unwrap_or_else(|| case["sampler"].as_str().unwrap().parse().unwrap());
         let schedule: Schedule = case["schedule"].as_str().unwrap().parse().unwrap();
         let steps = case["steps"].as_u64().unwrap() as usize;
         let levels = |levels: &Value| {
@@ -122,7 +128,11 @@ fn replay(sampler: Sampler) -> (usize, f32) {
             xl: case["xl"] == true,
             ..Sampling::new(sampler, schedule, steps)
         };
-        let table = Table::new(&config(&case["adds"]), &sampling).unwrap();
+        let config = match case.get("config") {
+            Some(config) => SchedulerConfig::parse(&config.to_string()).unwrap(),
+            None => config(&case["adds"]),
+        };
+        let table = Table::new(&config, &sampling).unwrap();
         let view = file.tensor(name).unwrap();
         let floats: Vec<f32> =
             view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
@@ -175,6 +185,152 @@ fn trajectories_equal_those_of_diffusers() {
         }
     }
     assert!(failed.is_empty(), "{failed:?} differ by more than {TOLERANCE:e}");
+}
+
+/// Fixtures of `tools/fixtures/noise_models.py`.
+#[test]
+fn trajectories_over_other_noise_equal_those_of_diffusers() {
+    for name in ["edm", "flow"] {
+        let file = format!("tests/fixtures/noise_models/{name}.safetensors");
+        let (cases, worst) = replay_file(crate::common::root().join(file), None);
+        println!("{name:12} {cases:3} trajectories, largest difference {worst:.1e}");
+        assert!(worst <= TOLERANCE, "{name}: {worst:e}");
+    }
+}
+
+/// Model, its scheduler's name, the sampler that it suggests.
+fn other_noise() -> [(SchedulerConfig, Sampler); 3] {
+    let flow = r#"{ "_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0 }"#;
+    [
+        (SchedulerConfig::playground(), Sampler::DpmPp2m),
+        (SchedulerConfig::cosxl(0.002, 120.0), Sampler::Euler),
+        (SchedulerConfig::parse(flow).unwrap(), Sampler::Euler),
+    ]
+}
+
+#[test]
+fn other_noise_has_its_own_samplers() {
+    let [playground, cosxl, flow] = other_noise();
+    for (config, suggested) in [&playground, &cosxl, &flow] {
+        assert_eq!(config.default_sampler().unwrap(), *suggested);
+    }
+    for sampler in Sampler::ALL {
+        let table = |config| Table::new(config, &Sampling::new(sampler, Schedule::Model, 4));
+        let by_timesteps =
+            matches!(sampler, Sampler::Ddim | Sampler::Pndm | Sampler::Lcm | Sampler::Tcd | Sampler::Ddpm);
+        for (config, is_possible) in
+            [(&playground.0, !by_timesteps), (&cosxl.0, !by_timesteps), (&flow.0, sampler == Sampler::Euler)]
+        {
+            match table(config) {
+                Ok(_) => assert!(is_possible, "{sampler}"),
+                Err(error) => {
+                    let message = error.to_string();
+                    assert!(!is_possible, "{message}");
+                    assert!(message.contains(&format!("--sampler {sampler}: not defined")), "{message}");
+                    assert!(message.contains("try --sampler euler"), "{message}");
+                }
+            }
+        }
+    }
+    let table = |config, schedule| Table::new(config, &Sampling::new(Sampler::Euler, schedule, 4));
+    for schedule in [Schedule::Trailing, Schedule::SgmUniform, Schedule::Ays] {
+        let message = table(&playground.0, schedule).unwrap_err().to_string();
+        assert!(message.contains("leave --schedule out, or take karras"), "{message}");
+    }
+    for schedule in [Schedule::Exponential, Schedule::Beta, Schedule::Karras] {
+        table(&cosxl.0, schedule).unwrap();
+    }
+    let message = table(&flow.0, Schedule::Karras).unwrap_err().to_string();
+    assert!(message.contains("--schedule karras") && message.contains("rectified flow"), "{message}");
+}
+
+/// Without its first steps, a table goes on where the image has as much noise as there.
+#[test]
+fn other_noise_starts_from_an_image() {
+    for (config, signal, noise) in [
+        (SchedulerConfig::playground(), 1.0, 80.0),
+        (SchedulerConfig::cosxl(0.002, 120.0), 1.0, 120.0),
+        (other_noise()[2].0.clone(), 0.0, 1.0),
+    ] {
+        let sampling = |start| Sampling { start, ..Sampling::new(Sampler::Euler, Schedule::Model, 5) };
+        let [all, rest] = [0, 2].map(|start| Table::new(&config, &sampling(start)).unwrap());
+        assert_eq!(rest.rows, all.rows[2..]);
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-4 * b.max(1.0);
+        assert!(near(all.start().signal, signal) && near(all.start().noise, noise), "{:?}", all.start());
+        let scale = all.init_noise_sigma;
+        assert!(near(scale, if signal == 1.0 { (noise * noise + 1.0).sqrt() } else { 1.0 }), "{scale}");
+    }
+    // ln(80)/4, and the level two of four steps down from it: ((80^(1/7) + 0.002^(1/7))/2)^7.
+    let playground = Sampling::new(Sampler::DpmPp2m, Schedule::Model, 5);
+    let table = Table::new(&SchedulerConfig::playground(), &playground).unwrap();
+    assert_near(&[table.rows[0].timestep], &[1.0955066]);
+    assert_near(
+        &[table.rows[2].mix.noise],
+        &[((80f64.powf(1.0 / 7.0) + 0.002f64.powf(1.0 / 7.0)) / 2.0).powi(7)],
+    );
+}
+
+/// The clean sample that a row predicts is what a step to no noise ends at.
+#[test]
+fn the_last_row_of_other_noise_ends_at_its_prediction() {
+    for (config, _) in other_noise() {
+        let table = Table::new(&config, &Sampling::new(Sampler::Euler, Schedule::Model, 4)).unwrap();
+        let row = table.rows.last().unwrap();
+        for (next, predicted) in row.next.0.iter().zip(row.predicted.0) {
+            assert!((next - predicted).abs() < 1e-6, "{:?} and {:?}", row.next, row.predicted);
+        }
+    }
+}
+
+/// What every row predicts is EDM's preconditioning, `c_skip·x + c_out·e`, at the noise of its latents; previews show it.
+#[test]
+fn rows_of_edm_predict_by_its_preconditioning() {
+    for (config, data, sign) in
+        [(SchedulerConfig::playground(), 0.5, 1.0), (SchedulerConfig::cosxl(0.002, 120.0), 1.0, -1.0)]
+    {
+        for sampler in [Sampler::Euler, Sampler::DpmPp2m, Sampler::Lms, Sampler::UniPc, Sampler::Deis] {
+            let table = Table::new(&config, &Sampling::new(sampler, Schedule::Model, 8)).unwrap();
+            for row in &table.rows {
+                let sigma = row.mix.noise;
+                let variance = sigma * sigma + data * data;
+                let [of_x, of_e, ..] = row.predicted.0;
+                assert_near(&[row.mix.signal, row.in_scale * variance.sqrt()], &[1.0, 1.0]);
+                assert_near(&[of_x, of_e], &[data * data / variance, sign * sigma * data / variance.sqrt()]);
+                assert_near(&[row.timestep], &[0.25 * sigma.ln()]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_other_noise_cannot_be_is_named() {
+    for (json, named) in [
+        (json!({ "_class_name": "EDMEulerScheduler", "sigma_min": 3.0, "sigma_max": 2.0 }), "sigma_max"),
+        (json!({ "_class_name": "EDMEulerScheduler", "sigma_data": 0.0 }), "sigma_data is 0"),
+        (json!({ "_class_name": "EDMEulerScheduler", "rho": -1.0 }), "rho is -1"),
+        (json!({ "_class_name": "EDMEulerScheduler", "sigma_schedule": "cosine" }), "sigma_schedule"),
+        (json!({ "_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 0.0 }), "shift is 0"),
+        (
+            json!({ "_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true }),
+            "use_dynamic_shifting",
+        ),
+        (
+            json!({ "_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous",
+                    "prediction_type": "v_prediction" }),
+            "timestep_type continuous",
+        ),
+        (
+            json!({ "_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous",
+                    "prediction_type": "v_prediction", "use_karras_sigmas": true, "sigma_min": 0.1 }),
+            "sigma_min and sigma_max",
+        ),
+        (json!({ "_class_name": "EulerDiscreteScheduler" }), "beta_start"),
+    ] {
+        let config = SchedulerConfig::parse(&json.to_string()).unwrap();
+        let table = Table::new(&config, &Sampling::new(Sampler::Euler, Schedule::Model, 4));
+        let message = table.unwrap_err().to_string();
+        assert!(message.contains(named), "{json}: {message}");
+    }
 }
 
 fn timesteps(sampler: Sampler, schedule: Schedule, steps: usize) -> Vec<f32> {
@@ -399,7 +555,7 @@ fn sampler_of_the_model() {
     ] {
         assert_eq!(class(name).default_sampler().unwrap(), sampler);
     }
-    for name in ["EDMEulerScheduler", "DPMSolverSinglestepScheduler", "IPNDMScheduler"] {
+    for name in ["VQDiffusionScheduler", "DPMSolverSinglestepScheduler", "IPNDMScheduler"] {
         let message = class(name).default_sampler().unwrap_err().to_string();
         assert!(message.contains(name) && message.contains("--sampler"), "{message}");
     }

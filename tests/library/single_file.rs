@@ -9,13 +9,15 @@ use std::path::Path;
 use crate::common::root;
 use flate2::read::GzDecoder;
 use sdrt::location::Location;
-use sdrt::model::config::{ModelConfig, VaeConfig};
+use sdrt::model::clip::ClipText;
+use sdrt::model::config::{AutoencoderConfig, MidBlock, ModelConfig, UNetConfig, UNetInput, VaeConfig};
+use sdrt::model::unet::UNet;
 use sdrt::ops::DType;
 use sdrt::pipeline::{Distillation, Family, ModelFiles, Models, Request};
-use sdrt::sampler::Sampler;
+use sdrt::sampler::{NoiseModel, Sampler};
 use sdrt::weights::component::Part;
-use sdrt::weights::single_file::names::{self, places};
-use sdrt::weights::{Plan, Source};
+use sdrt::weights::single_file::names::{self, Levels, places};
+use sdrt::weights::{Plan, SingleFile, Source};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -84,11 +86,15 @@ fn assert_refused<T>(result: sdrt::Result<T>, sentence: &str) {
 
 #[test]
 fn every_key_means_what_the_converter_of_diffusers_says() {
-    for name in ["sd15", "sd21", "sdxl"] {
+    for name in ["sd15", "sd21", "sdxl", "ssd1b", "vega", "koala700m", "refiner"] {
         let family = family(name);
+        let keys = family["original"].as_object().unwrap().keys();
+        let levels = Levels::of(keys.map(String::as_str));
         let mut found = BTreeSet::new();
         for key in family["original"].as_object().unwrap().keys() {
-            for place in places(key, VAE_LEVELS).unwrap_or_else(|_| panic!("{name}: {key} has no place")) {
+            for place in
+                places(key, VAE_LEVELS, &levels).unwrap_or_else(|_| panic!("{name}: {key} has no place"))
+            {
                 // Ours may have transformers' prefix or not, as the files have.
                 let ours = place.key.strip_prefix("text_model.").unwrap_or(&place.key);
                 let pair = &family["diffusers"][place.component][ours];
@@ -123,6 +129,117 @@ fn files_of_all_families_are_recognised_by_their_shapes() {
         Models::new(&description.config, 0, &mut plan);
         checkpoint.check(&plan.requests).unwrap();
     }
+}
+
+#[test]
+fn files_of_siblings_are_recognised_by_their_shapes() {
+    let ssd = UNetConfig {
+        down_depths: vec![vec![], vec![2; 2], vec![4; 2]],
+        up_depths: vec![vec![4, 4, 10], vec![2, 1, 1], vec![]],
+        mid_block: MidBlock::Resnet,
+        ..UNetConfig::sdxl()
+    };
+    let vega = UNetConfig {
+        down_depths: vec![vec![], vec![1; 2], vec![2; 2]],
+        up_depths: vec![vec![2; 3], vec![1; 3], vec![]],
+        ..ssd.clone()
+    };
+    let koala = UNetConfig {
+        layers_per_block: vec![1; 3],
+        down_depths: vec![vec![], vec![2], vec![5]],
+        up_depths: vec![vec![5; 2], vec![2; 2], vec![]],
+        mid_block: MidBlock::None,
+        ..UNetConfig::sdxl()
+    };
+    for (name, unet) in [("ssd1b", ssd), ("vega", vega), ("koala700m", koala)] {
+        let file = Hollow::new("model.safetensors", &original(name), json!({}));
+        let (description, checkpoint) = file.files().open().unwrap();
+        assert_eq!(description.family, Family::Xl);
+        assert_eq!(description.config, ModelConfig { unet, ..ModelConfig::sdxl() }, "{name}");
+        let mut plan = Plan::measure(DType::F16);
+        Models::new(&description.config, 0, &mut plan);
+        checkpoint.check(&plan.requests).unwrap();
+    }
+}
+
+/// The configuration that follows from the shapes of a file, and its weights.
+fn infer(file: &Hollow) -> (ModelConfig, SingleFile) {
+    let opened = SingleFile::open(&file.location()).unwrap();
+    let shapes = |name: &str| opened.checkpoint.component(name).map(|component| component.shapes());
+    let [first, unet, vae] = ["text_encoder", "unet", "vae"].map(|name| shapes(name).unwrap_or_default());
+    let second = shapes("text_encoder_2");
+    (ModelConfig::infer(&file.location(), &first, second.as_ref(), &unet, &vae).unwrap(), opened)
+}
+
+#[test]
+fn a_refiner_and_an_instruct_pix2pix_model_are_recognised() {
+    let refiner = Hollow::new("sd_xl_refiner_1.0.safetensors", &original("refiner"), json!({}));
+    let (config, file) = infer(&refiner);
+    assert_eq!(config, ModelConfig::sdxl_refiner());
+    let mut plan = Plan::measure(DType::F16);
+    plan.component("unet", |plan| UNet::new(&config.unet, plan));
+    plan.component("text_encoder_2", |plan| ClipText::new(&config.clip_2.unwrap(), true, 0, plan));
+    file.checkpoint.check(&plan.requests).unwrap();
+    assert_refused(refiner.files().describe(), "the refiner of Stable Diffusion XL, which is not supported");
+
+    let mut tensors = original("sd15");
+    tensors.insert("model.diffusion_model.input_blocks.0.0.weight".into(), vec![320, 8, 3, 3]);
+    let edit = Hollow::new("instruct-pix2pix-00-22000.safetensors", &tensors, json!({}));
+    let (config, _) = infer(&edit);
+    assert_eq!(config.unet, UNetConfig { in_channels: 8, ..UNetConfig::sd15() });
+    assert_eq!(config.unet_input(), UNetInput::Image);
+    assert_refused(edit.files().describe(), "an InstructPix2Pix model, which is not supported");
+}
+
+/// A single file of XL with tensors of one number each besides, f32.
+fn with_numbers(numbers: &[(&str, &[f32])]) -> Hollow {
+    let mut end = 0;
+    let mut header = Map::new();
+    for (key, numbers) in numbers {
+        let start = end;
+        end += 4 * numbers.len();
+        let shape = if numbers.len() == 1 { vec![] } else { vec![1, numbers.len(), 1, 1] };
+        header.insert((*key).into(), json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}));
+    }
+    let own: Vec<u8> = numbers.iter().flat_map(|(_, n)| n.iter().flat_map(|n| n.to_le_bytes())).collect();
+    for (key, shape) in original("sdxl") {
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        header.insert(key, json!({"dtype": "F16", "shape": shape, "data_offsets": [start, end]}));
+    }
+    let header = Value::from(header).to_string();
+    let folder = TempDir::new().unwrap();
+    let mut file = File::create(folder.path().join("model.safetensors")).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.write_all(&own).unwrap();
+    file.set_len((8 + header.len() + end) as u64).unwrap();
+    Hollow(folder, "model.safetensors".into())
+}
+
+#[test]
+fn files_of_edm_models_are_recognised_by_their_tensors() {
+    let (mean, std) = ([-1.6574, 1.886, -1.383, 2.5155], [8.4927, 5.9022, 6.5498, 5.2299]);
+    let playground = with_numbers(&[("edm_mean", &mean), ("edm_std", &std)]).files().describe().unwrap();
+    assert_eq!(playground.scheduler.default_sampler().unwrap(), Sampler::DpmPp2m);
+    let NoiseModel::Edm(edm) = playground.scheduler.noise_model().unwrap() else { panic!("not EDM") };
+    assert_eq!((edm.sigma_data, edm.sigma_min, edm.sigma_max), (0.5, 0.002, 80.0));
+    let AutoencoderConfig::Kl(vae) = playground.config.vae else { panic!("a tiny VAE") };
+    let statistics = vae.statistics.unwrap();
+    assert_eq!((&statistics.mean[..4], &statistics.deviation[..4]), (&mean[..], &std[..]));
+    assert_eq!(vae.scaling_factor, 0.5);
+
+    let ends: [(&str, &[f32]); 2] = [("edm_vpred.sigma_max", &[120.0]), ("edm_vpred.sigma_min", &[0.002])];
+    let cosxl = with_numbers(&ends).files().describe().unwrap();
+    let NoiseModel::Edm(edm) = cosxl.scheduler.noise_model().unwrap() else { panic!("not EDM") };
+    assert_eq!((edm.sigma_data, edm.sigma_min as f32, edm.sigma_max), (1.0, 0.002, 120.0));
+    assert_eq!(cosxl.scheduler.prediction_type.as_deref(), Some("v_prediction"));
+    assert_eq!(cosxl.config, ModelConfig::sdxl());
+
+    let zeros = with_numbers(&[("edm_mean", &mean), ("edm_std", &[0.0; 4])]);
+    assert_refused(zeros.files().describe(), "edm_std: expected numbers above 0");
+    let ends: [(&str, &[f32]); 2] = [("edm_vpred.sigma_max", &[0.0]), ("edm_vpred.sigma_min", &[0.002])];
+    assert_refused(with_numbers(&ends).files().describe(), "sigma_max");
 }
 
 #[test]
@@ -319,7 +436,6 @@ fn other_files_are_called_what_they_are() {
         ("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight", "a LoRA, which changes a model"),
         ("unet.mid_block.attentions.0.proj_in.lora_A.weight", "a LoRA, which changes a model"),
         ("control_model.input_blocks.0.0.weight", "a ControlNet, which steers a model"),
-        ("conditioner.embedders.0.model.ln_final.weight", "the refiner of Stable Diffusion XL"),
         ("emb_params", "a textual inversion"),
         ("double_blocks.0.img_attn.qkv.weight", "Flux or Stable Diffusion 3"),
         ("down_blocks.0.resnets.0.conv1.weight", "one component of a model in the layout of diffusers"),

@@ -6,6 +6,7 @@ use super::vae::VaeConfig;
 use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::location::Location;
+use crate::ops::Statistics;
 
 /// Colours of a picture.
 pub const RGB: usize = 3;
@@ -76,6 +77,24 @@ impl AutoencoderConfig {
         match self {
             AutoencoderConfig::Kl(vae) => vae.scaling_factor,
             AutoencoderConfig::Tiny(vae) => vae.scaling_factor,
+        }
+    }
+
+    /// Factor and summand of the latents of a channel: what the encoder gives, times the one, plus the other.
+    pub fn normalization(&self, channel: usize) -> (f32, f32) {
+        match self {
+            AutoencoderConfig::Kl(vae) => vae.normalization(channel),
+            AutoencoderConfig::Tiny(vae) => (vae.scaling_factor, 0.0),
+        }
+    }
+
+    /// The same with latents of Playground 2.5, whose file has their statistics and not their factor.
+    pub fn playground(self, latents: Statistics) -> Self {
+        match self {
+            AutoencoderConfig::Kl(vae) => {
+                VaeConfig { statistics: Some(latents), scaling_factor: 0.5, ..vae }.into()
+            }
+            tiny @ AutoencoderConfig::Tiny(_) => tiny,
         }
     }
 

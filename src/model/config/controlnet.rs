@@ -20,7 +20,6 @@ pub struct ControlNetConfig {
     pub is_bgr: bool,
 }
 
-const MID_BLOCK: &str = "mid_block_type";
 const EMBEDDING: &str = "conditioning_embedding_out_channels";
 const ORDER: &str = "controlnet_conditioning_channel_order";
 
@@ -32,7 +31,6 @@ const ONLY: &[(&str, &[&str])] = &[
     ("_class_name", &["\"ControlNetModel\""]),
     ("conditioning_channels", &["3"]),
     ("global_pool_conditions", &["false"]),
-    (MID_BLOCK, &["\"UNetMidBlock2DCrossAttn\"", "\"UNetMidBlock2D\""]),
     (ORDER, &["\"rgb\"", "\"bgr\""]),
 ];
 
@@ -42,7 +40,7 @@ impl ControlNetConfig {
 
     /// The shapes of a ControlNet that copies a published U-Net: those of `ControlNetModel.from_unet`.
     pub fn of_family(unet: &UNetConfig) -> Self {
-        let encoder = UNetConfig { up_blocks: Vec::new(), ..unet.clone() };
+        let encoder = UNetConfig { up_blocks: Vec::new(), up_depths: Vec::new(), ..unet.clone() };
         ControlNetConfig { encoder, embedding_channels: EMBEDDING_CHANNELS.to_vec(), is_bgr: false }
     }
 
@@ -51,8 +49,7 @@ impl ControlNetConfig {
         for (key, supported) in ONLY {
             only(&json, key, supported)?;
         }
-        let mid_attention = json.text(MID_BLOCK)?.is_none_or(|name| name.ends_with("CrossAttn"));
-        let encoder = UNetConfig { mid_attention, ..UNetConfig::read_encoder(&json)? };
+        let encoder = UNetConfig::read_encoder(&json)?;
         encoder.check_heads(&json)?;
         let embedding_channels = match json.get(EMBEDDING) {
             None => EMBEDDING_CHANNELS.to_vec(),

@@ -5,7 +5,9 @@
 
 use super::fields::{MAX_CHANNELS, MAX_HEAD_DIM, MAX_VAE_HEAD_DIM, MAX_WIDTH};
 use super::shapes::{Shapes, conv, count, matrix};
-use super::{AutoencoderConfig, BlockKind, ClipConfig, ModelConfig, TextTimeConfig, UNetConfig, VaeConfig};
+use super::{
+    AutoencoderConfig, BlockKind, ClipConfig, MidBlock, ModelConfig, TextTimeConfig, UNetConfig, VaeConfig,
+};
 use crate::error::{Error, Result};
 use crate::location::Location;
 
@@ -48,15 +50,22 @@ impl ModelConfig {
             Self::sd21()
         };
         let vae = AutoencoderConfig::of_shapes(vae, &family.vae_to_infer())?;
+        let clip_2 = match (is_xl, text_encoder_2, family.clip_2) {
+            (true, Some(shapes), Some(like)) => Some(ClipConfig::of_shapes(shapes, &like)?),
+            (true, ..) => return None,
+            _ => None,
+        };
         Some(ModelConfig {
-            clip: ClipConfig::of_shapes(text_encoder, &family.clip)?,
-            clip_2: match (is_xl, text_encoder_2, family.clip_2) {
-                (true, Some(shapes), Some(like)) => Some(ClipConfig::of_shapes(shapes, &like)?),
-                (true, ..) => return None,
-                _ => None,
+            clip: match family.clip {
+                // The refiner has the second alone.
+                Some(_) if is_xl && text_encoder.is_empty() => None,
+                Some(like) => Some(ClipConfig::of_shapes(text_encoder, &like)?),
+                None => None,
             },
             vae,
-            unet: UNetConfig { sample_size: family.unet.sample_size, ..unet },
+            unet: UNetConfig { sample_size: family.unet.sample_size, ..unet }
+                .with_pooled_dim(clip_2.as_ref()),
+            clip_2,
             controlnets: Vec::new(),
             preview_vae: None,
         })
@@ -95,8 +104,16 @@ impl UNetConfig {
         if count(shapes, "up_blocks.") != levels || !(4..=MAX_CHANNELS).contains(&out_channels) {
             return None;
         }
+        let resnets = |up: usize| count(shapes, &format!("up_blocks.{up}.resnets."));
+        let layers = |up: usize| encoder.layers_per_block[levels - 1 - up] + 1;
+        if (0..levels).any(|up| resnets(up) != layers(up)) {
+            return None;
+        }
+        let up_depths = (0..levels).map(|up| depths(shapes, &format!("up_blocks.{up}"), layers(up)));
+        let up_depths = up_depths.collect::<Option<Vec<_>>>()?;
         Some(UNetConfig {
             out_channels,
+            up_depths,
             up_blocks: (0..levels).map(|up| block_kind(shapes, &format!("up_blocks.{up}"))).collect(),
             time_cond_proj_dim: matrix(shapes, "time_embedding.cond_proj.weight").map(|s| s[1]),
             ..encoder
@@ -123,17 +140,14 @@ impl UNetConfig {
         let layers_per_block =
             per_level(&|level| Some(count(shapes, &format!("down_blocks.{level}.resnets."))))?;
         let kind = |level| block_kind(shapes, &format!("down_blocks.{level}"));
-        let attention = |level: usize| {
-            let down = format!("down_blocks.{level}");
-            let is_last = level + 1 == levels;
-            let in_down = kind(level) == BlockKind::CrossAttention;
-            if !in_down && is_last {
-                "mid_block.attentions.0".to_string()
-            } else {
-                format!("{down}.attentions.0")
-            }
+        let down_depths =
+            (0..levels).map(|level| depths(shapes, &format!("down_blocks.{level}"), layers_per_block[level]));
+        let down_depths = down_depths.collect::<Option<Vec<_>>>()?;
+        let mid_block = match count(shapes, "mid_block.resnets.") {
+            0 => MidBlock::None,
+            1 => MidBlock::Resnet,
+            _ => MidBlock::CrossAttention { depth: depths(shapes, "mid_block", 1)?.first().copied()? },
         };
-        let depth = |level| count(shapes, &format!("{}.transformer_blocks.", attention(level))).max(1);
         let keys = shapes.iter().find(|(key, _)| key.ends_with(".transformer_blocks.0.attn2.to_k.weight"));
         let cross_attention_dim = match keys {
             Some((_, &&[_, width])) => width,
@@ -151,11 +165,7 @@ impl UNetConfig {
         let time_embed_dim = 256;
         let text_time = match matrix(shapes, "add_embedding.linear_1.weight") {
             None => None,
-            Some(&[_, width]) => {
-                let pooled_dim = width.checked_sub(TextTimeConfig::NUMBERS * time_embed_dim)?;
-                pooled_dim.is_multiple_of(8).then_some(())?;
-                Some(TextTimeConfig { pooled_dim, time_embed_dim })
-            }
+            Some(&[_, width]) => Some(TextTimeConfig::of_width(width, time_embed_dim)?),
         };
         Some(UNetConfig {
             in_channels,
@@ -163,10 +173,13 @@ impl UNetConfig {
             up_blocks: Vec::new(),
             layers_per_block,
             heads,
-            transformer_layers_per_block: (0..levels).map(depth).collect(),
+            down_depths,
+            up_depths: Vec::new(),
+            mid_block,
             cross_attention_dim,
-            mid_attention: count(shapes, "mid_block.attentions.") > 0,
-            use_linear_projection: matrix(shapes, "mid_block.attentions.0.proj_in.weight").is_some(),
+            use_linear_projection: shapes
+                .iter()
+                .any(|(key, shape)| key.ends_with(".proj_in.weight") && shape.len() == 2),
             text_time,
             block_out_channels,
             ..Self::sd15()
@@ -201,6 +214,13 @@ impl VaeConfig {
             ..like.clone()
         })
     }
+}
+
+/// Blocks of the transformer behind each of a block's `layers` resnets: behind all of them, or behind none.
+fn depths(shapes: &Shapes, name: &str, layers: usize) -> Option<Vec<usize>> {
+    let attentions = count(shapes, &format!("{name}.attentions."));
+    let depth = |layer| count(shapes, &format!("{name}.attentions.{layer}.transformer_blocks."));
+    (attentions == 0 || attentions == layers).then(|| (0..attentions).map(depth).collect())
 }
 
 fn block_kind(shapes: &Shapes, name: &str) -> BlockKind {

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::clip::ClipConfig;
 use super::fields::{MAX_CHANNELS, channels, check_groups, check_heads, levels, only};
 use crate::error::Result;
 use crate::json::Object;
@@ -21,9 +22,11 @@ pub struct UNetConfig {
     /// Resnets of a down block; an up block has one more.
     pub layers_per_block: Vec<usize>,
     pub heads: Vec<usize>,
-    pub transformer_layers_per_block: Vec<usize>,
-    /// Whether the middle has a transformer and a second resnet.
-    pub mid_attention: bool,
+    /// Blocks of the transformer behind each resnet of a down block; none in a block without attention.
+    pub down_depths: Vec<Vec<usize>>,
+    /// Blocks of the transformer behind each resnet of an up block, in the order in which those blocks run.
+    pub up_depths: Vec<Vec<usize>>,
+    pub mid_block: MidBlock,
     pub cross_attention_dim: usize,
     pub use_linear_projection: bool,
     pub norm_num_groups: usize,
@@ -36,14 +39,30 @@ pub struct UNetConfig {
     pub time_cond_proj_dim: Option<usize>,
 }
 
-/// `addition_embed_type` `text_time`: a prompt's pooled projection, and six numbers about the picture's
-/// size and crop, each as sinusoidal features.
+/// `addition_embed_type` `text_time`: a prompt's pooled projection, and numbers about the image's size and crop, each
+/// as sinusoidal features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextTimeConfig {
     /// Width of the pooled projection.
     pub pooled_dim: usize,
-    /// Features of each of the six numbers.
+    /// Features of each of the numbers.
     pub time_embed_dim: usize,
+    /// How many numbers there are: [`TextTimeConfig::SIZES`] or [`TextTimeConfig::SIZES_AND_SCORE`].
+    pub numbers: usize,
+}
+
+/// The layers between the ways down and up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MidBlock {
+    /// No layer at all.
+    None,
+    /// One resnet: `UNetMidBlock2D`.
+    Resnet,
+    /// A transformer between two resnets: `UNetMidBlock2DCrossAttn`.
+    CrossAttention {
+        /// Blocks of the transformer.
+        depth: usize,
+    },
 }
 
 impl UNetConfig {
@@ -56,7 +75,8 @@ impl UNetConfig {
             let concatenated = channels[level].max(channels[level.saturating_sub(1)]) + neighbours;
             let kinds = [self.down_blocks[level], self.up_blocks[last - level]];
             // GEGLU's projection.
-            let attention = level == last || kinds.contains(&BlockKind::CrossAttention);
+            let attention = (level == last && self.mid_block.has_attention())
+                || kinds.contains(&BlockKind::CrossAttention);
             let projected = if attention { 8 * channels[level] } else { 0 };
             h.div_ceil(1 << level) * w.div_ceil(1 << level) * concatenated.max(projected)
         };
@@ -64,13 +84,45 @@ impl UNetConfig {
     }
 }
 
+impl UNetConfig {
+    /// The same, with the pooled projection of this second text encoder.
+    pub(super) fn with_pooled_dim(self, clip_2: Option<&ClipConfig>) -> Self {
+        let text_time = match (self.text_time, clip_2) {
+            (Some(text_time), Some(clip)) => Some(text_time.with_pooled_dim(clip.projection_dim)),
+            (text_time, _) => text_time,
+        };
+        UNetConfig { text_time, ..self }
+    }
+}
+
 impl TextTimeConfig {
     /// Height and width of the original, top and left of the crop, height and width of the target.
-    pub const NUMBERS: usize = 6;
+    pub const SIZES: usize = 6;
+    /// Height and width of the original, top and left of the crop, the aesthetic score: XL's refiner.
+    pub const SIZES_AND_SCORE: usize = 5;
 
     /// All that the embedding is made of, side by side: `projection_class_embeddings_input_dim`.
     pub fn width(&self) -> usize {
-        self.pooled_dim + Self::NUMBERS * self.time_embed_dim
+        self.pooled_dim + self.numbers * self.time_embed_dim
+    }
+
+    /// An embedding of a width, by how many numbers there may be.
+    pub(super) fn of_width(width: usize, time_embed_dim: usize) -> Option<Self> {
+        [Self::SIZES, Self::SIZES_AND_SCORE].into_iter().find_map(|numbers| {
+            let pooled_dim = width.checked_sub(numbers * time_embed_dim)?;
+            let fits = pooled_dim > 0 && pooled_dim.is_multiple_of(8);
+            fits.then_some(TextTimeConfig { pooled_dim, time_embed_dim, numbers })
+        })
+    }
+
+    /// The same width, with as many numbers as a pooled projection of another width leaves room for.
+    pub(super) fn with_pooled_dim(self, pooled_dim: usize) -> Self {
+        let TextTimeConfig { time_embed_dim, .. } = self;
+        [Self::SIZES, Self::SIZES_AND_SCORE]
+            .into_iter()
+            .map(|numbers| TextTimeConfig { pooled_dim, time_embed_dim, numbers })
+            .find(|config| config.width() == self.width())
+            .unwrap_or(self)
     }
 
     fn read(json: &Object) -> Result<Option<Self>> {
@@ -79,20 +131,43 @@ impl TextTimeConfig {
         }
         let time_embed_dim = channels(json, "addition_time_embed_dim", 256, 8, MAX_CHANNELS)?;
         let key = "projection_class_embeddings_input_dim";
-        let pooled_dim = json.count(key, 2816, 1..=MAX_CHANNELS)?.checked_sub(Self::NUMBERS * time_embed_dim);
-        match pooled_dim {
-            Some(pooled_dim) if pooled_dim > 0 && pooled_dim.is_multiple_of(8) => {
-                Ok(Some(TextTimeConfig { pooled_dim, time_embed_dim }))
-            }
-            _ => {
-                let expected = format!(
-                    "expected the width of a pooled projection, a multiple of 8, and {} times \
-                     addition_time_embed_dim, {time_embed_dim}",
-                    Self::NUMBERS
-                );
-                Err(json.refuse(key, expected))
-            }
-        }
+        let config = Self::of_width(json.count(key, 2816, 1..=MAX_CHANNELS)?, time_embed_dim);
+        config.map(Some).ok_or_else(|| {
+            let expected = format!(
+                "expected the width of a pooled projection, a multiple of 8, and {} or {} times \
+                 addition_time_embed_dim, {time_embed_dim}",
+                Self::SIZES,
+                Self::SIZES_AND_SCORE
+            );
+            json.refuse(key, expected)
+        })
+    }
+}
+
+impl MidBlock {
+    pub(super) const NAMES: [&str; 2] = ["\"UNetMidBlock2DCrossAttn\"", "\"UNetMidBlock2D\""];
+
+    pub fn has_attention(&self) -> bool {
+        matches!(self, MidBlock::CrossAttention { .. })
+    }
+
+    /// `mid_block_type`, of which null is no default, but leaves the block out. Its transformer has as many blocks as
+    /// the first of the coarsest level.
+    fn read(json: &Object) -> Result<Self> {
+        let of_level =
+            |value: &Value| value.as_array().map_or(Some(value), |list| list.first()).and_then(depth);
+        let depth = match json.get(DEPTHS) {
+            None => Some(1),
+            Some(Value::Array(list)) => list.last().and_then(of_level),
+            Some(value) => depth(value),
+        };
+        let depth = depth.ok_or_else(|| json.refuse(DEPTHS, "expected whole numbers"))?;
+        Ok(match json.text(MID_BLOCK)? {
+            None if json.map.contains_key(MID_BLOCK) => MidBlock::None,
+            None => MidBlock::CrossAttention { depth },
+            Some(name) if name.ends_with("CrossAttn") => MidBlock::CrossAttention { depth },
+            Some(_) => MidBlock::Resnet,
+        })
     }
 }
 
@@ -106,11 +181,14 @@ pub enum BlockKind {
 }
 
 /// Keys of a U-Net's configuration with the values, in JSON, that the engine computes.
-const UNET_ONLY: &[(&str, &[&str])] = &[
-    ("_class_name", &["\"UNet2DConditionModel\""]),
-    ("conv_out_kernel", &["3"]),
-    ("mid_block_type", &["\"UNetMidBlock2DCrossAttn\""]),
-];
+const UNET_ONLY: &[(&str, &[&str])] =
+    &[("_class_name", &["\"UNet2DConditionModel\""]), ("conv_out_kernel", &["3"])];
+
+const MID_BLOCK: &str = "mid_block_type";
+const DEPTHS: &str = "transformer_layers_per_block";
+const UP_DEPTHS: &str = "reverse_transformer_layers_per_block";
+/// Most blocks of a transformer.
+const MAX_DEPTH: usize = 32;
 
 /// The same for its encoder.
 const ENCODER_ONLY: &[(&str, &[&str])] = &[
@@ -128,12 +206,12 @@ const ENCODER_ONLY: &[(&str, &[&str])] = &[
     ("encoder_hid_dim_type", &["null"]),
     ("mid_block_only_cross_attention", &["false"]),
     ("mid_block_scale_factor", &["1"]),
+    (MID_BLOCK, &MidBlock::NAMES),
     ("num_class_embeds", &["null"]),
     ("only_cross_attention", &["false"]),
     ("resnet_out_scale_factor", &["1"]),
     ("resnet_skip_time_act", &["false"]),
     ("resnet_time_scale_shift", &["\"default\""]),
-    ("reverse_transformer_layers_per_block", &["null"]),
     ("time_embedding_act_fn", &["null"]),
     ("time_embedding_dim", &["null"]),
     ("time_embedding_type", &["\"positional\""]),
@@ -146,17 +224,26 @@ impl UNetConfig {
         for (key, supported) in UNET_ONLY {
             only(&json, key, supported)?;
         }
-        // Here null is no default: it leaves the block out.
-        if json.map.get("mid_block_type") == Some(&Value::Null) {
-            return Err(json.refuse("mid_block_type", "only \"UNetMidBlock2DCrossAttn\" is supported"));
-        }
         let encoder = Self::read_encoder(&json)?;
         let n = encoder.block_out_channels.len();
         let up = [BlockKind::Resnets].into_iter().chain([BlockKind::CrossAttention; 3]).collect();
+        let up_blocks = block_kinds(&json, "up_block_types", "UpBlock2D", n, up)?;
+        let layers = encoder.layers_per_block.iter().rev().map(|layers| layers + 1).collect::<Vec<_>>();
+        let up_depths = match depths(&json, UP_DEPTHS, &up_blocks, &layers)? {
+            Some(depths) => depths,
+            None => {
+                let even = json.counts(DEPTHS, 1, n, 0..=MAX_DEPTH).map_err(|_| {
+                    json.refuse(DEPTHS, format!("lists within it are supported with {UP_DEPTHS} only"))
+                })?;
+                let blocks = up_blocks.iter().zip(&layers).zip(even.into_iter().rev());
+                blocks.map(|((&kind, &layers), depth)| kind.depths(depth, layers)).collect()
+            }
+        };
         let config = UNetConfig {
             sample_size: json.count("sample_size", 64, 1..=4096)?,
             out_channels: channels(&json, "out_channels", 4, 4, MAX_CHANNELS)?,
-            up_blocks: block_kinds(&json, "up_block_types", "UpBlock2D", n, up)?,
+            up_blocks,
+            up_depths,
             time_cond_proj_dim: match json.get("time_cond_proj_dim") {
                 None => None,
                 Some(_) => Some(channels(&json, "time_cond_proj_dim", 0, 8, MAX_CHANNELS)?),
@@ -183,13 +270,22 @@ impl UNetConfig {
         {
             return Err(json.refuse("cross_attention_dim", "expected one multiple of 8 for all levels"));
         }
+        let down_blocks = block_kinds(json, "down_block_types", "DownBlock2D", n, down)?;
+        let layers_per_block = json.counts("layers_per_block", 2, n, 1..=32)?;
+        let even = || {
+            let blocks = down_blocks.iter().zip(&layers_per_block);
+            blocks.map(|(&kind, &layers)| kind.depths(1, layers)).collect()
+        };
+        let down_depths = depths(json, DEPTHS, &down_blocks, &layers_per_block)?.unwrap_or_else(even);
         let config = UNetConfig {
             in_channels: channels(json, "in_channels", 4, 1, MAX_CHANNELS)?,
-            down_blocks: block_kinds(json, "down_block_types", "DownBlock2D", n, down)?,
+            down_blocks,
             up_blocks: Vec::new(),
-            layers_per_block: json.counts("layers_per_block", 2, n, 1..=32)?,
+            layers_per_block,
+            down_depths,
+            up_depths: Vec::new(),
+            mid_block: MidBlock::read(json)?,
             heads: json.counts(heads_key(json), 8, n, 1..=MAX_CHANNELS)?,
-            transformer_layers_per_block: json.counts("transformer_layers_per_block", 1, n, 0..=32)?,
             cross_attention_dim,
             use_linear_projection: json.flag("use_linear_projection", false)?,
             norm_num_groups: json.count("norm_num_groups", 32, 1..=MAX_CHANNELS)?,
@@ -215,7 +311,7 @@ impl UNetConfig {
             let up = self.up_blocks.iter().rev().nth(level);
             let has_attention = self.down_blocks[level] == BlockKind::CrossAttention
                 || up == Some(&BlockKind::CrossAttention)
-                || (level == n - 1 && self.mid_attention);
+                || (level == n - 1 && self.mid_block.has_attention());
             if has_attention {
                 check_heads(json, heads_key(json), self.block_out_channels[level], self.heads[level])?;
             }
@@ -234,8 +330,9 @@ impl UNetConfig {
             up_blocks: vec![Resnets, CrossAttention, CrossAttention, CrossAttention],
             layers_per_block: vec![2; 4],
             heads: vec![8; 4],
-            transformer_layers_per_block: vec![1; 4],
-            mid_attention: true,
+            down_depths: vec![vec![1; 2], vec![1; 2], vec![1; 2], vec![]],
+            up_depths: vec![vec![], vec![1; 3], vec![1; 3], vec![1; 3]],
+            mid_block: MidBlock::CrossAttention { depth: 1 },
             cross_attention_dim: 768,
             use_linear_projection: false,
             norm_num_groups: 32,
@@ -267,13 +364,89 @@ impl UNetConfig {
             up_blocks: vec![CrossAttention, CrossAttention, Resnets],
             layers_per_block: vec![2; 3],
             heads: vec![5, 10, 20],
-            transformer_layers_per_block: vec![1, 2, 10],
+            down_depths: vec![vec![], vec![2; 2], vec![10; 2]],
+            up_depths: vec![vec![10; 3], vec![2; 3], vec![]],
+            mid_block: MidBlock::CrossAttention { depth: 10 },
             cross_attention_dim: 2048,
             use_linear_projection: true,
-            text_time: Some(TextTimeConfig { pooled_dim: 1280, time_embed_dim: 256 }),
+            text_time: Some(TextTimeConfig {
+                pooled_dim: 1280,
+                time_embed_dim: 256,
+                numbers: TextTimeConfig::SIZES,
+            }),
             ..Self::sd15()
         }
     }
+
+    /// The refiner of Stable Diffusion XL.
+    pub fn sdxl_refiner() -> Self {
+        use BlockKind::{CrossAttention, Resnets};
+        let text_time = TextTimeConfig {
+            pooled_dim: 1280,
+            time_embed_dim: 256,
+            numbers: TextTimeConfig::SIZES_AND_SCORE,
+        };
+        UNetConfig {
+            block_out_channels: vec![384, 768, 1536, 1536],
+            down_blocks: vec![Resnets, CrossAttention, CrossAttention, Resnets],
+            up_blocks: vec![Resnets, CrossAttention, CrossAttention, Resnets],
+            layers_per_block: vec![2; 4],
+            heads: vec![6, 12, 24, 24],
+            down_depths: vec![vec![], vec![4; 2], vec![4; 2], vec![]],
+            up_depths: vec![vec![], vec![4; 3], vec![4; 3], vec![]],
+            mid_block: MidBlock::CrossAttention { depth: 4 },
+            cross_attention_dim: 1280,
+            text_time: Some(text_time),
+            ..Self::sdxl()
+        }
+    }
+}
+
+impl BlockKind {
+    /// The depths of as many transformers as a block of this kind has.
+    fn depths(self, depth: usize, layers: usize) -> Vec<usize> {
+        match self {
+            BlockKind::Resnets => Vec::new(),
+            BlockKind::CrossAttention => vec![depth; layers],
+        }
+    }
+}
+
+fn depth(value: &Value) -> Option<usize> {
+    usize::try_from(value.as_u64()?).ok().filter(|&depth| depth <= MAX_DEPTH)
+}
+
+/// The depths of the transformers behind each resnet of a block: a number for all blocks, one a block, or a list for
+/// a block. `None` where nothing is said. `layers` are the resnets of each block; of blocks without attention, no value
+/// means anything.
+fn depths(
+    json: &Object,
+    key: &str,
+    kinds: &[BlockKind],
+    layers: &[usize],
+) -> Result<Option<Vec<Vec<usize>>>> {
+    let Some(value) = json.get(key) else { return Ok(None) };
+    let block = |value: &Value, kind: BlockKind, layers: usize| match value {
+        _ if kind == BlockKind::Resnets => Some(Vec::new()),
+        Value::Array(list) if list.len() == layers => list.iter().map(depth).collect(),
+        value => depth(value).map(|depth| kind.depths(depth, layers)),
+    };
+    let of_blocks = kinds.iter().zip(layers);
+    let blocks: Option<Vec<Vec<usize>>> = match value {
+        Value::Array(list) if list.len() == layers.len() => {
+            list.iter().zip(of_blocks).map(|(value, (&kind, &layers))| block(value, kind, layers)).collect()
+        }
+        Value::Array(_) => None,
+        value => of_blocks.map(|(&kind, &layers)| block(value, kind, layers)).collect(),
+    };
+    blocks.map(Some).ok_or_else(|| {
+        let n = layers.len();
+        let expected = format!(
+            "expected a whole number from 0 to {MAX_DEPTH}, or {n} of them, one for each level, or for each level a \
+             list of {layers:?} of them"
+        );
+        json.refuse(key, expected)
+    })
 }
 
 /// Older configurations, and diffusers to this day, give the number of heads under the name of their width.

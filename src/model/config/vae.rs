@@ -4,6 +4,7 @@ use super::fields::{MAX_CHANNELS, MAX_VAE_HEAD_DIM, channels, check_groups, leve
 use crate::error::Result;
 use crate::json::Object;
 use crate::location::Location;
+use crate::ops::Statistics;
 
 /// `AutoencoderKL`.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,9 @@ pub struct VaeConfig {
     pub norm_num_groups: usize,
     /// Latents are what the encoder gives, times this.
     pub scaling_factor: f32,
+    /// `latents_mean` and `latents_std`: what brings the encoder's channels to mean 0 and deviation 1, in front
+    /// of the scaling factor.
+    pub statistics: Option<Statistics>,
     /// Picture pixels of a side that the model was trained at.
     pub sample_size: usize,
     pub mid_block_add_attention: bool,
@@ -33,9 +37,7 @@ impl VaeConfig {
         only(&json, "act_fn", &["\"silu\"", "\"swish\""])?;
         only(&json, "down_block_types", &["\"DownEncoderBlock2D\""])?;
         only(&json, "up_block_types", &["\"UpDecoderBlock2D\""])?;
-        for key in ["latents_mean", "latents_std", "shift_factor"] {
-            only(&json, key, &["null"])?;
-        }
+        only(&json, "shift_factor", &["null"])?;
         only(&json, "in_channels", &["3"])?;
         only(&json, "out_channels", &["3"])?;
         let config = VaeConfig {
@@ -46,12 +48,14 @@ impl VaeConfig {
             layers_per_block: json.count("layers_per_block", 1, 1..=32)?,
             norm_num_groups: json.count("norm_num_groups", 32, 1..=MAX_CHANNELS)?,
             scaling_factor: json.positive("scaling_factor", 0.18215)?,
+            statistics: None,
             sample_size: json.count("sample_size", 32, 1..=1 << 15)?,
             mid_block_add_attention: json.flag("mid_block_add_attention", true)?,
             use_quant_conv: json.flag("use_quant_conv", true)?,
             use_post_quant_conv: json.flag("use_post_quant_conv", true)?,
             force_upcast: json.flag("force_upcast", true)?,
         };
+        let config = VaeConfig { statistics: statistics(&json, config.latent_channels)?, ..config };
         check_groups(&json, &config.block_out_channels, config.norm_num_groups)?;
         for key in ["down_block_types", "up_block_types"] {
             let count = json.texts(key)?.map_or(1, |types| types.len());
@@ -77,6 +81,7 @@ impl VaeConfig {
             layers_per_block: 2,
             norm_num_groups: 32,
             scaling_factor: 0.18215,
+            statistics: None,
             sample_size: 512,
             mid_block_add_attention: true,
             use_quant_conv: true,
@@ -87,6 +92,17 @@ impl VaeConfig {
 
     pub fn sdxl() -> Self {
         VaeConfig { scaling_factor: 0.13025, sample_size: 1024, ..Self::sd15() }
+    }
+
+    /// Factor and summand of the latents of a channel: what the encoder gives, times the one, plus the other.
+    pub fn normalization(&self, channel: usize) -> (f32, f32) {
+        match self.statistics {
+            None => (self.scaling_factor, 0.0),
+            Some(Statistics { mean, deviation }) => {
+                let factor = self.scaling_factor / deviation[channel];
+                (factor, -mean[channel] * factor)
+            }
+        }
     }
 
     /// Picture pixels along one latent pixel: 8 for Stable Diffusion.
@@ -116,5 +132,41 @@ impl VaeConfig {
             [resnet, upsampler]
         });
         pairs.max().unwrap_or(0)
+    }
+}
+
+/// `latents_mean` and `latents_std`, of which there are both or none.
+fn statistics(json: &Object, channels: usize) -> Result<Option<Statistics>> {
+    let read = |key: &str,
+                is_possible: &dyn Fn(f32) -> bool|
+     -> Result<Option<[f32; Statistics::CHANNELS]>> {
+        let Some(value) = json.get(key) else { return Ok(None) };
+        let numbers = value.as_array().and_then(|list| {
+            list.iter().map(|value| Some(value.as_f64()? as f32)).collect::<Option<Vec<f32>>>()
+        });
+        match numbers {
+            Some(numbers)
+                if numbers.len() == channels
+                    && channels <= Statistics::CHANNELS
+                    && numbers.iter().all(|&number| is_possible(number)) =>
+            {
+                Ok(Some(std::array::from_fn(|channel| numbers[channel % channels])))
+            }
+            _ => {
+                let most = Statistics::CHANNELS;
+                Err(json.refuse(
+                    key,
+                    format!("expected a list of {channels} numbers, one for each of latent_channels, at most {most}"),
+                ))
+            }
+        }
+    };
+    let mean = read("latents_mean", &|number| number.is_finite())?;
+    let deviation = read("latents_std", &|number| number.is_finite() && number > 0.0)?;
+    match (mean, deviation) {
+        (Some(mean), Some(deviation)) => Ok(Some(Statistics { mean, deviation })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(json.refuse("latents_std", "expected a list, as latents_mean is one")),
+        (None, Some(_)) => Err(json.refuse("latents_mean", "expected a list, as latents_std is one")),
     }
 }

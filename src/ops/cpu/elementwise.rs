@@ -2,7 +2,9 @@
 
 use super::math::{self, gelu, vectorized};
 use super::memory::Memory;
-use crate::ops::{Accumulate, Activate, Embed, Emphasize, Geglu, Scale, TimestepEmbedding, ToRgb8};
+use crate::ops::{
+    Accumulate, Activate, Embed, Emphasize, Geglu, Scale, Statistics, TimestepEmbedding, ToRgb8,
+};
 
 /// Of a projection that has been computed.
 pub fn geglu(memory: &Memory, v: &Geglu) {
@@ -90,9 +92,13 @@ pub fn timestep_embedding(memory: &Memory, v: &TimestepEmbedding) {
 }
 
 pub fn scale(memory: &Memory, v: &Scale) {
+    let [factor, summand] = v.factors();
     let x = memory.rows::<f32>(v.x);
     memory.rows_mut::<f32>(v.out).par_rows(|row, out| {
-        out.iter_mut().zip(x.row(row)).for_each(|(out, x)| *out = x * v.scale);
+        for (j, (out, x)) in out.iter_mut().zip(x.row(row)).enumerate() {
+            let channel = j % Statistics::CHANNELS;
+            *out = x * factor[channel] + summand[channel];
+        }
     });
 }
 

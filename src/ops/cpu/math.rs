@@ -137,6 +137,7 @@ vectorized! {
                     *x = *x * 0.5 + 0.5;
                 }
             }
+            Activation::Identity => {}
         }
     }
 }

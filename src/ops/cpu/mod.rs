@@ -284,7 +284,7 @@ mod tests {
     fn a_graph_reads_its_inputs_anew() {
         let (mut cpu, _region) = cpu();
         let [x, out] = [1.0, 0.0].map(|value| tensor(&mut cpu, [1, 1, 1, 1], &[value]));
-        let graph = cpu.record(&mut |ops| ops.scale(Scale { out, x, scale: 2.0 })).unwrap();
+        let graph = cpu.record(&mut |ops| ops.scale(Scale { out, x, scale: 2.0, statistics: None })).unwrap();
         for value in [3.0, 4.0] {
             cpu.write(x, bytemuck::cast_slice(&[value])).unwrap();
             cpu.replay(&graph).unwrap();
@@ -326,6 +326,6 @@ mod tests {
         let (mut cpu, region) = cpu();
         let [x, out] = [1.0, 0.0].map(|value| tensor(&mut cpu, [1, 1, 1, 1], &[value]));
         drop(region);
-        cpu.run(&mut |ops| ops.scale(Scale { out, x, scale: 2.0 })).unwrap();
+        cpu.run(&mut |ops| ops.scale(Scale { out, x, scale: 2.0, statistics: None })).unwrap();
     }
 }

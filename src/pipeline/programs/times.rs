@@ -57,7 +57,7 @@ impl Program for TimesProgram {
             inputs: TimeInputs {
                 timesteps: floats(n),
                 guidance: unet.time_cond_proj_dim.map(|_| floats(n)),
-                added: embeds.map(|embeds| AddedInputs { embeds, time_ids: floats(TextTimeConfig::NUMBERS) }),
+                added: embeds.map(|embeds| AddedInputs { embeds, time_ids: floats(TextTimeConfig::SIZES) }),
             },
             tables,
         }

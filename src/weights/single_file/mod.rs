@@ -1,9 +1,11 @@
 //! Models in one safetensors file, with the keys of the original code bases.
 
+mod edm;
 pub mod names;
 mod tiny_vae;
 
-use self::names::{Place, Unknown};
+pub use self::edm::EdmTensors;
+use self::names::{Levels, Place, Unknown};
 use self::tiny_vae::TinyKeys;
 use super::checkpoint::Checkpoint;
 use super::component::{COMPONENTS, Component, Shard, Stored};
@@ -21,10 +23,12 @@ pub struct SingleFile {
     pub prediction_type: Option<&'static str>,
     /// Whether the last timestep is all noise, by a tensor called `ztsnr`.
     pub zero_snr: bool,
+    /// Of a model that was trained as EDM.
+    pub edm: Option<EdmTensors>,
 }
 
 /// What a file is instead of a model, by the parts of its keys; the first that is found.
-const INSTEAD: [(&[&str], &str); 8] = [
+const INSTEAD: [(&[&str], &str); 7] = [
     (
         &[
             "lora_unet_",
@@ -41,10 +45,6 @@ const INSTEAD: [(&[&str], &str); 8] = [
     (
         &["control_model.", "controlnet_cond_embedding."],
         "a ControlNet, which steers a model and is none itself; give the model that it was made for",
-    ),
-    (
-        &["conditioner.embedders.0.model."],
-        "the refiner of Stable Diffusion XL, which is not supported; try the base model",
     ),
     (
         &["emb_params", "string_to_param", "clip_g"],
@@ -92,10 +92,12 @@ impl SingleFile {
             return Err(Error::file(location, instead));
         }
         let vae_levels = vae_levels(&tensors, "first_stage_model.");
+        let levels = Levels::of(tensors.iter().map(|stored| stored.key.as_str()));
+        let edm = EdmTensors::find(location, &shard, &tensors)?;
         let has_key = |key: &str| tensors.iter().any(|stored| stored.key == key);
         let (v_pred, zero_snr) = (has_key("v_pred"), has_key("ztsnr"));
         for stored in tensors {
-            let places = names::places(&stored.key, vae_levels).map_err(|Unknown| {
+            let places = names::places(&stored.key, vae_levels, &levels).map_err(|Unknown| {
                 let message = "unexpected; no model of the family whose keys begin like this has it";
                 Error::tensor(location, &stored.key, message)
             })?;
@@ -116,7 +118,9 @@ impl SingleFile {
                      as it is trained and published",
             ),
         ] {
-            if !has(name) {
+            // The refiner of Stable Diffusion XL has the second text encoder alone.
+            let is_there = has(name) || (name == "text_encoder" && has("text_encoder_2"));
+            if !is_there {
                 let what = match name {
                     "unet" => "U-Net of Stable Diffusion",
                     "vae" => "VAE",
@@ -135,6 +139,7 @@ impl SingleFile {
             title: shard.metadata("modelspec.title").map(String::from),
             prediction_type: stated.or(v_pred.then_some("v_prediction")),
             zero_snr,
+            edm,
         })
     }
 }
@@ -207,7 +212,7 @@ fn vae_levels(tensors: &[Stored], prefix: &str) -> usize {
 
 fn other_than_a_model(tensors: &[Stored]) -> Option<&'static str> {
     let has = |part: &str| tensors.iter().any(|stored| stored.key.contains(part));
-    if has("model.diffusion_model.input_blocks.") && !has("conditioner.embedders.0.model.") {
+    if has("model.diffusion_model.input_blocks.") {
         return None;
     }
     INSTEAD.iter().find(|(parts, _)| parts.iter().any(|part| has(part))).map(|&(_, instead)| instead)

@@ -12,20 +12,66 @@ pub struct Place {
     pub part: Part,
 }
 
-/// Resnets of a level in the U-Nets of all families; one more in the way up.
-const LAYERS: usize = 2;
 /// The blocks of OpenCLIP's ViT-H; Stable Diffusion 2 is trained without the last.
 const UNUSED_BLOCK_OF_H: &str = "23";
 
+/// Where the levels of a U-Net end, whose original keys count its blocks through.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Levels {
+    /// The blocks of the way down that are a downsampler, in ascending order.
+    downsamplers: Vec<usize>,
+    /// The blocks of the way up that end with an upsampler, in ascending order.
+    upsamplers: Vec<usize>,
+}
+
+impl Levels {
+    /// The levels of Stable Diffusion's own U-Nets: two resnets each, and one more in the way up.
+    pub fn regular() -> Self {
+        Levels { downsamplers: vec![3, 6, 9], upsamplers: vec![2, 5, 8] }
+    }
+
+    /// The levels of the U-Net in a file with such keys.
+    pub fn of<'a>(keys: impl Iterator<Item = &'a str>) -> Self {
+        let [mut downsamplers, mut upsamplers] = [Vec::new(), Vec::new()];
+        for key in keys.filter_map(|key| key.strip_prefix(UNET)) {
+            let block = |way: &str| {
+                let (block, rest) = number(key.strip_prefix(way)?)?;
+                Some((block, number(rest)?.1))
+            };
+            match (block("input_blocks."), block("output_blocks.")) {
+                (Some((block, rest)), _) if rest.starts_with("op.") => downsamplers.push(block),
+                (_, Some((block, rest))) if rest.starts_with("conv.") => upsamplers.push(block),
+                _ => {}
+            }
+        }
+        for ends in [&mut downsamplers, &mut upsamplers] {
+            ends.sort_unstable();
+            ends.dedup();
+        }
+        Levels { downsamplers, upsamplers }
+    }
+
+    /// The level of a block, and its place in it; blocks are counted from `first`.
+    fn place(ends: &[usize], block: usize, first: usize) -> Option<(usize, usize)> {
+        let level = ends.partition_point(|&end| end < block);
+        let start = level.checked_sub(1).map_or(first, |before| ends[before] + 1);
+        Some((level, block.checked_sub(start)?))
+    }
+}
+
+/// What the original keys of a U-Net begin with.
+const UNET: &str = "model.diffusion_model.";
+
 /// The places of a tensor: several where it holds several layers' weights, none where no part of painting
-/// reads it. `vae_levels` is the number of levels of the VAE, whose decoder counts them from the other end.
+/// reads it. `vae_levels` is the number of levels of the VAE, whose decoder counts them from the other end; `levels` are
+/// those of the U-Net.
 ///
 /// The error says that the key begins like one of the models but is none of their tensors.
-pub fn places(key: &str, vae_levels: usize) -> Result<Vec<Place>, Unknown> {
+pub fn places(key: &str, vae_levels: usize, levels: &Levels) -> Result<Vec<Place>, Unknown> {
     let Some((component, rest)) = component(key) else { return Ok(Vec::new()) };
     let whole = |key: Option<String>| key.map(|key| vec![Place { component, key, part: Part::Whole }]);
     let places = match component {
-        "unet" => whole(unet(rest)),
+        "unet" => whole(unet(rest, levels)),
         "vae" if rest.starts_with("loss.") || rest.starts_with("model_ema.") => Some(Vec::new()),
         "vae" => whole(vae(rest, vae_levels)),
         _ if is_transformers(rest) => whole(Some(rest.to_string())),
@@ -39,12 +85,14 @@ pub struct Unknown;
 
 /// The component that a key belongs to, and the key within it.
 fn component(key: &str) -> Option<(&'static str, &str)> {
-    const PREFIXES: [(&str, &str); 7] = [
-        ("model.diffusion_model.", "unet"),
+    const PREFIXES: [(&str, &str); 8] = [
+        (UNET, "unet"),
         ("first_stage_model.", "vae"),
         ("cond_stage_model.transformer.", "text_encoder"),
         ("cond_stage_model.model.", "text_encoder"),
         ("conditioner.embedders.0.transformer.", "text_encoder"),
+        // The refiner has the second alone.
+        ("conditioner.embedders.0.model.", "text_encoder_2"),
         ("conditioner.embedders.1.model.", "text_encoder_2"),
         ("conditioner.embedders.1.transformer.", "text_encoder_2"),
     ];
@@ -69,7 +117,7 @@ const OUTER: [(&str, &str); 9] = [
     ("middle_block.1.", "mid_block.attentions.0."),
 ];
 
-fn unet(key: &str) -> Option<String> {
+fn unet(key: &str, levels: &Levels) -> Option<String> {
     if let Some((original, ours)) = OUTER.iter().find(|(original, _)| key.starts_with(original)) {
         return Some(key.replacen(original, ours, 1));
     }
@@ -80,8 +128,7 @@ fn unet(key: &str) -> Option<String> {
     if let Some(rest) = key.strip_prefix("input_blocks.") {
         let (block, rest) = number(rest)?;
         let (part, rest) = number(rest)?;
-        // Each level but the last ends with its downsampler.
-        let (level, layer) = ((block.checked_sub(1)?) / (LAYERS + 1), (block - 1) % (LAYERS + 1));
+        let (level, layer) = Levels::place(&levels.downsamplers, block, 1)?;
         let inner = match (part, rest.strip_prefix("op.")) {
             (0, Some(rest)) => format!("downsamplers.0.conv.{rest}"),
             (0, None) => format!("resnets.{layer}.{}", resnet(rest)?),
@@ -92,7 +139,7 @@ fn unet(key: &str) -> Option<String> {
     }
     let (block, rest) = number(key.strip_prefix("output_blocks.")?)?;
     let (part, rest) = number(rest)?;
-    let (up, layer) = (block / (LAYERS + 1), block % (LAYERS + 1));
+    let (up, layer) = Levels::place(&levels.upsamplers, block, 0)?;
     let inner = match (part, rest.strip_prefix("conv.")) {
         (1 | 2, Some(rest)) => format!("upsamplers.0.conv.{rest}"),
         (0, None) => format!("resnets.{layer}.{}", resnet(rest)?),
@@ -117,6 +164,7 @@ pub fn unet_modules() -> Vec<(String, String)> {
         "out_layers.3.",
         "skip_connection.",
     ];
+    let levels = Levels::regular();
     let blocks = |way: &'static str| {
         (0..MOST_BLOCKS)
             .flat_map(move |block| (0..3).map(move |part| format!("{way}_blocks.{block}.{part}.")))
@@ -126,7 +174,7 @@ pub fn unet_modules() -> Vec<(String, String)> {
     let inner = parts.flat_map(|part| INNER.map(|inner| format!("{part}{inner}")));
     let outer = OUTER.iter().map(|(original, _)| original.to_string());
     let mut modules: Vec<_> =
-        outer.chain(inner).filter_map(|original| Some((unet(&original)?, original))).collect();
+        outer.chain(inner).filter_map(|original| Some((unet(&original, &levels)?, original))).collect();
     modules.sort();
     modules.dedup();
     modules
@@ -165,7 +213,7 @@ pub fn controlnet(key: &str) -> Option<String> {
         };
         return Some(format!("controlnet_cond_embedding.{conv}.{rest}"));
     }
-    unet(key)
+    unet(key, &Levels::regular())
 }
 
 /// Also of VAEs in files of their own, which have no prefix.

@@ -145,7 +145,7 @@ fn loops(kind: LoopKind) {
             let want = denoise.reference(cuda, steps);
             let (got, heard) = denoise.replay(cuda, &graph, steps);
             assert!(got == want, "{kind:?}: {steps} steps differ from verbs one by one");
-            assert_eq!(denoise.index(cuda), [steps as f32; 3]);
+            assert_eq!(denoise.index(cuda), [steps as f32; 6], "of images and of rows");
             assert!(
                 heard.is_sorted_by(|a, b| a < b) && heard.last().is_none_or(|&last| last == steps),
                 "{heard:?}"
@@ -180,7 +180,7 @@ fn loops_stop_when_told_to() {
             denoise.rewind(cuda);
             let done = cuda.replay_steps(&graph, rows, &mut |_| ControlFlow::Break(())).expect("replay");
             assert!((1..rows).contains(&done), "{kind:?}: {done} of {rows}");
-            assert_eq!(denoise.index(cuda), [done as f32]);
+            assert_eq!(denoise.index(cuda), [done as f32; 2], "of the image and of its row");
             // The next run is not cancelled.
             let want = denoise.reference(cuda, 3);
             assert!(denoise.replay(cuda, &graph, 3).0 == want, "{kind:?} after a cancelled run");
@@ -197,7 +197,7 @@ fn a_recorded_graph_replays() {
         let weight = upload(cuda, &random(2, 16 * 16), [1, 1, 16, 16], dtype);
         let [scaled, out] = [(); 2].map(|()| cuda.arena().alloc([1, 1, 5, 16], dtype));
         let mut body = |ops: &mut dyn Ops| {
-            ops.scale(Scale { out: scaled, x, scale: 0.5 });
+            ops.scale(Scale { out: scaled, x, scale: 0.5, statistics: None });
             ops.linear(Linear::new(out, scaled, weight, None));
         };
         let graph = cuda.record(&mut body).expect("record");

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sdrt::engine::{Batching, Event, Job, Settings, Wanted};
+use sdrt::device::Device;
+use sdrt::engine::{Batching, Engine, Event, Job, Settings, Wanted};
+use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
-use sdrt::pipeline::{Hires, Init, Picture, PreviewMethod, Request};
+use sdrt::pipeline::{Control, Hires, Init, Model, ModelFiles, Picture, Pipeline, PreviewMethod, Request};
 use sdrt::raster::Raster;
 use sdrt::sampler::Sampler;
+use sdrt::text::LongPrompt;
 
 use super::{LONG, Rows, end, job, request, start, step, submit};
-use crate::common::load_pipeline;
 use crate::common::pictures::paint;
+use crate::common::{load_pipeline, root};
 
 fn raster(size: [usize; 2], colour: impl Fn(usize) -> u8) -> Raster {
     let [width, height] = size;
@@ -70,6 +73,62 @@ fn same_in_company(folder: &str, all: bool, previews: bool) {
 #[test]
 fn pictures_are_the_same_in_company() {
     same_in_company("models/tiny", true, false);
+}
+
+/// A mask beside none, a prompt of two chunks beside one, many steps beside few, guidance beside none: one batch.
+#[test]
+fn images_of_every_kind_share_a_batch() {
+    let rows = Arc::new(Rows::default());
+    let engine = start("models/tiny", Settings { max_batch: 4, ..Settings::default() }, rows.clone());
+    let picture = raster([64, 64], |i| (i * 7 % 256) as u8);
+    let mask = Some(raster([64, 64], |i| if i / 3 % 64 < 24 { 0 } else { 255 }));
+    let long = "a lighthouse at dawn, ".repeat(6);
+    let requests = [
+        request(&engine, 100, 1),
+        Request {
+            prompt: long,
+            long_prompt: Some(LongPrompt::Chunk),
+            sampler: Sampler::EulerAncestral,
+            ..request(&engine, 60, 2)
+        },
+        Request { init: Some(Init { picture, mask, strength: 1.0 }), ..request(&engine, 50, 3) },
+        Request { guidance_scale: 1.0, ..request(&engine, 50, 4) },
+    ];
+    let jobs: Vec<_> = requests.iter().map(|request| submit(&engine, request.clone())).collect();
+    let pictures: Vec<Picture> = jobs.iter().map(|(_, heard)| end(heard).expect("painted").picture).collect();
+    assert_eq!(rows.0.lock().unwrap().iter().max(), Some(&7), "all four in one call");
+    let mut pipeline = load_pipeline("models/tiny", Cpu::new());
+    for (request, picture) in requests.iter().zip(&pictures) {
+        assert!(paint(&mut pipeline, request).pictures[0] == *picture, "seed {}", request.seed);
+    }
+}
+
+#[test]
+fn images_that_controlnets_steer_are_the_same_in_company() {
+    let fixtures = root().join("tests/fixtures");
+    let files = ModelFiles {
+        controlnets: vec![Location::from(fixtures.join("controlnets/sd2"))],
+        ..Location::from(fixtures.join("families/sd2")).into()
+    };
+    let rows = Arc::new(Rows::default());
+    let model = Model::Files(files.clone());
+    let engine = Engine::start(model, Device::Cpu, None, Settings::default(), rows.clone()).expect("starts");
+    let plain = |steps, seed| request(&engine, steps, seed);
+    let control = Control::new(raster([64, 64], |i| (i * 11 % 256) as u8));
+    let late = Control { start: 0.5, strength: 0.7, ..control.clone() };
+    let requests = [
+        plain(30, 1),
+        Request { controls: vec![control.clone()], ..plain(30, 2) },
+        Request { controls: vec![late], guidance_scale: 1.0, ..plain(25, 3) },
+        Request { controls: vec![control], sampler: Sampler::EulerAncestral, ..plain(20, 4) },
+    ];
+    let jobs: Vec<_> = requests.iter().map(|request| submit(&engine, request.clone())).collect();
+    let pictures: Vec<Picture> = jobs.iter().map(|(_, heard)| end(heard).expect("painted").picture).collect();
+    assert_eq!(rows.0.lock().unwrap().iter().max(), Some(&5), "all that are steered in one call");
+    let mut pipeline = Pipeline::load(&files, Box::new(Cpu::new()), &mut |_, _| {}).expect("a pipeline");
+    for (request, picture) in requests.iter().zip(&pictures) {
+        assert!(paint(&mut pipeline, request).pictures[0] == *picture, "seed {}", request.seed);
+    }
 }
 
 #[test]

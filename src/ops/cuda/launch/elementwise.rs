@@ -33,6 +33,7 @@ impl Cuda {
                 Activation::Tanh3 => 4,
                 Activation::FromUnit => 5,
                 Activation::ToUnit => 6,
+                Activation::Identity => 7,
             },
             unused: 0,
         };
@@ -104,7 +105,9 @@ impl Cuda {
     pub(super) fn scale(&self, v: &Scale) -> Result<()> {
         assert!(v.out.is_dense() && v.x.is_dense());
         let n = v.x.len();
-        let args = ScaleArgs { out: v.out.address, x: v.x.address, n: int(n), scale: v.scale };
+        let [factor, summand] = v.factors();
+        let args =
+            ScaleArgs { out: v.out.address, x: v.x.address, n: int(n), c: int(v.x.c()), factor, summand };
         self.start(&self.kernels.scale, Launch::each(n), &args)
     }
 
