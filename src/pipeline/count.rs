@@ -119,7 +119,7 @@ fn layout(model: &Description, models: &Models, request: &Request) -> Result<Lay
 }
 
 fn form(models: &Models, request: &Request) -> Form {
-    let whole = Form::guided(&models, request.images);
+    let whole = Form::guided(models, request.images);
     match request.is_guided(&models.config) {
         true => whole,
         false => Form { guided: 0, image_guided: 0, ..whole },
