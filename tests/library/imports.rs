@@ -140,7 +140,7 @@ fn use_tree(tokens: &[String], i: &mut usize, before: &[String], imports: &mut V
             name => path.push(name.to_string()),
         }
         *i += 1;
-        if tokens[*i] != "::" && !(tokens[*i - 1] == "::") {
+        if tokens[*i] != "::" && tokens[*i - 1] != "::" {
             break;
         }
     }
@@ -351,7 +351,7 @@ impl Crate {
                 let Some(source) = self.0.get(&path) else { continue };
                 let offered = source.defined.iter().chain(source.imports.iter().map(|import| &import.name));
                 for name in offered.filter(|name| module.words.contains(*name)) {
-                    point(Some([&path[..], &[name.clone()]].concat()));
+                    point(Some([&path[..], std::slice::from_ref(name)].concat()));
                 }
             } else if module.words.contains(&import.name) || import.name == "_" {
                 point(Some(path));
