@@ -5,6 +5,7 @@
 //! another may rely on, so that the workspace is as large as the largest of them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -114,17 +115,18 @@ impl<P: Program> Recordings<P> {
         workspace: &mut Workspace,
         program: P,
     ) -> Result<&Recorded<P::Tensors>> {
-        if !self.0.contains_key(&program) {
-            let bytes = program.bytes(models, backend.dtype());
-            let region = workspace.reserve(backend, bytes)?;
-            let before = backend.use_arena(Arena::new(region.base, region.bytes));
-            let tensors = program.tensors(models, backend);
-            let graph = backend.record(&mut |ops| program.run(models, ops, &tensors));
-            backend.use_arena(before);
-            tracing::debug!(?program, workspace = region.bytes, "recorded a program");
-            self.0.insert(program, Recorded { tensors, graph: graph?, _workspace: region });
-        }
-        Ok(&self.0[&program])
+        let entry = match self.0.entry(program) {
+            Entry::Occupied(entry) => return Ok(entry.into_mut()),
+            Entry::Vacant(entry) => entry,
+        };
+        let bytes = program.bytes(models, backend.dtype());
+        let region = workspace.reserve(backend, bytes)?;
+        let before = backend.use_arena(Arena::new(region.base, region.bytes));
+        let tensors = program.tensors(models, backend);
+        let graph = backend.record(&mut |ops| program.run(models, ops, &tensors));
+        backend.use_arena(before);
+        tracing::debug!(?program, workspace = region.bytes, "recorded a program");
+        Ok(entry.insert(Recorded { tensors, graph: graph?, _workspace: region }))
     }
 
     /// Bytes of the workspace that a program needs if it is still to be recorded.
