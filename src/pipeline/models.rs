@@ -3,7 +3,7 @@
 use crate::model::autoencoder::Autoencoder;
 use crate::model::blocks::Carried;
 use crate::model::clip::ClipText;
-use crate::model::config::{AutoencoderConfig, ClipConfig, ModelConfig};
+use crate::model::config::{AutoencoderConfig, ClipConfig, ModelConfig, UNetInput};
 use crate::model::controlnet::ControlNet;
 use crate::model::tiny_vae::TinyVae;
 use crate::model::unet::UNet;
@@ -67,7 +67,7 @@ impl Models {
 
     /// Whether guidance leads away from the prompt and from the image apart, as in InstructPix2Pix.
     pub(super) fn has_image_guidance(&self) -> bool {
-        false
+        self.config.unet_input() == UNetInput::Image
     }
 
     /// The most rows of an image in the U-Net's batch.

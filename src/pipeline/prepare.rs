@@ -266,8 +266,7 @@ impl Pipeline {
 
     /// Slots that have room for a pass: those that are there, or larger ones.
     fn slots_for(&mut self, wanted: Room) -> Result<Arc<Slots>> {
-        let of_kind =
-            |slots: &Slots| (slots.room.size, slots.room.controls) == (wanted.size, wanted.controls);
+        let of_kind = |slots: &Slots| slots.room.is_of_kind(&wanted);
         let fits =
             |slots: &Slots| slots.free() >= wanted.images && slots.room.evaluations >= wanted.evaluations;
         if let Some(slots) = self.slots.iter().find(|slots| of_kind(slots) && fits(slots)) {

@@ -69,6 +69,8 @@ impl Workspace {
         match &self.region {
             Some(region) if region.bytes >= bytes => Ok(region.clone()),
             _ => {
+                // The smaller one goes first, unless a program has it.
+                self.region = None;
                 let region = Arc::new(backend.reserve(bytes, "the activations")?);
                 Ok(self.region.insert(region).clone())
             }

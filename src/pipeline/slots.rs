@@ -149,6 +149,11 @@ impl SlotTensors {
 }
 
 impl Room {
+    /// Whether both are for images of one size that as many ControlNets act on.
+    pub fn is_of_kind(&self, other: &Self) -> bool {
+        (self.size, self.controls) == (other.size, other.controls)
+    }
+
     fn bytes(&self, models: &Models, dtype: DType) -> usize {
         let mut count = count::Count::new(dtype);
         SlotTensors::new(&mut count, models, self);

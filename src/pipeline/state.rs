@@ -55,10 +55,10 @@ impl PartialEq for BatchKey {
 }
 
 impl BatchKey {
-    /// Whether a batch of this key keeps its memory when one of another is made: of a size that is not the other's, in
-    /// the same contexts.
+    /// Whether a batch of this key keeps its memory when one of another is made: both are of one pipeline's present
+    /// memory, for images of different kinds.
     pub fn stays_beside(&self, other: &Self) -> bool {
-        self.slots.room.size != other.slots.room.size && Arc::ptr_eq(&self.contexts, &other.contexts)
+        !self.slots.room.is_of_kind(&other.slots.room) && Arc::ptr_eq(&self.contexts, &other.contexts)
     }
 
     /// Latent pixels of an image.

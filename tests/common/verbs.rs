@@ -292,39 +292,42 @@ fn rounded(values: &[f32], dtype: DType) -> Vec<f32> {
     decode(&encode(values, dtype), dtype)
 }
 
-/// `model_input` of images at different rows of the table, with and without guidance.
+/// `model_input` of slots in any order at different rows of the table, with and without something beside them.
 pub fn model_input_scales(backend: &mut dyn Backend, tolerance: f64) {
     let _region = reserve_arena(backend, 1 << 20);
-    let (b, pixels, rows) = (3, 15, 4);
-    let x = random(1, b * pixels * 4);
+    let (slots, pixels, rows, c, e) = (3, 15, 4, 4, 5);
+    let dtype = backend.dtype();
+    let x = random(1, slots * pixels * c);
     let table = random(2, rows * ROW_WIDTH);
-    let index = [2, 0, 3];
-    let x_tensor = upload(backend, &x, [b, 5, 3, 4], DType::F32);
+    let beside = rounded(&random(3, slots * pixels * e), dtype);
+    let x_tensor = upload(backend, &x, [slots, 5, 3, c], DType::F32);
     let table_tensor = upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32);
-    for (guided, width) in [(0, 4), (1, 4), (3, 4), (3, 12)] {
-        let dtype = backend.dtype();
-        let wide = backend.arena().alloc([guided + b, 5, 3, width], dtype);
-        backend.write(wide, &vec![0; wide.bytes()]).expect("write");
-        let out = wide.columns(0, 4);
-        let images: Vec<usize> = (0..guided).chain(0..b).collect();
-        let entries =
-            |value: &dyn Fn(usize) -> usize| images.iter().map(|&i| value(i) as f32).collect::<Vec<_>>();
-        let shape = [1, 1, 1, guided + b];
-        let arguments = ModelInput {
-            out,
-            x: x_tensor,
-            beside: None,
-            table: table_tensor,
-            index: upload(backend, &entries(&|i| index[i]), shape, DType::I32),
-            slot: upload(backend, &entries(&|i| i), shape, DType::I32),
-        };
-        backend.run(&mut |ops| ops.model_input(arguments)).expect("run");
-        let scaled = x.chunks(pixels * 4).zip(index).flat_map(|(x, i)| x.iter().map(move |x| (x, i)));
-        let all: Vec<f32> = scaled.map(|(x, i)| x * table[i * ROW_WIDTH]).collect();
-        let want = [&all[..guided * pixels * 4], &all].concat();
-        let got = download(backend, wide);
-        let got: Vec<f32> = got.chunks_exact(width).flat_map(|row| &row[..4]).copied().collect();
-        check(&format!("model_input, {guided} guided, {width} columns"), &got, &want, tolerance);
+    let beside_tensor = upload(backend, &beside, [slots, 5, 3, e], dtype);
+    let entries: [[usize; 3]; 5] = [[2, 1, 1], [0, 2, 0], [3, 0, 1], [1, 2, 1], [2, 1, 0]];
+    for (b, with_beside, width) in [(1, false, 4), (5, false, 4), (5, false, 12), (3, true, 12), (5, true, 9)]
+    {
+        let [index, slot, shown] = [0, 1, 2].map(|entry| {
+            let column: Vec<f32> = entries[..b].iter().map(|of_row| of_row[entry] as f32).collect();
+            upload(backend, &column, [1, 1, 1, b], DType::I32)
+        });
+        let out = backend.arena().alloc([b, 5, 3, width], dtype);
+        backend.write(out, &vec![0xff; out.bytes()]).expect("write");
+        let beside_input = with_beside.then_some(Beside { x: beside_tensor, shown });
+        let call = ModelInput { out, x: x_tensor, beside: beside_input, table: table_tensor, index, slot };
+        backend.run(&mut |ops| ops.model_input(call)).expect("run");
+        let mut want = vec![0.0; b * pixels * width];
+        for (i, pixel) in want.chunks_exact_mut(width).enumerate() {
+            let [index, slot, shown] = entries[i / pixels];
+            let from = slot * pixels + i % pixels;
+            for j in 0..c {
+                pixel[j] = x[from * c + j] * table[index * ROW_WIDTH];
+            }
+            if with_beside && shown == 1 {
+                pixel[c..c + e].copy_from_slice(&beside[from * e..][..e]);
+            }
+        }
+        let name = format!("model_input, {b} rows, beside: {with_beside}, {width} columns");
+        check(&name, &download(backend, out), &want, tolerance);
     }
 }
 
@@ -355,7 +358,11 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
     let shape = [b, h, w, 4];
     let n = h * w * 4;
     let first = [2, 0];
-    for (guided, blended) in [(0, false), (1, false), (2, false), (2, true)] {
+    // The state of an image is in its slot; what the model says of it, in rows by its place.
+    let slot_of = [1, 0];
+    for (guided, image_guided, blended) in
+        [(0, 0, false), (1, 0, false), (2, 0, false), (2, 0, true), (1, 1, false), (2, 2, true)]
+    {
         let dtype = backend.dtype();
         let mut table = random(3, rows * ROW_WIDTH);
         for (row, coefficients) in table.chunks_exact_mut(ROW_WIDTH).enumerate() {
@@ -364,21 +371,31 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
                 (coefficients[1 + term], coefficients[9 + term]) = (0.0, 0.0);
             }
         }
-        let output = rounded(&random(4, (guided + b) * n), dtype);
-        let (unconditional, conditional) = output.split_at(guided * n);
+        let output = rounded(&random(4, (image_guided + guided + b) * n), dtype);
+        let (with_image, others) = output.split_at(image_guided * n);
+        let (unconditional, conditional) = others.split_at(guided * n);
+        let rows_of = |image: usize| {
+            let row = |is_there: bool, row: usize| if is_there { row as f32 } else { -1.0 };
+            [
+                (image_guided + guided + image) as f32,
+                row(image < guided, image_guided + image),
+                row(image < image_guided, image),
+            ]
+        };
         let mut noise = random(5, rows * n);
         for (row, noise) in noise.chunks_exact_mut(n).enumerate() {
             if NOISELESS.contains(&row) {
                 noise.fill(f32::NAN);
             }
         }
-        let (guidance, rescale) = ([7.5, 1.5], [0.7, 0.0]);
+        // By slot.
+        let (guidance, rescale, image_guidance) = ([1.5, 7.5], [0.0, 0.7], [1.2, 1.6]);
         // Image 0 starts at row 2, which reads none of these.
         let mut x = random(6, b * n);
         let mut saved = random(7, b * n);
         let mut history = random(8, 4 * b * n);
-        saved[..n].fill(f32::NAN);
-        history[..4 * n].fill(f32::NAN);
+        saved[slot_of[0] * n..][..n].fill(f32::NAN);
+        history[slot_of[0] * 4 * n..][..4 * n].fill(f32::NAN);
 
         // Painted, known, and both; what is painted alone reads nothing of what is known.
         let mask: Vec<f32> = (0..b * h * w).map(|pixel| [1.0, 0.0, 0.25][pixel % 3]).collect();
@@ -389,22 +406,15 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
             x: upload(backend, &x, shape, DType::F32),
             saved: upload(backend, &saved, shape, DType::F32),
             history: upload(backend, &history, [4 * b, h, w, 4], DType::F32),
-            output: upload(backend, &output, [guided + b, h, w, 4], dtype),
+            output: upload(backend, &output, [image_guided + guided + b, h, w, 4], dtype),
+            rows: upload(backend, &(0..b).flat_map(rows_of).collect::<Vec<_>>(), [1, 1, b, 3], DType::I32),
             noise: upload(backend, &noise, [rows, h, w, 4], DType::F32),
             table: upload(backend, &table, [1, 1, rows, ROW_WIDTH], DType::F32),
             index: upload(backend, &first.map(|i| i as f32), [1, 1, 1, b], DType::I32),
-            rows: upload(
-                backend,
-                &(0..b)
-                    .flat_map(|i| [(guided + i) as f32, if i < guided { i as f32 } else { -1.0 }, -1.0])
-                    .collect::<Vec<_>>(),
-                [1, 1, b, 3],
-                DType::I32,
-            ),
-            slot: upload(backend, &[0.0, 1.0], [1, 1, 1, b], DType::I32),
+            slot: upload(backend, &slot_of.map(|slot| slot as f32), [1, 1, 1, b], DType::I32),
             guidance: upload(
                 backend,
-                &(0..b).flat_map(|i| [guidance[i], rescale[i], 1.0]).collect::<Vec<_>>(),
+                &(0..b).flat_map(|i| [guidance[i], rescale[i], image_guidance[i]]).collect::<Vec<_>>(),
                 [1, 1, b, 3],
                 DType::F32,
             ),
@@ -421,24 +431,33 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
 
             for image in 0..b {
                 let row = &table[index[image] * ROW_WIDTH..][..ROW_WIDTH];
-                let guided_at =
-                    |at| unconditional[at] + guidance[image] * (conditional[at] - unconditional[at]);
-                let of_image = image * n..(image + 1) * n;
+                let slot = slot_of[image];
+                let guided_at = |j: usize| {
+                    let at = image * n + j;
+                    let (u, c) = (unconditional[at], conditional[at]);
+                    match image < image_guided {
+                        false => u + guidance[slot] * (c - u),
+                        true => {
+                            u + image_guidance[slot] * (with_image[at] - u)
+                                + guidance[slot] * (c - with_image[at])
+                        }
+                    }
+                };
                 let factor = match image < guided {
                     true => {
                         let spread = deviation(&conditional[image * n..][..n]);
-                        let all: Vec<f32> = of_image.map(guided_at).collect();
-                        rescale[image] * (spread / deviation(&all)) as f32 + 1.0 - rescale[image]
+                        let all: Vec<f32> = (0..n).map(guided_at).collect();
+                        rescale[slot] * (spread / deviation(&all)) as f32 + 1.0 - rescale[slot]
                     }
                     false => 1.0,
                 };
                 for j in 0..n {
-                    let at = image * n + j;
+                    let at = slot * n + j;
                     let e = match image < guided {
-                        true => factor * guided_at(at),
-                        false => conditional[at],
+                        true => factor * guided_at(j),
+                        false => conditional[image * n + j],
                     };
-                    let entry = |age: usize| (4 * image + age) * n + j;
+                    let entry = |age: usize| (4 * slot + age) * n + j;
                     let h = [0, 1, 2, 3].map(|age| history[entry(age)]);
                     let noise = noise[index[image] * n + j];
                     let basis = [x[at], e, saved[at], noise, h[0], h[1], h[2], h[3]];
@@ -465,7 +484,9 @@ fn sampler_steps(backend: &mut dyn Backend, h: usize, w: usize, tolerance: f64) 
                 }
             }
             let name = |what: &str| {
-                format!("sampler_step {h}x{w} guided={guided} blended={blended} step {step}: {what}")
+                format!(
+                    "sampler_step {h}x{w}, {guided} guided, {image_guided} by an image, blended: {blended}, step {step}: {what}"
+                )
             };
             check(&name("x"), &download(backend, call.x), &x, tolerance);
             check(&name("saved"), &download(backend, call.saved), &saved, tolerance);
