@@ -34,6 +34,7 @@ pub mod json;
 pub mod location;
 pub mod model;
 pub mod ops;
+pub mod parameter;
 pub mod pipeline;
 pub mod profile;
 pub mod raster;

@@ -11,7 +11,7 @@ use sdrt::Error;
 
 /// Done.
 const OK: u8 = 0;
-/// A file, a tensor, a device, or the user's Ctrl-C.
+/// A file, a tensor, a device, a failure of our own, or the user's Ctrl-C.
 const FAILED: u8 = 1;
 /// A flag, or the value of one.
 const USAGE: u8 = 2;

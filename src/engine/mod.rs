@@ -30,8 +30,9 @@ use self::pace::Pace;
 use self::queue::Queue;
 pub use self::settings::{Batching, Settings};
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::ops::{Backend, DType};
+use crate::parameter::Parameter;
 use crate::pipeline::{BatchKey, Description, Loop, Model, Pass, Ready, Request, Shape};
 
 /// Shortest and longest time after which somebody who was refused is asked to try again.
@@ -191,8 +192,8 @@ impl Engine {
             drop(started);
             shared.guard(|| Desk { pipeline, shared: &shared }.run());
         });
-        let died = |_| Error::invalid("the engine's thread ended while it loaded the model");
-        let desk = desk.map_err(|error| Error::invalid(format!("the engine has no thread: {error}")))?;
+        let died = |_| Error::internal("the engine's thread ended while it loaded the model");
+        let desk = desk.map_err(|error| Error::internal(format!("the engine has no thread: {error}")))?;
         let (shared, loop_, warm) = heard.recv().map_err(died)??;
 
         let (warmed, heard) = mpsc::channel();
@@ -208,7 +209,7 @@ impl Engine {
             });
         });
         let denoiser =
-            denoiser.map_err(|error| Error::invalid(format!("the engine has no thread: {error}")))?;
+            denoiser.map_err(|error| Error::internal(format!("the engine has no thread: {error}")))?;
         let threads = Threads { shared: shared.clone(), handles: Mutex::new(vec![desk, denoiser]) };
         let engine = Engine { shared, threads: Arc::new(threads) };
         match heard.recv().map_err(died).and_then(|opened| opened) {
@@ -372,10 +373,10 @@ impl Shared {
         let evaluations: Vec<usize> = passes.iter().map(|pass| pass.table.evaluations()).collect();
         let (all, most) = (evaluations.iter().sum::<usize>(), self.settings.max_evaluations);
         if all > most {
-            return Err(Error::invalid(format!(
-                "--steps {}: {all} model evaluations; expected at most {most} of one picture here",
-                request.steps
-            )));
+            return Err(Invalid::value(Parameter::Steps, request.steps)
+                .problem(format!("{all} model evaluations"))
+                .expected(format!("at most {most} of one image here"))
+                .error());
         }
         let scale = config.vae.scale_factor();
         let rows = if request.is_guided(config) { 2 } else { 1 };
@@ -465,7 +466,7 @@ impl Shared {
     fn failed(&self, painting: &Painting, error: Error) {
         let error = Arc::new(error);
         self.fail(painting, Failure::Error(error.clone()));
-        if matches!(*error, Error::Cuda { .. }) {
+        if error.is_fatal() {
             self.die(error);
         }
     }
@@ -512,8 +513,7 @@ impl Shared {
     /// Runs a thread's work; a bug in it stops the engine and says so.
     fn guard(&self, work: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
-            let message = "a bug in the engine; what it printed says where".to_string();
-            self.die(Arc::new(Error::Cuda { operation: "painting".into(), message }));
+            self.die(Arc::new(Error::internal("a thread of the engine panicked; the log says where")));
         }
     }
 }

@@ -4,12 +4,13 @@ use super::denoising::Denoising;
 use super::numbers::write_floats;
 use super::request::{Pass, Request};
 use super::tensors::Shape;
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::location::Location;
 use crate::model::conditioned::Conditioned;
 use crate::model::config::{ControlNetConfig, ModelConfig};
 use crate::model::controlnet::ControlNet;
 use crate::ops::{Backend, DType, Ops, Tensor};
+use crate::parameter::{Parameter, sentence};
 use crate::raster::Raster;
 use crate::weights::controlnet;
 
@@ -50,22 +51,23 @@ impl Control {
 
 /// Adds ControlNets of the shapes that were published for the model's family.
 pub(super) fn add_random_controlnets(config: &mut ModelConfig, count: usize) -> Result<()> {
-    check_count(count, "--random-controlnets")?;
+    check_count(count, Parameter::RandomControlnets)?;
     config.controlnets = vec![ControlNetConfig::of_family(&config.unet); count];
     Ok(())
 }
 
-fn check_count(count: usize, flag: &str) -> Result<()> {
+fn check_count(count: usize, parameter: Parameter) -> Result<()> {
     let most = controlnet::NAMES.len();
     if count > most {
-        return Err(Error::invalid(format!("{count} ControlNets: expected at most {most} {flag}")));
+        let message = sentence![format!("{count} ControlNets: expected at most {most} "), parameter];
+        return Err(Error::invalid(message));
     }
     Ok(())
 }
 
 /// Reads the configurations of ControlNets, and checks that they fit the model.
 pub(super) fn read_controlnets(config: &mut ModelConfig, files: &[Location]) -> Result<()> {
-    check_count(files.len(), "--controlnet")?;
+    check_count(files.len(), Parameter::Controlnet)?;
     for (file, name) in files.iter().zip(controlnet::NAMES) {
         let description = file.join("config.json");
         let controlnet = if description.is_file() {
@@ -85,22 +87,20 @@ pub(super) fn read_controlnets(config: &mut ModelConfig, files: &[Location]) -> 
 
 /// Checks what a request says of ControlNets against a model.
 pub(super) fn check(request: &Request, config: &ModelConfig) -> Result<()> {
-    let invalid = |message: String| Err(Error::invalid(message));
     let (given, there) = (request.controls.len(), config.controlnets.len());
     if given > there {
-        return invalid(format!(
-            "--control-image: {given} pictures; expected at most {there}, one for each --controlnet"
-        ));
+        return Err(Invalid::of([Parameter::ControlImage])
+            .problem(format!("{given} images"))
+            .expected(sentence![format!("at most {there}, one for each "), Parameter::Controlnet])
+            .error());
     }
     for Control { strength, start, end, .. } in &request.controls {
-        if !strength.is_finite() {
-            return invalid(format!("--control-strength {strength}: expected a finite number"));
-        }
+        Parameter::ControlStrength.check(*strength)?;
         if !(0.0 <= *start && start < end && *end <= 1.0) {
-            return invalid(format!(
-                "--control-start {start} and --control-end {end}: expected two numbers from 0 to 1, the start \
-                 below the end"
-            ));
+            return Err(Invalid::value(Parameter::ControlStart, start)
+                .and(Parameter::ControlEnd, end)
+                .expected("two numbers from 0 to 1, the start below the end")
+                .error());
         }
     }
     Ok(())

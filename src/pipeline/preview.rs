@@ -13,9 +13,10 @@ use super::predicted::State;
 use super::request::Picture;
 use super::stages::Models;
 use super::tensors::Shape;
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::model::config::{AutoencoderConfig, ModelConfig, RGB, VaeConfig};
 use crate::ops::{Backend, ToRgb8};
+use crate::parameter::Parameter;
 use crate::sampler::Table;
 
 /// Called with the model evaluations that are done, and a preview of each picture. An error breaks off.
@@ -77,10 +78,12 @@ impl PreviewMethod {
     /// Latents of which no projection is known.
     pub fn check(self, config: &ModelConfig) -> Result<()> {
         if self == PreviewMethod::Projection && projection(config).is_none() {
-            return Err(Error::invalid(
-                "--preview-method proj: it is known for the latents of Stable Diffusion 1.x, 2.x and XL, and not \
-                 for this model's; try vae",
-            ));
+            return Err(Invalid::value(Parameter::PreviewMethod, "proj")
+                .problem(
+                    "it is known for the latents of Stable Diffusion 1.x, 2.x and XL, and not for this model's",
+                )
+                .advice("try vae")
+                .error());
         }
         Ok(())
     }
@@ -93,7 +96,7 @@ impl FromStr for PreviewMethod {
         match text {
             "proj" => Ok(PreviewMethod::Projection),
             "vae" => Ok(PreviewMethod::Vae),
-            _ => Err(Error::invalid(format!("--preview-method {text}: expected proj or vae"))),
+            _ => Err(Invalid::value(Parameter::PreviewMethod, text).expected("proj or vae").error()),
         }
     }
 }

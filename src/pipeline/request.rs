@@ -8,8 +8,9 @@ use super::init::{Hires, Init, skipped_steps};
 use super::model::Description;
 use super::tensors::Shape;
 use super::tiling::{Tiled, Tiling};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::model::config::{ModelConfig, RGB};
+use crate::parameter::{Parameter, Part, sentence};
 use crate::rng::Rng;
 use crate::sampler::{NoiseLevels, Sampler, Sampling, Schedule, Table};
 use crate::text::{LongPrompt, PromptStyle};
@@ -126,52 +127,54 @@ impl Request {
     /// Checks every value against a model; returns the passes: one, or with hires fix two.
     ///
     /// # Errors
-    /// [`Error::Invalid`], with the flag's name.
+    /// [`Error::Invalid`](crate::Error::Invalid), with the parameter.
     pub fn check(&self, model: &Description) -> Result<Vec<Pass>> {
         let config = &model.config;
         let scale = config.vae.scale_factor();
-        let invalid = |message: String| Err(Error::invalid(message));
-        for (flag, side) in [("width", self.width), ("height", self.height)] {
+        for (parameter, side) in [(Parameter::Width, self.width), (Parameter::Height, self.height)] {
             if side == 0 || !side.is_multiple_of(scale) {
                 let nearest = (side.saturating_add(scale / 2) / scale).max(1) * scale;
-                return invalid(format!("--{flag} {side}: expected a multiple of {scale}; try {nearest}"));
+                return Err(Invalid::value(parameter, side)
+                    .expected(format!("a multiple of {scale}"))
+                    .advice(format!("try {nearest}"))
+                    .error());
             }
             if side > LARGEST_SIDE {
-                return invalid(format!("--{flag} {side}: too many pixels; expected at most {LARGEST_SIDE}"));
+                return Err(Invalid::value(parameter, side)
+                    .problem("too many pixels")
+                    .expected(format!("at most {LARGEST_SIDE}"))
+                    .error());
             }
         }
         let layers = config.text_encoders().map(|clip| clip.num_hidden_layers).min().unwrap_or(0);
         if let Some(skip) = self.clip_skip.filter(|skip| !(1..=layers).contains(skip)) {
-            return invalid(format!(
-                "--clip-skip {skip}: expected 1, for the last layer of the text encoder, to {layers}"
-            ));
+            let expected = format!("1, for the last layer of the text encoder, to {layers}");
+            return Err(Invalid::value(Parameter::ClipSkip, skip).expected(expected).error());
         }
-        if self.images == 0 {
-            return invalid("--num-images 0: expected at least 1".to_string());
-        }
-        if !self.guidance_scale.is_finite() {
-            return invalid(format!("--guidance-scale {}: expected a finite number", self.guidance_scale));
-        }
-        if !(0.0..=1.0).contains(&self.guidance_rescale) {
-            let rescale = self.guidance_rescale;
-            return invalid(format!("--guidance-rescale {rescale}: expected a number from 0 to 1"));
-        }
+        Parameter::NumImages.check(self.images)?;
+        Parameter::GuidanceScale.check(self.guidance_scale)?;
+        Parameter::GuidanceRescale.check(self.guidance_rescale)?;
         self.tiling.check()?;
         self.check_size(config, self.width, self.height)?;
         control::check(self, config)?;
         if self.size != SizeConditioning::default() && !config.is_xl() {
-            return invalid(format!(
-                "--original-size, --crop and --target-size: only Stable Diffusion XL knows them, and this is {}",
-                model.family
-            ));
+            let parameters = [Parameter::OriginalSize, Parameter::Crop, Parameter::TargetSize];
+            return Err(Invalid::of(parameters)
+                .problem(format!("supported by Stable Diffusion XL only; this model is {}", model.family))
+                .error());
         }
         let skipped = match &self.init {
             Some(init) => self.check_init(init, config)?,
             None if config.paints_into_pictures() => {
-                return invalid(format!(
-                    "{} of {} channels paints into pictures only; give it one with --init-image and --mask",
-                    model.family, config.unet.in_channels
-                ));
+                return Err(Error::invalid(sentence![
+                    format!(
+                        "{} of {} channels is an inpainting model; give it one with ",
+                        model.family, config.unet.in_channels
+                    ),
+                    Parameter::InitImage,
+                    " and ",
+                    Parameter::Mask
+                ]));
             }
             None => 0,
         };
@@ -181,20 +184,16 @@ impl Request {
         let mut passes = vec![pass(self.width, self.height, self.steps, skipped)?];
         if let Some(hires) = &self.hires {
             if self.init.is_some() {
-                return invalid(
-                    "--hires-scale: enlarges what is painted from noise; leave --init-image out".into(),
-                );
+                return Err(Invalid::of([Parameter::HiresScale])
+                    .problem("enlarges what is generated from noise")
+                    .advice(sentence!["leave ", Parameter::InitImage, " out"])
+                    .error());
             }
-            if !(hires.scale > 1.0 && hires.scale <= LARGEST_SIDE as f64) {
-                return invalid(format!(
-                    "--hires-scale {}: expected a number above 1, such as 2",
-                    hires.scale
-                ));
-            }
+            Parameter::HiresScale.check(hires.scale)?;
             let [width, height] = [self.width, self.height].map(|side| hires.side(side, scale));
             self.check_size(config, width, height)?;
             let steps = hires.steps.unwrap_or(self.steps);
-            let skipped = skipped_steps("hires-strength", hires.strength, steps)?;
+            let skipped = skipped_steps(Parameter::HiresStrength, hires.strength, steps)?;
             passes.push(pass(width, height, steps, skipped)?);
         }
         Ok(passes)
@@ -216,13 +215,17 @@ impl Request {
             };
         if !(others_fit && vae_fits) {
             let pictures = if images == 1 { "picture" } else { "pictures at once" };
-            let hires = if self.hires.is_some() { ", --hires-scale" } else { "" };
-            let tiled = others_fit && self.tiling.when == Tiled::Off;
-            let tiling = if tiled { ", or leave --vae-tiling off out" } else { "" };
-            return Err(Error::invalid(format!(
-                "{images} {pictures} of {width}x{height}: too many pixels; lower --num-images{hires}, --width or \
-                 --height{tiling}"
-            )));
+            let mut advice = sentence!["lower ", Parameter::NumImages];
+            if self.hires.is_some() {
+                advice.0.extend([Part::from(", "), Parameter::HiresScale.into()]);
+            }
+            let sides = [Part::from(", "), Parameter::Width.into(), " or ".into(), Parameter::Height.into()];
+            advice.0.extend(sides);
+            if others_fit && self.tiling.when == Tiled::Off {
+                advice.0.extend([", or leave ".into(), Parameter::VaeTiling.into(), " off out".into()]);
+            }
+            let problem = format!("{images} {pictures} of {width}x{height}: too many pixels");
+            return Err(Invalid::default().problem(problem).advice(advice).error());
         }
         Ok(())
     }
@@ -230,17 +233,22 @@ impl Request {
     /// Steps left out at the start.
     fn check_init(&self, init: &Init, config: &ModelConfig) -> Result<usize> {
         if !config.vae.encodes() {
-            return Err(Error::invalid(
-                "--init-image: the VAE is a decoder alone; try a --vae with both halves, as a folder in the layout \
-                 of diffusers, or none",
-            ));
+            return Err(Invalid::of([Parameter::InitImage])
+                .problem("this VAE has no encoder")
+                .advice(sentence![
+                    "try a ",
+                    Parameter::Vae,
+                    " with both halves, as a folder in the layout of diffusers, or none"
+                ])
+                .error());
         }
         if config.paints_into_pictures() && init.mask.is_none() {
-            return Err(Error::invalid(
-                "--mask: missing; this model paints into pictures, where a mask is light: give it one",
-            ));
+            return Err(Invalid::of([Parameter::Mask])
+                .problem("missing")
+                .advice("this is an inpainting model, which generates where a mask is light: give it one")
+                .error());
         }
-        skipped_steps("strength", init.strength, self.steps)
+        skipped_steps(Parameter::Strength, init.strength, self.steps)
     }
 
     fn table(&self, model: &Description, steps: usize, start: usize) -> Result<Table> {

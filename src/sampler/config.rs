@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::name::Sampler;
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::parameter::{Parameter, sentence};
 
 /// What a model says about its noise and its sampler. `None` stands for the default of whichever
 /// scheduler reads it, as with `from_config` of diffusers.
@@ -123,10 +124,13 @@ impl SchedulerConfig {
             ("DPMSolverMultistepScheduler", "dpmsolver++") => Sampler::DpmPp2m,
             ("DPMSolverMultistepScheduler", "sde-dpmsolver++") => Sampler::DpmPp2mSde,
             ("DPMSolverMultistepScheduler", _) => {
-                return Err(Error::invalid(format!(
-                    "scheduler_config.json: algorithm_type {algorithm} is not supported (dpmsolver++ and \
-                     sde-dpmsolver++ are); choose a sampler with --sampler"
-                )));
+                return Err(Error::invalid(sentence![
+                    format!(
+                        "scheduler_config.json: algorithm_type {algorithm} is not supported (dpmsolver++ and \
+                         sde-dpmsolver++ are); choose a sampler with "
+                    ),
+                    Parameter::Sampler
+                ]));
             }
             ("LMSDiscreteScheduler", _) => Sampler::Lms,
             ("UniPCMultistepScheduler", _) => Sampler::UniPc,
@@ -135,10 +139,13 @@ impl SchedulerConfig {
             ("DDPMScheduler", _) => Sampler::Ddpm,
             _ => {
                 let names = Sampler::ALL.map(Sampler::name).join(", ");
-                return Err(Error::invalid(format!(
-                    "scheduler_config.json: _class_name {class} has no sampler here; choose one with \
-                     --sampler: {names}"
-                )));
+                return Err(Error::invalid(sentence![
+                    format!(
+                        "scheduler_config.json: _class_name {class} has no sampler here; choose one with "
+                    ),
+                    Parameter::Sampler,
+                    format!(": {names}")
+                ]));
             }
         })
     }
@@ -177,10 +184,14 @@ impl SchedulerConfig {
         ];
         match unsupported.iter().find(|(_, unsupported)| *unsupported) {
             None => Ok(()),
-            Some((key, _)) => Err(Error::invalid(format!(
-                "scheduler_config.json: this value of {key} is not supported with the sampler {sampler}; \
-                 try another --sampler, or change the key if the model does not depend on it"
-            ))),
+            Some((key, _)) => Err(Error::invalid(sentence![
+                format!(
+                    "scheduler_config.json: this value of {key} is not supported with the sampler {sampler}; \
+                     try another "
+                ),
+                Parameter::Sampler,
+                ", or change the key if the model does not depend on it"
+            ])),
         }
     }
 }

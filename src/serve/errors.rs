@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-use super::names::Names;
 use crate::engine::{Failure, Refusal};
 use crate::error::Error;
+use crate::parameter::Interface;
 
 /// An error as it is answered.
 #[derive(Debug)]
@@ -137,20 +137,25 @@ impl ApiError {
         self
     }
 
-    /// An error of the library, whose sentences name flags.
-    pub fn of_error(error: &Error, names: Names) -> Self {
-        let (message, param) = names.translate(&error.to_string());
+    /// An error of the library, in the names of the interface.
+    pub fn of_error(error: &Error, interface: Interface) -> Self {
+        let message = error.say(interface);
         let failed = |code| Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, &message).of_code(code);
+        let field = error.parameter().map(|parameter| match parameter.field(interface).name() {
+            Some(field) => field.to_string(),
+            None => parameter.name(interface),
+        });
         match error {
-            Error::Invalid(_) => Self::invalid(message).of_param(param),
+            Error::Invalid(_) => Self::invalid(&message).of_param(field),
             Error::OutOfMemory { .. } => failed("out_of_memory"),
+            Error::Internal(_) => failed("internal_error"),
             _ => failed("device_error"),
         }
     }
 
-    pub fn of_refusal(refusal: &Refusal, names: Names) -> Self {
+    pub fn of_refusal(refusal: &Refusal, interface: Interface) -> Self {
         match refusal {
-            Refusal::Invalid(error) => Self::of_error(error, names),
+            Refusal::Invalid(error) => Self::of_error(error, interface),
             Refusal::Full { retry_after } => Self::busy("queue_full", refusal, *retry_after),
             Refusal::TooLate { retry_after, .. } => {
                 Self::busy("deadline_cannot_be_met", refusal, *retry_after)
@@ -160,14 +165,14 @@ impl ApiError {
         }
     }
 
-    pub fn of_failure(failure: &Failure, names: Names) -> Self {
+    pub fn of_failure(failure: &Failure, interface: Interface) -> Self {
         match failure {
             Failure::Cancelled => Self::unavailable("cancelled", "the picture was cancelled"),
             Failure::DeadlinePassed => {
                 Self::busy("deadline_passed", "the deadline passed while the picture waited", SOON)
             }
             Failure::ShutDown => Self::shutting_down(),
-            Failure::Error(error) => Self::of_error(error, names),
+            Failure::Error(error) => Self::of_error(error, interface),
         }
     }
 

@@ -19,6 +19,7 @@ mod gpu_targets;
 mod inversion;
 mod lora;
 mod models;
+mod parameters;
 mod pictures;
 mod prompts;
 mod raster;

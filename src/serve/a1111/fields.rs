@@ -12,13 +12,13 @@ use utoipa::ToSchema;
 
 use super::super::App;
 use super::super::errors::ApiError;
-use super::super::names::Names;
 use super::super::openai;
 use super::super::painting::Order;
 use super::super::pictures::Role;
 use crate::engine::Wanted;
 use crate::error::Result;
 use crate::image::{Format, a1111_names};
+use crate::parameter::Interface;
 use crate::pipeline::{Hires, Init, PreviewMethod, Request};
 use crate::raster::Raster;
 use crate::rng::{Rng, random_seed};
@@ -191,7 +191,7 @@ fn order(app: &App, headers: &HeaderMap, request: Request) -> Result<Order, ApiE
         priority: 0,
         deadline: App::deadline(None, headers)?,
         previews: quick.then_some(PREVIEWS),
-        names: Names::A1111,
+        interface: Interface::A1111,
     })
 }
 
@@ -229,7 +229,7 @@ impl Common {
         }
         openai::check(app, overrides.and_then(|overrides| overrides.sd_model_checkpoint.as_deref()))?;
         let images = self.batch_size.unwrap_or(1).saturating_mul(self.n_iter.unwrap_or(1));
-        let request = self.of_defaults(app).map_err(|error| ApiError::of_error(&error, Names::A1111))?;
+        let request = self.of_defaults(app).map_err(|error| ApiError::of_error(&error, Interface::A1111))?;
         Ok(Request { images, rng: overrides.map_or(Ok(Rng::Cuda), Overrides::rng)?, ..request })
     }
 

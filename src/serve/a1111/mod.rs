@@ -108,7 +108,7 @@ async fn paint(
         };
         job.see(index, &event);
         let Event::Done(finished) = event else { continue };
-        warnings.extend(painting.warnings(&finished).into_iter().filter(|_| index == 0));
+        warnings.extend(finished.warnings.iter().filter(|_| index == 0).cloned());
         files[index] = Some(app.encode(finished.picture, painting.request(index), format).await);
     }
     let done: Vec<usize> = (0..files.len()).filter(|&i| files[i].is_some()).collect();

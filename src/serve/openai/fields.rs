@@ -6,12 +6,12 @@ use utoipa::ToSchema;
 
 use super::super::App;
 use super::super::errors::ApiError;
-use super::super::names::Names;
 use super::super::painting::{LONGEST_PROMPT, Order};
 use super::super::pictures::OutputFormat;
 use super::models;
 use crate::engine::Wanted;
 use crate::error::{Error, Result};
+use crate::parameter::Interface;
 use crate::pipeline::{Hires, Init, PreviewMethod, Request};
 use crate::raster::Raster;
 use crate::rng::random_seed;
@@ -124,15 +124,15 @@ impl Fields {
         picture: Option<StartPicture>,
     ) -> Result<Order, ApiError> {
         self.check(app)?;
-        let request = self.request(app, picture);
-        let request = request.map_err(|error| ApiError::of_error(&error, Names::OpenAi))?;
+        let request = self.request(app, picture, self.size()?);
+        let request = request.map_err(|error| ApiError::of_error(&error, Interface::OpenAi))?;
         let mut order = Order {
             request,
             format: self.output_format.unwrap_or_default().format(self.quality()),
             priority: self.priority.unwrap_or_default(),
             deadline: App::deadline(self.deadline, headers)?,
             previews: None,
-            names: Names::OpenAi,
+            interface: Interface::OpenAi,
         };
         let evaluations = order.check(app)?.iter().map(|pass| pass.table.evaluations()).sum::<usize>();
         let method = PreviewMethod::default_of(&app.engine.description().config);
@@ -176,7 +176,7 @@ impl Fields {
         models::check(app, self.model.as_deref())
     }
 
-    fn request(&self, app: &App, picture: Option<StartPicture>) -> Result<Request> {
+    fn request(&self, app: &App, picture: Option<StartPicture>, size: Option<[usize; 2]>) -> Result<Request> {
         let model = app.engine.description();
         let defaults = match &self.sampler {
             Some(sampler) => Request::defaults(model, sampler.parse()?),
@@ -184,7 +184,7 @@ impl Fields {
         };
         let sigmas: Option<NoiseLevels> = parsed(&self.sigmas)?;
         let own = picture.as_ref().map(|start| start.picture.size_below(model.config.vae.scale_factor()));
-        let [width, height] = self.size()?.or(own).unwrap_or([defaults.width, defaults.height]);
+        let [width, height] = size.or(own).unwrap_or([defaults.width, defaults.height]);
         let init = picture.map(|StartPicture { picture, mask }| {
             let strength = self.strength.unwrap_or(Init::default_strength(model, mask.is_some()));
             Init { picture, mask, strength }
@@ -220,12 +220,15 @@ impl Fields {
     }
 
     /// Width and height, unless they are left open.
-    fn size(&self) -> Result<Option<[usize; 2]>> {
+    fn size(&self) -> Result<Option<[usize; 2]>, ApiError> {
         let Some(size) = self.size.as_deref().filter(|size| *size != "auto") else { return Ok(None) };
         let sides = size.split_once('x').map(|(width, height)| [width.parse(), height.parse()]);
         match sides {
             Some([Ok(width), Ok(height)]) => Ok(Some([width, height])),
-            _ => Err(Error::invalid(format!("--size {size}: expected auto, or WIDTHxHEIGHT as in 512x768"))),
+            _ => {
+                let message = format!("{size}: expected auto, or WIDTHxHEIGHT as in 512x768");
+                Err(ApiError::field("size", message))
+            }
         }
     }
 }

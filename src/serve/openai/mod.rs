@@ -129,7 +129,7 @@ async fn whole(app: &Arc<App>, mut painting: Painting, answer: &Answer) -> Resul
     while let Some((index, event)) = painting.next().await? {
         let Event::Done(finished) = event else { continue };
         size = format!("{}x{}", finished.picture.width, finished.picture.height);
-        for warning in painting.warnings(&finished) {
+        for warning in finished.warnings {
             if !warnings.contains(&warning) {
                 warnings.push(warning);
             }
