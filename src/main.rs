@@ -50,3 +50,19 @@ fn usage(error: &clap::Error) -> u8 {
     }
     if error.use_stderr() { USAGE } else { OK }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_our_own_is_no_wrong_usage() {
+        for (error, code) in [
+            (Error::invalid("no"), USAGE),
+            (Error::internal("a thread is gone"), FAILED),
+            (Error::file("a", "no"), FAILED),
+        ] {
+            assert_eq!(failure(&error.into()), code);
+        }
+    }
+}

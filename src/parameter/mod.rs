@@ -33,7 +33,6 @@ pub enum Group {
     Machine,
     Output,
     Network,
-    Other,
 }
 
 /// The field of an HTTP interface that holds a parameter.
@@ -158,7 +157,6 @@ impl Group {
             Group::Machine => "Machine",
             Group::Output => "Output",
             Group::Network => "Network",
-            Group::Other => "Options",
         }
     }
 }

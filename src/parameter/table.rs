@@ -103,6 +103,14 @@ parameters! {
         "Rescales guidance against over-saturated images, 0 to 1; 0.7 suits models with v_prediction"
     ]).range(UNIT).default("0").key(Key::Plain("CFG Rescale"))
         .fields(Field::Plain("guidance_rescale"), Field::None);
+    GuidanceStart: Row::new(Sampling, "guidance-start", "X", words![
+        "The share of the steps, 0 to below " GuidanceEnd ", in which guidance does not act yet"
+    ]).range(UNIT).default("0").key(Key::Plain("Guidance start"))
+        .fields(Field::Plain("guidance_start"), Field::Plain("guidance_start"));
+    GuidanceEnd: Row::new(Sampling, "guidance-end", "X", words![
+        "The share of the steps, up to 1, after which guidance does not act any more"
+    ]).range(UNIT).default("1").key(Key::Plain("Guidance end"))
+        .fields(Field::Plain("guidance_end"), Field::Plain("guidance_end"));
     Sampler: Row::new(Sampling, "sampler", "NAME", words![
         "ddim, pndm, euler, euler-a, heun, dpm2, dpm2-a, dpm++2s-a, dpm++2m, dpm++2m-sde, dpm++3m-sde, deis, ipndm, "
         "lms, unipc, lcm, tcd or ddpm [default: the model's]"

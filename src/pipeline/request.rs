@@ -32,6 +32,10 @@ pub struct Request {
     /// How far guidance is brought back to the spread of the conditional output, 0 to 1
     /// ([`SamplerStep`](crate::ops::SamplerStep)).
     pub guidance_rescale: f32,
+    /// The share of the schedule, from 0 to below `guidance_end`, in which guidance does not act yet.
+    pub guidance_start: f64,
+    /// The share of the schedule, up to 1, after which guidance does not act any more.
+    pub guidance_end: f64,
     pub sampler: Sampler,
     pub schedule: Schedule,
     /// `None` for [`Sampler::default_eta`].
@@ -107,6 +111,8 @@ impl Request {
             steps: defaults.steps.unwrap_or(steps),
             guidance_scale: defaults.guidance_scale.unwrap_or(guidance_scale),
             guidance_rescale: 0.0,
+            guidance_start: 0.0,
+            guidance_end: 1.0,
             sampler,
             schedule: Schedule::default(),
             eta: None,
@@ -154,6 +160,7 @@ impl Request {
         Parameter::NumImages.check(self.images)?;
         Parameter::GuidanceScale.check(self.guidance_scale)?;
         Parameter::GuidanceRescale.check(self.guidance_rescale)?;
+        self.check_guidance_interval()?;
         self.tiling.check()?;
         self.check_size(config, self.width, self.height)?;
         control::check(self, config)?;
@@ -192,11 +199,28 @@ impl Request {
             Parameter::HiresScale.check(hires.scale)?;
             let [width, height] = [self.width, self.height].map(|side| hires.side(side, scale));
             self.check_size(config, width, height)?;
+            hires.steps.map_or(Ok(()), |steps| Parameter::HiresSteps.check(steps))?;
             let steps = hires.steps.unwrap_or(self.steps);
             let skipped = skipped_steps(Parameter::HiresStrength, hires.strength, steps)?;
             passes.push(pass(width, height, steps, skipped)?);
         }
         Ok(passes)
+    }
+
+    /// Checks the shares of the schedule between which guidance acts.
+    fn check_guidance_interval(&self) -> Result<()> {
+        let (start, end) = (self.guidance_start, self.guidance_end);
+        Parameter::GuidanceStart.check(start)?;
+        Parameter::GuidanceEnd.check(end)?;
+        let interval = Invalid::value(Parameter::GuidanceStart, start).and(Parameter::GuidanceEnd, end);
+        if start >= end {
+            return Err(interval.expected("the start below the end").error());
+        }
+        // TO REMOVE with a denoising loop that asks `is_guided_at`: this one guides every evaluation or none.
+        if (start, end) != (0.0, 1.0) {
+            return Err(interval.problem("guidance in a part of the steps is not supported yet").error());
+        }
+        Ok(())
     }
 
     /// Checks that a pass is not too large.
@@ -316,6 +340,13 @@ impl Request {
     pub fn is_guided(&self, config: &ModelConfig) -> bool {
         self.guidance_scale > 1.0 && config.unet.time_cond_proj_dim.is_none()
     }
+
+    /// Whether guidance acts at model evaluation `i` of `n`, as `control_guidance_start` and `control_guidance_end` of
+    /// diffusers count; where it does not, the conditional prediction is used alone.
+    pub fn is_guided_at(&self, config: &ModelConfig, i: usize, n: usize) -> bool {
+        let share = |i: usize| i as f64 / n as f64;
+        self.is_guided(config) && share(i) >= self.guidance_start && share(i + 1) <= self.guidance_end
+    }
 }
 
 /// Elements of the largest map of the VAEs that a picture of h x w passes through.
@@ -359,4 +390,56 @@ pub struct Painting {
     pub times: Times,
     /// What the user should know, such as words that did not fit the text encoder.
     pub warnings: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::KnownShapes;
+
+    fn interval(guidance_start: f64, guidance_end: f64) -> (Request, Description) {
+        let model = KnownShapes::Sd15.describe();
+        let defaults = Request::defaults(&model, Sampler::Ddim);
+        (Request { guidance_start, guidance_end, ..defaults }, model)
+    }
+
+    #[test]
+    fn guidance_acts_between_its_start_and_its_end() {
+        for (start, end, expected) in [
+            (0.0, 1.0, [true; 4]),
+            (0.25, 1.0, [false, true, true, true]),
+            (0.3, 1.0, [false, false, true, true]),
+            (0.0, 0.5, [true, true, false, false]),
+            (0.0, 0.7, [true, true, false, false]),
+            (0.25, 0.75, [false, true, true, false]),
+            (0.3, 0.4, [false; 4]),
+        ] {
+            let (request, model) = interval(start, end);
+            let guided = [0, 1, 2, 3].map(|i| request.is_guided_at(&model.config, i, 4));
+            assert_eq!(guided, expected, "{start} to {end}");
+            let unguided = Request { guidance_scale: 1.0, ..request };
+            assert!(!unguided.is_guided_at(&model.config, 1, 4));
+        }
+    }
+
+    #[test]
+    fn an_interval_is_two_shares_the_first_below_the_second() {
+        for (start, end, sentence) in [
+            (-0.1, 1.0, "--guidance-start -0.1: expected a number from 0 to 1"),
+            (0.0, 1.5, "--guidance-end 1.5: expected a number from 0 to 1"),
+            (0.0, f64::NAN, "--guidance-end NaN: expected a number from 0 to 1"),
+            (0.5, 0.5, "--guidance-start 0.5 and --guidance-end 0.5: expected the start below the end"),
+            (
+                0.2,
+                1.0,
+                "--guidance-start 0.2 and --guidance-end 1: guidance in a part of the steps is not supported",
+            ),
+        ] {
+            let (request, model) = interval(start, end);
+            let error = request.check(&model).unwrap_err().to_string();
+            assert!(error.starts_with(sentence), "{error}");
+        }
+        let (request, model) = interval(0.0, 1.0);
+        assert!(request.check(&model).is_ok());
+    }
 }

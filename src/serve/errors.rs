@@ -195,3 +195,36 @@ impl IntoResponse for ApiError {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Invalid;
+    use crate::parameter::Parameter;
+
+    #[test]
+    fn errors_have_the_status_and_the_field_of_the_interface() {
+        let width = Invalid::value(Parameter::Width, 17).expected("a multiple of 8").error();
+        let skip = Invalid::value(Parameter::ClipSkip, 0).expected("1 to 12").error();
+        let tiling = Invalid::value(Parameter::VaeTiling, "x").expected("on or off").error();
+        for (error, interface, field, message) in [
+            (&width, Interface::OpenAi, Some("size"), "width 17: expected a multiple of 8"),
+            (&width, Interface::A1111, Some("width"), "width 17: expected a multiple of 8"),
+            (
+                &skip,
+                Interface::A1111,
+                Some("override_settings"),
+                "CLIP_stop_at_last_layers 0: expected 1 to 12",
+            ),
+            (&tiling, Interface::OpenAi, Some("vae_tiling"), "vae_tiling x: expected on or off"),
+            (&Error::invalid("too many"), Interface::OpenAi, None, "too many"),
+        ] {
+            let ApiError { status, error, .. } = ApiError::of_error(error, interface);
+            assert_eq!((status, error.param.as_deref()), (StatusCode::BAD_REQUEST, field));
+            assert_eq!(error.message, message);
+        }
+        let ApiError { status, error, .. } =
+            ApiError::of_error(&Error::internal("a thread is gone"), Interface::OpenAi);
+        assert_eq!((status, error.code), (StatusCode::INTERNAL_SERVER_ERROR, Some("internal_error")));
+    }
+}

@@ -32,6 +32,8 @@ fn wrong_flags_are_sentences_and_leave_nothing_behind() {
         (&["--embedding", ":x"], 2, "--embedding :x: expected FILE or FILE:NAME"),
         (&["--guidance-rescale", "1.5"], 2, "--guidance-rescale 1.5: expected a number from 0 to 1"),
         (&["--guidance-rescale", "-1"], 2, "--guidance-rescale -1: expected a number from 0 to 1"),
+        (&["--guidance-start", "2"], 2, "--guidance-start 2: expected a number from 0 to 1"),
+        (&["--guidance-end", "0"], 2, "--guidance-end 0: expected the start below the end"),
         (&["--eta", "2"], 2, "--eta 2: "),
         (&["--sigmas", "1,2"], 2, "--sigmas: 2 does not come below 1"),
         (&["--rng", "dice"], 2, "--rng dice: no such generator; there are cpu and cuda"),
