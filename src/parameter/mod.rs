@@ -1,8 +1,8 @@
 //! The parameters of a request and the settings around it: one table, from which the command line, both HTTP
 //! interfaces, /openapi.json, the page and the text in images take names, ranges, defaults and descriptions.
 //!
-//! A parameter of a request is added here, in [`table`], and in [`Request`](crate::pipeline::Request), which gives it
-//! its meaning.
+//! A new parameter of a request is a row of the table, a line in [`RequestPatch`](crate::pipeline::RequestPatch), which
+//! gives it its type, and a field of [`Request`](crate::pipeline::Request), which gives it its meaning.
 
 mod range;
 mod sentence;

@@ -1,4 +1,4 @@
-//! The table. A new parameter of a request takes a row, and a line in [`RequestPatch`](super::RequestPatch).
+//! The table. A new parameter of a request takes a row, and a line in [`RequestPatch`](crate::pipeline::RequestPatch).
 
 use super::Group::*;
 use super::{Field, Key, Range, Row, Word};
