@@ -80,6 +80,11 @@ impl Error {
         Error::Internal(message.to_string())
     }
 
+    /// Whether the user can mend it by other values.
+    pub fn is_wrong_usage(&self) -> bool {
+        matches!(self, Error::Invalid(_))
+    }
+
     /// Whether the device, or the program, cannot be trusted any more.
     pub fn is_fatal(&self) -> bool {
         matches!(self, Error::Cuda { .. } | Error::Internal(_))
@@ -228,6 +233,9 @@ mod tests {
         let cuda = Error::Cuda { operation: "copy".into(), message: "lost".into() };
         assert!(cuda.is_fatal() && Error::internal("a thread is gone").is_fatal());
         assert!(!Error::invalid("no").is_fatal() && !Error::Cancelled { done: 1, steps: 2 }.is_fatal());
+        assert!(
+            Error::invalid("no").is_wrong_usage() && !Error::internal("a thread is gone").is_wrong_usage()
+        );
         assert!(!Error::internal("a thread is gone").to_string().contains("CUDA"));
     }
 }

@@ -34,10 +34,8 @@ fn failure(error: &anyhow::Error) -> u8 {
         return OK;
     }
     cli::say(&format!("error: {error}"));
-    match cause.downcast_ref() {
-        Some(Error::Invalid(_)) => USAGE,
-        _ => FAILED,
-    }
+    let is_usage = cause.downcast_ref().is_some_and(Error::is_wrong_usage);
+    if is_usage { USAGE } else { FAILED }
 }
 
 /// A parser of ours knows more about its flag than clap does: its sentence stands alone.
@@ -49,20 +47,4 @@ fn usage(error: &clap::Error) -> u8 {
         None => drop(error.print()),
     }
     if error.use_stderr() { USAGE } else { OK }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_failure_of_our_own_is_no_wrong_usage() {
-        for (error, code) in [
-            (Error::invalid("no"), USAGE),
-            (Error::internal("a thread is gone"), FAILED),
-            (Error::file("a", "no"), FAILED),
-        ] {
-            assert_eq!(failure(&error.into()), code);
-        }
-    }
 }

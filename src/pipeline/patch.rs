@@ -312,7 +312,7 @@ impl RequestPatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::KnownShapes;
+    use crate::pipeline::{Init, KnownShapes};
 
     /// A text of each parameter that is not its default.
     fn texts() -> Vec<(Parameter, &'static str)> {
@@ -370,6 +370,28 @@ mod tests {
         assert_eq!(size, "--original-size 0x5: expected two whole numbers from 1 on, as in 1024x1024");
         let json = RequestPatch::default().set_json(Parameter::Steps, &Json::from("two")).unwrap_err();
         assert_eq!(json.to_string(), "--steps: invalid type: string \"two\", expected usize");
+    }
+
+    #[test]
+    fn a_request_holds_to_the_ranges_of_the_table() {
+        let model = KnownShapes::Sd15.describe();
+        for &parameter in RequestPatch::PARAMETERS {
+            let text = match parameter.row().range {
+                Range::Closed { to, .. } | Range::Above { to, .. } => (to + 0.5).to_string(),
+                Range::Whole { from: from @ 1.., .. } => (from - 1).to_string(),
+                Range::Finite => "inf".to_string(),
+                Range::Free | Range::Pair { .. } | Range::Whole { .. } => continue,
+            };
+            let mut patch = RequestPatch { sampler: Some(Sampler::Ddim), ..RequestPatch::default() };
+            if matches!(parameter, Parameter::HiresStrength | Parameter::HiresSteps) {
+                patch.hires_scale = Some(2.0);
+            }
+            patch.set(parameter, &text).unwrap();
+            let mut request = patch.request(&model).unwrap();
+            request.init = patch.strength.map(|strength| Init { strength, ..Init::blank() });
+            let error = request.check(&model).unwrap_err();
+            assert_eq!(error.parameter(), Some(parameter), "{error}");
+        }
     }
 
     #[test]
