@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::ops::{Backend, DType, cpu::Cpu};
+use crate::parameter::{Parameter, sentence};
 
 /// What `--device` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +26,7 @@ impl FromStr for Device {
             ("cpu", None) => Ok(Device::Cpu),
             ("cuda", None) => Ok(Device::Cuda(0)),
             ("cuda", Some(n)) if n.parse::<usize>().is_ok() => Ok(Device::Cuda(n.parse().unwrap_or(0))),
-            _ => Err(Error::invalid(format!("--device {text}: expected auto, cpu, cuda or cuda:N"))),
+            _ => Err(Invalid::value(Parameter::Device, text).expected("auto, cpu, cuda or cuda:N").error()),
         }
     }
 }
@@ -62,9 +63,11 @@ impl Device {
 fn open_cpu(dtype: Option<DType>, notice: Option<String>) -> Result<Opened> {
     if let Some(dtype) = dtype.filter(|&dtype| dtype != DType::F32) {
         let why = notice.as_ref().map(|why| format!("{why}, and ")).unwrap_or_default();
-        return Err(Error::invalid(format!(
-            "{why}the CPU computes in f32 only, not {dtype}: leave --dtype out"
-        )));
+        return Err(Error::invalid(sentence![
+            format!("{why}the CPU computes in f32 only, not {dtype}: leave "),
+            Parameter::Dtype,
+            " out"
+        ]));
     }
     Ok(Opened { backend: Box::new(Cpu::new()), notice })
 }
@@ -100,7 +103,7 @@ fn open_first_gpu(_dtype: Option<DType>) -> Result<Opened, String> {
 
 #[cfg(not(sdrt_cuda))]
 fn open_cuda(_ordinal: usize, _dtype: Option<DType>) -> Result<Opened> {
-    Err(Error::invalid(format!("{NO_KERNELS}; or use --device cpu")))
+    Err(Error::invalid(sentence![NO_KERNELS, "; or use ", Parameter::Device, " cpu"]))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
+use crate::parameter::Parameter;
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +47,7 @@ impl FromStr for DType {
             "f16" | "fp16" | "float16" => Ok(DType::F16),
             "bf16" | "bfloat16" => Ok(DType::BF16),
             "f32" | "fp32" | "float32" => Ok(DType::F32),
-            _ => Err(Error::invalid(format!("--dtype {text}: expected f16, bf16 or f32"))),
+            _ => Err(Invalid::value(Parameter::Dtype, text).expected("f16, bf16 or f32").error()),
         }
     }
 }

@@ -13,6 +13,9 @@
 //! ops      -> gpu -> cuda/*.cu          driver, memory, graphs, kernels, cuBLASLt
 //! ```
 //!
+//! [`parameter`] is the table from which flags, both HTTP interfaces and the text in images take names, ranges and
+//! help; [`error`] refers to it.
+//!
 //! Before it, [`hub`] turns the id of a model into a location. Beside the pipeline stand [`location`] (where
 //! a model's files are), [`device`] (which machine), [`raster`] (pictures to start from), [`image`] (files that
 //! say how they were painted), [`workload`], [`bench`], [`profile`], [`info`], [`ceiling`] and [`roofline`] (what is
@@ -34,6 +37,7 @@ pub mod json;
 pub mod location;
 pub mod model;
 pub mod ops;
+pub mod parameter;
 mod pickle;
 pub mod pipeline;
 pub mod profile;

@@ -11,7 +11,7 @@ use sdrt::Error;
 
 /// Done.
 const OK: u8 = 0;
-/// A file, a tensor, a device, or the user's Ctrl-C.
+/// A file, a tensor, a device, a failure of our own, or the user's Ctrl-C.
 const FAILED: u8 = 1;
 /// A flag, or the value of one.
 const USAGE: u8 = 2;
@@ -34,10 +34,8 @@ fn failure(error: &anyhow::Error) -> u8 {
         return OK;
     }
     cli::say(&format!("error: {error}"));
-    match cause.downcast_ref() {
-        Some(Error::Invalid(_)) => USAGE,
-        _ => FAILED,
-    }
+    let is_usage = cause.downcast_ref().is_some_and(Error::is_wrong_usage);
+    if is_usage { USAGE } else { FAILED }
 }
 
 /// A parser of ours knows more about its flag than clap does: its sentence stands alone.

@@ -20,21 +20,14 @@ const BLACK: [u8; 3] = [0; 3];
 #[derive(Args)]
 #[command(next_help_heading = "ControlNets")]
 struct Flags {
-    /// A ControlNet made for the model's family: a .safetensors file, a folder in the diffusers layout, or
-    /// owner/name of one on the hub; may be given several times, the flags below each behind its own
     #[arg(long, value_name = "MODEL", value_parser = source::parser())]
     controlnet: Vec<ModelSource>,
-    /// What it reads, ready-made: edges, depths, a pose, ...; PNG, JPEG or WebP, brought to the size of the
-    /// picture, whose size it gives where no other is said
     #[arg(long, value_name = "FILE")]
     control_image: Vec<PathBuf>,
-    /// How much of what it says is added [default: 1]
     #[arg(long, value_name = "X")]
     control_strength: Vec<f32>,
-    /// The share of the steps in which it does not act yet [default: 0]
     #[arg(long, value_name = "X")]
     control_start: Vec<f64>,
-    /// The share of the steps after which it does not act any more [default: 1]
     #[arg(long, value_name = "X")]
     control_end: Vec<f64>,
 }

@@ -19,12 +19,8 @@ use crate::progress::Progress;
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub struct LoraArgs {
-    /// A LoRA, a .safetensors file or owner/name:file of the hub, and how strong it is [default: 1]; may be
-    /// given several times
     #[arg(long = "lora", value_name = "FILE[:WEIGHT]")]
     loras: Vec<LoraFile>,
-    /// Where the LoRAs are that prompts name, as in <lora:name:0.8>, and the pictures of --from: name.safetensors,
-    /// or in a folder below
     #[arg(long, value_name = "DIR")]
     lora_dir: Option<PathBuf>,
 }

@@ -9,12 +9,12 @@ mod log;
 mod lora;
 mod model;
 mod output;
+mod parameters;
 mod picture;
 mod preview;
 mod profile;
 mod prompt;
 mod run;
-mod sampling;
 mod serve;
 mod signals;
 mod size;
@@ -70,10 +70,8 @@ impl Cli {
 #[derive(Args)]
 #[command(next_help_heading = "Machine")]
 struct DeviceArgs {
-    /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: Device,
-    /// What weights and activations are kept in: f16, bf16 or f32 [default: f16 on a GPU, f32 on the CPU]
     #[arg(long)]
     dtype: Option<DType>,
 }

@@ -12,8 +12,6 @@ use crate::progress::Progress;
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// A .safetensors file, a folder in the diffusers layout, or owner/name of a model on the hub, which is
-    /// downloaded once; `emoji` is the model in sdrt itself, and a folder of that name is ./emoji
     #[arg(short, long, value_name = "MODEL", default_value = emoji::NAME, value_parser = source::parser())]
     pub model: ModelSource,
     #[command(flatten)]
@@ -24,10 +22,8 @@ pub struct ModelArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelChanges {
-    /// Another VAE: a .safetensors file, its folder, that of a model, or one on the hub
     #[arg(long, value_name = "MODEL", value_parser = source::parser())]
     vae: Option<ModelSource>,
-    /// What the U-Net predicts, where the files say it wrong or not at all: epsilon, v or sample
     #[arg(long, value_name = "NAME", value_parser = prediction_type)]
     prediction: Option<&'static str>,
 }
@@ -53,10 +49,8 @@ pub struct ModelOrShapes {
     /// hub; may be given several times
     #[arg(long, value_name = "MODEL", value_parser = source::parser())]
     controlnet: Vec<ModelSource>,
-    /// Random weights of known shapes instead of a model
     #[arg(long, value_name = "SHAPES", conflicts_with_all = ["model", "vae", "prediction", "controlnet"])]
     random_weights: Option<KnownShapes>,
-    /// So many ControlNets with random weights, of the family of --random-weights
     #[arg(
         long,
         value_name = "N",

@@ -14,13 +14,10 @@ use sdrt::pipeline::{Picture, Request};
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// Where the picture goes: .png, .jpg or .webp (lossless)
     #[arg(short, long, value_name = "FILE", default_value = "sdrt.png")]
     pub output: PathBuf,
-    /// Of a JPEG, from 1 to 100 [default: 95]
     #[arg(long, value_name = "N")]
     quality: Option<u8>,
-    /// Draws the picture in the terminal, too: kitty's graphics, iTerm2's, sixels, or half blocks of colour
     #[arg(long)]
     show: bool,
 }

@@ -15,19 +15,12 @@ use crate::progress::Progress;
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
 pub struct PreviewArgs {
-    /// Shows in a file what the picture will be, every N model evaluations while it is painted
     #[arg(long, value_name = "N")]
     preview: Option<NonZeroUsize>,
-    /// Where previews go, as PNG [default: beside the output, as sdrt-preview.png]
     #[arg(long, value_name = "FILE", requires = "preview")]
     preview_path: Option<PathBuf>,
-    /// proj (small, a linear map of the latents; takes no time) or vae (as large as the picture; slow but with
-    /// a tiny VAE) [default: vae with --preview-vae or a tiny --vae, or where there is no such map, else proj]
     #[arg(long, value_name = "NAME", requires = "preview")]
     preview_method: Option<PreviewMethod>,
-    /// A tiny VAE that decodes previews, as TAESD for Stable Diffusion 1.x and 2.x and TAESDXL for XL, while the
-    /// model's own decodes the picture: a .safetensors file, a folder in the diffusers layout, or one on the hub;
-    /// instead of --preview-method
     #[arg(
         long,
         value_name = "MODEL",

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sdrt::error::{Error, Result};
 use sdrt::location::Location;
-use sdrt::pipeline::Request;
-use sdrt::text::{Embedding, LongPrompt, PromptStyle};
+use sdrt::text::Embedding;
 
 /// Stands for stdin.
 const STDIN: &str = "-";
@@ -15,29 +14,10 @@ const STDIN: &str = "-";
 #[derive(Args)]
 #[command(next_help_heading = "Prompt")]
 pub struct PromptArgs {
-    /// What the picture shows; - reads it from stdin
     #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "from"])]
     prompt: Option<String>,
-    /// Paints a picture for every line, with the seeds N, N + 1, ..., to name-0.png, name-1.png, ...; empty
-    /// lines and those that start with # are passed over; - reads stdin
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
-    /// What it should not show; acts with a guidance scale above 1
-    #[arg(short, long, value_name = "TEXT", default_value = "")]
-    negative_prompt: String,
-    /// How prompts are read: plain (every character is text, as in diffusers) or a1111 (weights as in
-    /// (word:1.3) and [word], BREAK)
-    #[arg(long, value_name = "NAME", default_value_t)]
-    prompt_style: PromptStyle,
-    /// What becomes of more than 75 tokens: chunk (they are encoded 75 by 75) or truncate (the rest is left
-    /// out) [default: chunk for a1111, truncate for plain]
-    #[arg(long, value_name = "NAME")]
-    long_prompt: Option<LongPrompt>,
-    /// The layer of the text encoder that is read, from the end: 1 is the last, as A1111 counts [default: 1; XL:
-    /// 2]
-    #[arg(long, value_name = "N")]
-    clip_skip: Option<usize>,
-    /// A textual inversion; acts where a prompt has its name; may be given several times
     #[arg(long = "embedding", value_name = "FILE[:NAME]")]
     pub embeddings: Vec<Embedding>,
 }
@@ -50,11 +30,19 @@ pub struct Prompt {
 }
 
 impl PromptArgs {
-    /// At least one.
-    pub fn read(&self) -> Result<Vec<Prompt>> {
+    /// Whether the flags say what to generate, whatever an image has recorded.
+    pub fn is_given(&self) -> bool {
+        self.prompt.is_some() || self.prompt_file.is_some()
+    }
+
+    /// At least one; `recorded` is the prompt of an image where no flag gives one.
+    pub fn read(&self, recorded: Option<&str>) -> Result<Vec<Prompt>> {
         let Some(file) = &self.prompt_file else {
-            let text = self.prompt.as_deref().unwrap_or_default();
-            let text = if text == STDIN { read_stdin("--prompt")?.trim().into() } else { text.into() };
+            let text = match self.prompt.as_deref() {
+                Some(STDIN) => read_stdin("--prompt")?.trim().into(),
+                Some(text) => text.into(),
+                None => recorded.unwrap_or_default().into(),
+            };
             return Ok(vec![Prompt { text, place: None }]);
         };
         let prompts = if file.as_os_str() == STDIN {
@@ -67,19 +55,6 @@ impl PromptArgs {
             return Err(Error::invalid(message));
         }
         Ok(prompts)
-    }
-}
-
-impl PromptArgs {
-    /// The request with what these flags say, without the prompt.
-    pub fn apply(&self, request: Request) -> Request {
-        Request {
-            negative_prompt: self.negative_prompt.clone(),
-            prompt_style: self.prompt_style,
-            long_prompt: self.long_prompt,
-            clip_skip: self.clip_skip,
-            ..request
-        }
     }
 }
 

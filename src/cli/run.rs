@@ -16,7 +16,8 @@ use sdrt::error::Error;
 use sdrt::image::Origin;
 use sdrt::location::Location;
 use sdrt::pipeline::{
-    Control, Description, Hires, Model, ModelFiles, Painting, Picture, Pipeline, Previews, Request, Times,
+    Control, Description, Hires, Model, ModelFiles, Painting, Picture, Pipeline, Previews, Request,
+    RequestPatch, Times,
 };
 use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
@@ -27,13 +28,12 @@ use super::from::FromArgs;
 use super::lora::{LoraArgs, Tagged};
 use super::model::ModelArgs;
 use super::output::{self, OutputArgs};
+use super::parameters::ParameterArgs;
 use super::picture::PictureArgs;
 use super::preview::PreviewArgs;
 use super::prompt::{Prompt, PromptArgs};
-use super::sampling::SamplingArgs;
-use super::size::ConditioningArgs;
 use super::tiling::TilingArgs;
-use super::{DeviceArgs, SizeArgs, ms, say, say_notice};
+use super::{DeviceArgs, ms, say, say_notice};
 use crate::progress::{Progress, unit};
 
 /// What a shell reports for a program that Ctrl-C ended.
@@ -52,18 +52,11 @@ pub struct Run {
     #[command(flatten)]
     loras: LoraArgs,
     #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
-    size: SizeArgs,
-    #[command(flatten)]
-    conditioning: ConditioningArgs,
+    pub parameters: ParameterArgs,
     #[command(flatten)]
     picture: PictureArgs,
     #[command(flatten)]
     control: ControlArgs,
-    /// Pictures at once, of every prompt; several go to name-0.png, name-1.png, ...
-    #[arg(short = 'b', long, value_name = "N", default_value_t = 1, help_heading = "Size")]
-    num_images: usize,
     #[command(flatten)]
     tiling: TilingArgs,
     #[command(flatten)]
@@ -72,17 +65,15 @@ pub struct Run {
     preview: PreviewArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Prints warnings and errors only
     #[arg(short, long, help_heading = "Output")]
     quiet: bool,
-    /// Prints a line of JSON for every prompt on stdout instead of a table
     #[arg(long, help_heading = "Output")]
     json: bool,
 }
 
 impl Run {
     pub fn run(&self) -> Result<()> {
-        let prompts = self.prompts.read()?;
+        let prompts = self.prompts.read(self.parameters.patch.prompt.as_deref())?;
         let progress = Progress { quiet: self.quiet || self.json };
         let mut loras = self.loras.open(self.from.loras(), progress)?;
         let of_prompt =
@@ -211,22 +202,25 @@ impl Run {
         Ok(())
     }
 
-    /// The model's suggestion with what the flags say instead; without the prompt.
+    /// The values that flags give; a prompt stands for those of any flag.
+    pub fn given(&self) -> RequestPatch {
+        let prompt = self.prompts.is_given().then(String::new);
+        self.parameters.patch.clone().or(RequestPatch { prompt, ..RequestPatch::default() })
+    }
+
+    /// The model's suggestion below the values of flags and of an image; without the prompt.
     fn request(&self, model: &Description, steering: &[Steering]) -> Result<Request, Error> {
         let controls: Vec<Control> = steering.iter().map(|net| net.control.clone()).collect();
-        let mut defaults = self.sampling.request(model)?;
+        let patch = &self.parameters.patch;
+        let mut request = patch.request(model)?;
+        request.hires.iter_mut().for_each(|hires| hires.steps = hires.steps.filter(|&steps| steps > 0));
         if let Some(control) = controls.first() {
-            let multiple = model.config.vae.scale_factor();
-            [defaults.width, defaults.height] = control.image.size_below(multiple);
+            let [width, height] = control.image.size_below(model.config.vae.scale_factor());
+            request.width = patch.width.unwrap_or(width);
+            request.height = patch.height.unwrap_or(height);
         }
-        let defaults = self.picture.apply(defaults, model, &self.size)?;
-        Ok(Request {
-            images: self.num_images,
-            size: self.conditioning.conditioning(),
-            tiling: self.tiling.tiling(),
-            controls,
-            ..self.prompts.apply(defaults)
-        })
+        let request = self.picture.apply(request, model, patch)?;
+        Ok(Request { tiling: self.tiling.tiling(), controls, prompt: String::new(), ..request })
     }
 }
 

@@ -37,10 +37,8 @@ pub struct Serve {
     /// 0: one that is free
     #[arg(long, value_name = "N", default_value_t = 7860, help_heading = "Network")]
     port: u16,
-    /// Asked of everybody who wants pictures: as a bearer token, or as the password of A1111's clients
     #[arg(long, value_name = "KEY", env = "SDRT_API_KEY", hide_env_values = true, help_heading = "Network")]
     api_key: Option<String>,
-    /// Lets pages of another origin ask, as https://example.com, or * for all; may be given several times
     #[arg(long, value_name = "ORIGIN", help_heading = "Network")]
     cors: Vec<String>,
     /// step: pictures join and leave a batch at every step; request: a batch is painted to its end

@@ -258,7 +258,7 @@ impl<'a> Denoiser<'a> {
             self.discard(&owner.painting, state, Failure::Error(error.clone()));
         }
         drop(turn);
-        if matches!(*error, Error::Cuda { .. }) {
+        if error.is_fatal() {
             self.shared.die(error);
         }
     }

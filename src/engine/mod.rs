@@ -133,8 +133,8 @@ impl Engine {
             drop(started);
             shared.guard(|| Desk { pipeline, shared: &shared }.run());
         });
-        let died = |_| Error::invalid("the engine's thread ended while it loaded the model");
-        let desk = desk.map_err(|error| Error::invalid(format!("the engine has no thread: {error}")))?;
+        let died = |_| Error::internal("the engine's thread ended while it loaded the model");
+        let desk = desk.map_err(|error| Error::internal(format!("the engine has no thread: {error}")))?;
         let (shared, spawn, warm) = heard.recv().map_err(died)??;
 
         let (warmed, heard) = mpsc::channel();
@@ -150,7 +150,7 @@ impl Engine {
             });
         });
         let denoiser =
-            denoiser.map_err(|error| Error::invalid(format!("the engine has no thread: {error}")))?;
+            denoiser.map_err(|error| Error::internal(format!("the engine has no thread: {error}")))?;
         let threads = Threads { shared: shared.clone(), handles: Mutex::new(vec![desk, denoiser]) };
         let engine = Engine { shared, threads: Arc::new(threads) };
         match heard.recv().map_err(died).and_then(|opened| opened) {

@@ -11,8 +11,9 @@ use super::observer::Observer;
 use super::pace::Pace;
 use super::queue::Queue;
 use super::settings::Settings;
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::ops::DType;
+use crate::parameter::Parameter;
 use crate::pipeline::{Canvas, Description, Pass, Request, State as ImageState};
 
 /// Shortest and longest time after which somebody who was refused is asked to try again.
@@ -149,15 +150,15 @@ impl Shared {
         let evaluations: Vec<usize> = passes.iter().map(|pass| pass.table.evaluations()).collect();
         let (all, most) = (evaluations.iter().sum::<usize>(), self.settings.max_evaluations);
         if all > most {
-            return Err(Error::invalid(format!(
-                "--steps {}: {all} model evaluations; expected at most {most} of one picture here",
-                request.steps
-            )));
+            return Err(Invalid::value(Parameter::Steps, request.steps)
+                .problem(format!("{all} model evaluations"))
+                .expected(format!("at most {most} of one image here"))
+                .error());
         }
         let scale = config.vae.scale_factor();
-        let rows = if request.is_guided(config) { 2 } else { 1 };
-        let pixels = |pass: &Pass| rows * (pass.width / scale) * (pass.height / scale);
-        let costs = passes.iter().zip(&evaluations).map(|(pass, n)| (pixels(pass) * n) as f64);
+        let rows = |n: usize| n + (0..n).filter(|&i| request.is_guided_at(config, i, n)).count();
+        let pixels = |pass: &Pass| (pass.width / scale) * (pass.height / scale);
+        let costs = passes.iter().zip(&evaluations).map(|(pass, &n)| (pixels(pass) * rows(n)) as f64);
         let (cost, size) = (costs.sum(), [passes[0].width, passes[0].height]);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         Ok(Painting::new(id, job, size, evaluations, cost))
@@ -242,7 +243,7 @@ impl Shared {
     pub fn failed(&self, painting: &Painting, error: Error) {
         let error = Arc::new(error);
         self.fail(painting, Failure::Error(error.clone()));
-        if matches!(*error, Error::Cuda { .. }) {
+        if error.is_fatal() {
             self.die(error);
         }
     }
@@ -284,8 +285,7 @@ impl Shared {
     /// Runs a thread's work; a bug in it stops the engine and says so.
     pub fn guard(&self, work: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
-            let message = "a bug in the engine; what it printed says where".to_string();
-            self.die(Arc::new(Error::Cuda { operation: "painting".into(), message }));
+            self.die(Arc::new(Error::internal("a thread of the engine panicked; the log says where")));
         }
     }
 }

@@ -9,6 +9,7 @@ use cudarc::driver::{CudaContext, CudaStream};
 use super::During;
 use super::images::have_hopper;
 use crate::error::{Error, Result};
+use crate::parameter::{Parameter, sentence};
 
 /// A GPU that has been opened.
 pub struct Gpu {
@@ -45,7 +46,11 @@ impl Gpu {
     pub fn open(ordinal: usize) -> Result<Gpu> {
         let count = device_count();
         if count == 0 {
-            return Err(Error::invalid("no CUDA device was found: try --device cpu, or check nvidia-smi"));
+            return Err(Error::invalid(sentence![
+                "no CUDA device was found: try ",
+                Parameter::Device,
+                " cpu, or check nvidia-smi"
+            ]));
         }
         if ordinal >= count {
             let last = count - 1;
@@ -55,7 +60,7 @@ impl Gpu {
         // SAFETY: as above.
         if !unsafe { cublaslt::sys::is_culib_present() } {
             let message = "install the CUDA 12 or 13 libraries, or `pip install nvidia-cublas` and name its lib \
-                           folder in LD_LIBRARY_PATH; or use --device cpu";
+                           folder in LD_LIBRARY_PATH; or run on the CPU";
             return Err(Error::Cuda {
                 operation: "libcublasLt was not found".into(),
                 message: message.into(),
@@ -75,8 +80,7 @@ impl Gpu {
         let chip = (10 * major + minor) as u32;
         let name = context.name().during("reading the device's name")?;
         if chip < MINIMUM_ARCH {
-            let message =
-                format!("is sm_{chip}; the kernels need sm_{MINIMUM_ARCH} or later: try --device cpu");
+            let message = format!("is sm_{chip}; the kernels need sm_{MINIMUM_ARCH} or later: try the CPU");
             return Err(Error::Cuda { operation: name, message });
         }
         let forced = forced_arch()?;

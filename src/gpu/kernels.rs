@@ -18,6 +18,7 @@ use super::tensor_map::TensorMap;
 use super::{attention, attention_short_sm90, attention_sm90, conv, conv_sm90, linear_sm90};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::parameter::{Parameter, sentence};
 
 macro_rules! args {
     ($(#[$doc:meta])* $name:ident, $size:literal { $($field:ident: $type:ty),* $(,)? }) => {
@@ -239,10 +240,14 @@ impl Module {
                 true => format!("PTX, which SDRT_ARCH={} needs", gpu.arch),
                 false => format!("kernels for {}, sm_{}", gpu.name, gpu.arch),
             };
-            return Err(Error::invalid(format!(
-                "this sdrt has no {lacks}: it was built for {TARGETS} alone; run `make release`, which builds for \
-                 every chip, or use --device cpu"
-            )));
+            return Err(Error::invalid(sentence![
+                format!(
+                    "this sdrt has no {lacks}: it was built for {TARGETS} alone; run `make release`, which builds \
+                     for every chip, or use "
+                ),
+                Parameter::Device,
+                " cpu"
+            ]));
         }
         let (major, minor) = (gpu.driver / 1000, gpu.driver % 1000 / 10);
         let operation = format!(

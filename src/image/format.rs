@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Invalid, Result};
 use crate::image::{exif, png_text};
+use crate::parameter::Parameter;
 use crate::pipeline::Picture;
 
 /// A format, and how it is written. Equal pictures and parameters give equal bytes.
@@ -29,23 +30,22 @@ impl Format {
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         match (extension.as_str(), quality) {
             ("jpg" | "jpeg", Some(quality)) if !(1..=100).contains(&quality) => {
-                Err(Error::invalid(format!("--quality {quality}: expected 1 to 100")))
+                Err(Invalid::value(Parameter::Quality, quality).expected("1 to 100").error())
             }
             ("jpg" | "jpeg", quality) => Ok(Format::Jpeg { quality: quality.unwrap_or(Self::QUALITY) }),
-            ("png" | "webp", Some(quality)) => Err(Error::invalid(format!(
-                "--quality {quality}: {} loses nothing; leave it out, or write a .jpg",
-                path.display()
-            ))),
+            ("png" | "webp", Some(quality)) => Err(Invalid::value(Parameter::Quality, quality)
+                .problem(format!("{} loses nothing", path.display()))
+                .advice("leave it out, or write a .jpg")
+                .error()),
             ("png", None) => Ok(Format::Png),
             ("webp", None) => Ok(Format::WebP),
             _ => {
                 let instead = path.with_extension("png");
                 let instead = if path.file_name().is_some() { instead } else { "sdrt.png".into() };
-                Err(Error::invalid(format!(
-                    "--output {}: pictures are written as .png, .jpg or .webp; try {}",
-                    path.display(),
-                    instead.display()
-                )))
+                Err(Invalid::value(Parameter::Output, path.display())
+                    .problem("pictures are written as .png, .jpg or .webp")
+                    .advice(format!("try {}", instead.display()))
+                    .error())
             }
         }
     }
@@ -53,9 +53,10 @@ impl Format {
     /// Checks that there is room for `parameters`, of which a JPEG has little.
     pub fn check(self, parameters: &str) -> Result<()> {
         if matches!(self, Format::Jpeg { .. }) && exif::write(parameters).len() > exif::LARGEST_IN_JPEG {
-            return Err(Error::invalid(
-                "--output: a JPEG has no room for a prompt of this length; try a .png",
-            ));
+            return Err(Invalid::of([Parameter::Output])
+                .problem("a JPEG has no room for a prompt of this length")
+                .advice("try a .png")
+                .error());
         }
         Ok(())
     }
@@ -177,10 +178,10 @@ mod tests {
         assert_eq!(of("a.jpg", Some(1)), Ok(Format::Jpeg { quality: 1 }));
         assert_eq!(of("a.webp", None), Ok(Format::WebP));
         for (path, quality, sentence) in [
-            ("a.jpg", Some(0), "--quality 0: expected 1 to 100"),
-            ("a.jpg", Some(101), "--quality 101: expected 1 to 100"),
-            ("a.webp", Some(90), "--quality 90: a.webp loses nothing"),
-            ("a.gif", None, "--output a.gif: pictures are written as .png, .jpg or .webp; try a.png"),
+            ("a.jpg", Some(0), "quality 0: expected 1 to 100"),
+            ("a.jpg", Some(101), "quality 101: expected 1 to 100"),
+            ("a.webp", Some(90), "quality 90: a.webp loses nothing"),
+            ("a.gif", None, "output a.gif: pictures are written as .png, .jpg or .webp; try a.png"),
             ("a", Some(5), "try a.png"),
             ("..", None, "try sdrt.png"),
         ] {

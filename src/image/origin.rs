@@ -4,9 +4,7 @@ use super::controlnet::{self, UsedControlNet};
 use super::lora::{self, UsedLora};
 use super::parameters::Parameters;
 use crate::ops::DType;
-use crate::pipeline::{Request, SizeConditioning};
-use crate::sampler::NoiseLevels;
-use crate::text::PromptStyle;
+use crate::pipeline::{Request, RequestPatch};
 
 /// What a picture came from besides its request.
 #[derive(Clone, Debug)]
@@ -39,12 +37,8 @@ impl Origin {
     pub fn parameters(&self, request: &Request, index: usize) -> Parameters {
         let batch = request.images > 1;
         let eta = request.eta.filter(|_| request.eta != request.sampler.default_eta());
-        let rescale = Some(request.guidance_rescale).filter(|&rescale| rescale != 0.0);
-        let style = Some(request.prompt_style).filter(|&style| style != PromptStyle::default());
         let hires = request.hires;
         let strength = request.init.as_ref().map(|init| init.strength).or(hires.map(|hires| hires.strength));
-        let SizeConditioning { original, crop, target } = request.size;
-        let size = |[width, height]: [usize; 2]| format!("{width}x{height}");
         let settings = [
             ("Steps", Some(request.steps.to_string())),
             ("Sampler", Some(request.sampler.label().to_string())),
@@ -56,13 +50,8 @@ impl Origin {
             ("Denoising strength", strength.map(|strength| strength.to_string())),
             ("Clip skip", request.clip_skip.map(|skip| skip.to_string())),
             (request.sampler.eta_label(), eta.map(|eta| eta.to_string())),
-            ("CFG Rescale", rescale.map(|rescale| rescale.to_string())),
-            ("Sigmas", request.sigmas.as_ref().map(NoiseLevels::to_string)),
-            ("Original size", original.map(size)),
-            ("Crop", (crop != [0; 2]).then(|| format!("{},{}", crop[0], crop[1]))),
-            ("Target size", target.map(size)),
-            ("Prompt style", style.map(|style| style.to_string())),
-            ("Long prompt", request.long_prompt.map(|long| long.to_string())),
+        ];
+        let hires_fix = [
             ("Hires upscale", hires.map(|hires| hires.scale.to_string())),
             ("Hires steps", hires.and_then(|hires| hires.steps).map(|steps| steps.to_string())),
             ("Hires upscaler", hires.map(|_| LATENT.to_string())),
@@ -76,7 +65,10 @@ impl Origin {
             ("Version", Some(VERSION.to_string())),
         ];
         let given = |(key, value): (&str, Option<String>)| Some((key.to_string(), value?));
-        let settings = settings.into_iter().filter_map(given);
+        let plain = RequestPatch::of(request);
+        let plain = plain.recorded().map(|(key, value)| (key.to_string(), value));
+        let settings = settings.into_iter().filter_map(given).chain(plain);
+        let settings = settings.chain(hires_fix.into_iter().filter_map(given));
         let settings = settings.chain(lora::settings(&self.lora_hashes, &self.loras));
         let settings = settings.chain(controlnet::settings(&self.controlnets));
         let settings = settings.chain(painter.into_iter().filter_map(given));

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::{exif, png_text};
 use crate::error::{Error, Result};
+use crate::parameter::{Parameter, Sentence, sentence};
 
 /// A picture of the largest size is about this large as a PNG; a larger file is something else.
 const LARGEST_FILE: u64 = 1 << 30;
@@ -37,7 +38,7 @@ pub fn read(path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// A sentence: no such file, a broken one, or one that says nothing that could be used.
-pub fn read_text(bytes: &[u8]) -> std::result::Result<String, String> {
+pub fn read_text(bytes: &[u8]) -> Result<String, Sentence> {
     let is_png = bytes.starts_with(b"\x89PNG\r\n\x1a\n");
     let is_jpeg = bytes.starts_with(b"\xff\xd8\xff");
     let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
@@ -60,9 +61,12 @@ pub fn read_text(bytes: &[u8]) -> std::result::Result<String, String> {
             ("Comment", "NovelAI or another program, whose comment"),
         ];
         match maker.into_iter().find(|(key, _)| chunk(key).is_some()) {
-            Some((_, maker)) => format!(
-                "made with {maker} sdrt does not read; give --prompt and the other flags instead of --from"
-            ),
+            Some((_, maker)) => sentence![
+                format!("made with {maker} sdrt does not read; give "),
+                Parameter::Prompt,
+                " and the other parameters instead of ",
+                Parameter::From
+            ],
             None => "does not say how it was painted: it has neither a text chunk called parameters nor an \
                      EXIF UserComment; programs that edit or send pictures often drop them"
                 .into(),

@@ -11,37 +11,21 @@ use super::parameters::{Parameters, plain};
 use super::read;
 use crate::error::Result;
 use crate::ops::DType;
+use crate::parameter::{Key, Parameter};
+use crate::pipeline::RequestPatch;
 use crate::sampler::{Sampler, Schedule};
 
-/// The parameters of a picture's file, as flags of `sdrt run` and in what they leave out.
+/// The parameters of an image's file, as values of a request and in what these leave out.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     path: PathBuf,
     parameters: Parameters,
 }
 
-/// Keys whose values a flag takes as they are.
-const FLAGS: [(&str, &str); 13] = [
-    ("Steps", "steps"),
-    ("CFG scale", "guidance-scale"),
-    ("Seed", "seed"),
-    ("Clip skip", "clip-skip"),
-    ("Eta", "eta"),
-    ("Eta DDIM", "eta"),
-    ("CFG Rescale", "guidance-rescale"),
-    ("Sigmas", "sigmas"),
-    ("Original size", "original-size"),
-    ("Crop", "crop"),
-    ("Target size", "target-size"),
-    ("Prompt style", "prompt-style"),
-    ("Long prompt", "long-prompt"),
-];
-/// Those of hires fix.
-const HIRES: [(&str, &str); 3] = [
-    ("Hires upscale", "hires-scale"),
-    ("Hires steps", "hires-steps"),
-    ("Denoising strength", "hires-strength"),
-];
+/// A1111's other key of eta.
+const ETA_DDIM: &str = "Eta DDIM";
+/// The keys of hires fix.
+const HIRES: [Parameter; 3] = [Parameter::HiresScale, Parameter::HiresSteps, Parameter::HiresStrength];
 /// Other keys that are taken, or that change no pixel.
 const UNDERSTOOD: [&str; 16] = [
     "Sampler",
@@ -62,7 +46,7 @@ const UNDERSTOOD: [&str; 16] = [
     "SDCPP",
 ];
 /// Settings that change nothing at these values.
-const NEUTRAL: [(&str, &str); 2] = [("Clip skip", "1"), ("ENSD", "0")];
+const NEUTRAL: [(&str, &str); 3] = [("Clip skip", "1"), ("ENSD", "0"), ("Hires steps", "0")];
 
 impl Recorded {
     /// # Errors
@@ -71,35 +55,54 @@ impl Recorded {
         Ok(Recorded { path: path.into(), parameters: Parameters::parse(&read(path)?) })
     }
 
-    /// The flags of `sdrt run` that ask for the picture. Values are as the picture has them, and may be such as
-    /// no flag takes. `sampler` is the one that is asked for instead of the picture's.
-    pub fn flags(&self, sampler: Option<Sampler>) -> Vec<(&'static str, String)> {
-        let Parameters { prompt, negative_prompt, .. } = &self.parameters;
-        let mut flags = vec![("prompt", prompt.clone()), ("negative-prompt", negative_prompt.clone())];
-        let mut push = |flag, value: Option<&str>| {
-            flags.extend(value.map(|value| (flag, value.trim().to_string())));
-        };
-        for (key, flag) in FLAGS {
-            push(flag, self.parameters.get(key).filter(|&value| !NEUTRAL.contains(&(key, value))));
+    /// The values that ask for the image, without those that `given` has.
+    ///
+    /// # Errors
+    /// A value that its parameter does not take.
+    pub fn patch(&self, given: &RequestPatch) -> Result<RequestPatch> {
+        let mut patch = RequestPatch::default();
+        for (parameter, text) in self.values(given.sampler) {
+            if !given.has(parameter) {
+                patch.set(parameter, &text)?;
+            }
         }
-        for (key, flag) in HIRES.iter().filter(|_| self.is_hires()) {
-            push(flag, self.parameters.get(key));
+        Ok(patch)
+    }
+
+    /// The parameters that ask for the image, with their values as it has them. `sampler` is the one that is asked for
+    /// instead of the image's.
+    fn values(&self, sampler: Option<Sampler>) -> Vec<(Parameter, String)> {
+        let Parameters { prompt, negative_prompt, .. } = &self.parameters;
+        let mut values =
+            vec![(Parameter::Prompt, prompt.clone()), (Parameter::NegativePrompt, negative_prompt.clone())];
+        let mut push = |parameter, value: Option<&str>| {
+            values.extend(value.map(|value| (parameter, value.trim().to_string())));
+        };
+        let own = |key| self.parameters.get(key).filter(|&value| !NEUTRAL.contains(&(key, value)));
+        for &parameter in Parameter::ALL {
+            if let Key::Plain(key) | Key::Read(key) = parameter.row().key {
+                push(parameter, own(key));
+            }
+        }
+        push(Parameter::Eta, own(ETA_DDIM));
+        for parameter in HIRES.into_iter().filter(|_| self.is_hires()) {
+            push(parameter, parameter.row().key.name().and_then(own));
         }
         if !self.is_ours() {
-            push("prompt-style", Some("a1111"));
+            push(Parameter::PromptStyle, Some("a1111"));
         }
         if let Some((width, height)) = self.size() {
-            push("width", Some(width));
-            push("height", Some(height));
+            push(Parameter::Width, Some(width));
+            push(Parameter::Height, Some(height));
         }
         let name = self.parameters.get("Sampler");
         let known = name.and_then(sampler_and_schedule);
-        push("sampler", known.map(|(sampler, _)| sampler.name()).or(name));
+        push(Parameter::Sampler, known.map(|(sampler, _)| sampler.name()).or(name));
         let combined = known.and_then(|(_, schedule)| schedule).map(Schedule::name);
         let sampler = sampler.or(known.map(|(sampler, _)| sampler));
-        push("schedule", combined.or_else(|| self.schedule(sampler)));
-        push("rng", Some(self.rng()));
-        flags
+        push(Parameter::Schedule, combined.or_else(|| self.schedule(sampler)));
+        push(Parameter::Rng, Some(self.rng()));
+        values
     }
 
     /// Whether it was painted in two passes with the upscaler that is here, too.
@@ -218,7 +221,7 @@ impl Recorded {
         };
         let settings = self.parameters.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let mut left_out: Vec<String> = settings
-            .filter(|(key, _)| !UNDERSTOOD.contains(key) && !FLAGS.iter().any(|(taken, _)| taken == key))
+            .filter(|(key, _)| !UNDERSTOOD.contains(key) && !is_read(key))
             .filter(|setting| !NEUTRAL.contains(setting))
             .filter(|(key, _)| !is_taken(key))
             .map(|(key, value)| format!("{key}: {value}"))
@@ -257,8 +260,17 @@ impl Recorded {
     }
 }
 
+/// Whether the value of a key is taken as it is.
+fn is_read(key: &str) -> bool {
+    let reads = |parameter: &Parameter| match parameter.row().key {
+        Key::Plain(name) | Key::Read(name) => name == key,
+        Key::None | Key::Own(_) => false,
+    };
+    key == ETA_DDIM || Parameter::ALL.iter().any(reads)
+}
+
 fn is_of_hires(key: &str) -> bool {
-    key == "Hires upscaler" || HIRES.iter().any(|(taken, _)| *taken == key)
+    key == "Hires upscaler" || HIRES.iter().any(|parameter| parameter.row().key.name() == Some(key))
 }
 
 #[cfg(test)]
@@ -303,7 +315,8 @@ mod tests {
 
     /// The value of a flag.
     fn flag(recorded: &Recorded, sampler: Option<Sampler>, name: &str) -> String {
-        let found = recorded.flags(sampler).into_iter().find(|(flag, _)| *flag == name);
+        let parameter = Parameter::of_flag(name).unwrap();
+        let found = recorded.values(sampler).into_iter().find(|(other, _)| *other == parameter);
         found.map(|(_, value)| value).unwrap_or_default()
     }
 
@@ -334,6 +347,8 @@ mod tests {
             clip_skip: Some(2),
             eta: Some(0.25),
             guidance_rescale: 0.7,
+            guidance_start: 0.25,
+            guidance_end: 0.75,
             sigmas: Some("14.6,3.5,0".parse().unwrap()),
             size: SizeConditioning { original: Some([512, 256]), crop: [3, 4], target: Some([64, 32]) },
             prompt_style: PromptStyle::A1111,
@@ -346,6 +361,8 @@ mod tests {
             ("clip-skip", "2"),
             ("eta", "0.25"),
             ("guidance-rescale", "0.7"),
+            ("guidance-start", "0.25"),
+            ("guidance-end", "0.75"),
             ("sigmas", "14.6,3.5,0"),
             ("original-size", "512x256"),
             ("crop", "3,4"),
@@ -359,6 +376,14 @@ mod tests {
             assert_eq!(flag(&again, None, name), value);
         }
         assert_eq!(again.warnings(&origin()), [""; 0]);
+        let given = RequestPatch { eta: Some(1.0), ..RequestPatch::default() };
+        let patch = again.patch(&given).unwrap();
+        assert_eq!((patch.eta, patch.clip_skip, patch.crop), (None, Some(2), Some([3, 4])));
+        let unknown = recorded("p\nSteps: 1, Sampler: Restart, Seed: 2");
+        let message = unknown.patch(&given).unwrap_err().to_string();
+        assert!(message.starts_with("--sampler Restart: no such sampler"), "{message}");
+        let given = RequestPatch { sampler: Some(Sampler::Heun), ..given };
+        assert_eq!(unknown.patch(&given).unwrap().steps, Some(1));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What ControlNets are given of a request.
 
-use crate::error::{Error, Result};
+use crate::error::{Invalid, Result};
+use crate::parameter::{Parameter, sentence};
 use crate::raster::Raster;
 
 /// What a ControlNet is given, as `StableDiffusionControlNetPipeline` takes it.
@@ -36,22 +37,20 @@ impl Control {
 
 /// Checks what a request gives ControlNets, of which the model has so many.
 pub(super) fn check(controls: &[Control], there: usize) -> Result<()> {
-    let invalid = |message: String| Err(Error::invalid(message));
     let given = controls.len();
     if given > there {
-        return invalid(format!(
-            "--control-image: {given} pictures; expected at most {there}, one for each --controlnet"
-        ));
+        return Err(Invalid::of([Parameter::ControlImage])
+            .problem(format!("{given} images"))
+            .expected(sentence![format!("at most {there}, one for each "), Parameter::Controlnet])
+            .error());
     }
     for Control { strength, start, end, .. } in controls {
-        if !strength.is_finite() {
-            return invalid(format!("--control-strength {strength}: expected a finite number"));
-        }
+        Parameter::ControlStrength.check(*strength)?;
         if !(0.0 <= *start && start < end && *end <= 1.0) {
-            return invalid(format!(
-                "--control-start {start} and --control-end {end}: expected two numbers from 0 to 1, the start \
-                 below the end"
-            ));
+            return Err(Invalid::value(Parameter::ControlStart, start)
+                .and(Parameter::ControlEnd, end)
+                .expected("two numbers from 0 to 1, the start below the end")
+                .error());
         }
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! What a picture is painted from instead of noise alone.
 
 use super::model::Description;
-use crate::error::{Error, Result};
+use crate::error::{Invalid, Result};
+use crate::parameter::Parameter;
 use crate::raster::Raster;
 
 /// A picture to start from.
@@ -55,17 +56,18 @@ impl Hires {
     }
 }
 
-/// How many steps a picture leaves out at the start: `get_timesteps` of diffusers' pipelines. `flag` is that of the
-/// strength.
-pub(super) fn skipped_steps(flag: &str, strength: f64, steps: usize) -> Result<usize> {
-    if !(strength > 0.0 && strength <= 1.0) {
-        return Err(Error::invalid(format!("--{flag} {strength}: expected a number above 0, up to 1")));
-    }
+/// How many steps an image leaves out at the start: `get_timesteps` of diffusers' pipelines. `parameter` is that of
+/// the strength.
+pub(super) fn skipped_steps(parameter: Parameter, strength: f64, steps: usize) -> Result<usize> {
+    parameter.check(strength)?;
     match (steps as f64 * strength) as usize {
-        0 if steps > 0 => Err(Error::invalid(format!(
-            "--{flag} {strength}: of {steps} steps it leaves none to paint; raise it to {} or more, or take more steps",
-            (100.0 / steps as f64).ceil() / 100.0
-        ))),
+        0 if steps > 0 => Err(Invalid::value(parameter, strength)
+            .problem(format!("of {steps} steps it leaves none to denoise"))
+            .advice(format!(
+                "raise it to {} or more, or take more steps",
+                (100.0 / steps as f64).ceil() / 100.0
+            ))
+            .error()),
         left => Ok(steps - left.min(steps)),
     }
 }

@@ -67,7 +67,10 @@ impl Loras {
         let mut warnings = Vec::new();
         for LoraUse { lora, text_encoder, unet } in &set {
             if !text_encoder.is_finite() || !unet.is_finite() {
-                return Err(Error::file(&lora.location, "its weight is no number; expected one such as 0.8"));
+                return Err(Error::file(
+                    &lora.location,
+                    "the weight is not a number; expected one such as 0.8",
+                ));
             }
             let matched = lora.match_with(names, &self.requests, family)?;
             warnings.extend(about_unmatched(lora, &matched.unmatched));
@@ -95,5 +98,5 @@ fn about_unmatched(lora: &Lora, keys: &[String]) -> Option<String> {
     let more = keys.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let named = keys[..keys.len().min(NAMED)].join(", ");
-    Some(format!("{}: keys that mean nothing in this model are left out: {named}{more}", lora.location))
+    Some(format!("{}: ignored keys not present in this model: {named}{more}", lora.location))
 }

@@ -6,6 +6,7 @@ use super::family::{Distillation, Family};
 use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::model::config::{AutoencoderConfig, ControlNetConfig, ModelConfig, UNetInput};
+use crate::parameter::{Parameter, sentence};
 use crate::sampler::SchedulerConfig;
 use crate::text::Embedding;
 use crate::weights::names::PREVIEW_VAE;
@@ -224,22 +225,23 @@ fn read_vae(vae: &Location, model: &ModelConfig) -> Result<AutoencoderConfig> {
 
 /// Adds ControlNets of the shapes that were published for the model's family.
 fn add_random_controlnets(config: &mut ModelConfig, count: usize) -> Result<()> {
-    check_count(count, "--random-controlnets")?;
+    check_count(count, Parameter::RandomControlnets)?;
     config.controlnets = vec![ControlNetConfig::of_family(&config.unet); count];
     Ok(())
 }
 
-fn check_count(count: usize, flag: &str) -> Result<()> {
+fn check_count(count: usize, parameter: Parameter) -> Result<()> {
     let most = controlnet::NAMES.len();
     if count > most {
-        return Err(Error::invalid(format!("{count} ControlNets: expected at most {most} {flag}")));
+        let message = sentence![format!("{count} ControlNets: expected at most {most} "), parameter];
+        return Err(Error::invalid(message));
     }
     Ok(())
 }
 
 /// Reads the configurations of ControlNets, and checks that they fit the model.
 fn read_controlnets(config: &mut ModelConfig, files: &[Location]) -> Result<()> {
-    check_count(files.len(), "--controlnet")?;
+    check_count(files.len(), Parameter::Controlnet)?;
     for (file, name) in files.iter().zip(controlnet::NAMES) {
         let description = file.join("config.json");
         let controlnet = if description.is_file() {

@@ -65,7 +65,7 @@ impl Pipeline {
         if let (Some([h, w]), Tiled::Auto) = (canvas.tile, request.tiling.when) {
             let done = if request.init.is_some() { "encoded and decoded" } else { "decoded" };
             warnings.push(format!(
-                "{done} in tiles of {w}x{h} latents: the whole picture does not fit; --vae-tiling on says so without \
+                "{done} in tiles of {w}x{h} latents: the whole picture does not fit; VAE tiling set to on avoids \
                  this warning"
             ));
         }

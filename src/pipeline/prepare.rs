@@ -187,7 +187,8 @@ impl Pipeline {
         let mut conditionings = conditionings.into_iter();
         let prompt = conditionings.next().expect("every request has a prompt");
         let negative = conditionings.next();
-        let guided = vec![negative.is_some(); evaluations];
+        let is_guided = |i: usize| request.is_guided_at(&models.config, i, evaluations);
+        let guided: Vec<bool> = (0..evaluations).map(is_guided).collect();
         let mut states = Vec::new();
         for (i, (slot, row)) in slots.into_iter().zip(rows).enumerate() {
             if let Some(before) = before {

@@ -9,9 +9,10 @@ use std::str::FromStr;
 use super::Pipeline;
 use super::request::{Picture, Request};
 use super::state::Canvas;
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::model::config::{AutoencoderConfig, ModelConfig, RGB, VaeConfig};
 use crate::ops::ToRgb8;
+use crate::parameter::Parameter;
 
 /// Called with the model evaluations that are done, and a preview of each picture. An error breaks off.
 pub type OnPreview<'a> = &'a mut dyn FnMut(usize, Vec<Picture>) -> Result<()>;
@@ -72,10 +73,12 @@ impl PreviewMethod {
     /// Latents of which no projection is known.
     pub fn check(self, config: &ModelConfig) -> Result<()> {
         if self == PreviewMethod::Projection && projection(config).is_none() {
-            return Err(Error::invalid(
-                "--preview-method proj: it is known for the latents of Stable Diffusion 1.x, 2.x and XL, and not \
-                 for this model's; try vae",
-            ));
+            return Err(Invalid::value(Parameter::PreviewMethod, "proj")
+                .problem(
+                    "it is known for the latents of Stable Diffusion 1.x, 2.x and XL, and not for this model's",
+                )
+                .advice("try vae")
+                .error());
         }
         Ok(())
     }
@@ -88,7 +91,7 @@ impl FromStr for PreviewMethod {
         match text {
             "proj" => Ok(PreviewMethod::Projection),
             "vae" => Ok(PreviewMethod::Vae),
-            _ => Err(Error::invalid(format!("--preview-method {text}: expected proj or vae"))),
+            _ => Err(Invalid::value(Parameter::PreviewMethod, text).expected("proj or vae").error()),
         }
     }
 }

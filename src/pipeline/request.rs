@@ -7,8 +7,9 @@ use super::family::Distillation;
 use super::init::{Hires, Init, skipped_steps};
 use super::model::Description;
 use super::tiling::{Tiled, Tiling};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::model::config::{ModelConfig, RGB};
+use crate::parameter::{Parameter, Part, sentence};
 use crate::rng::Rng;
 use crate::sampler::{NoiseLevels, Sampler, Sampling, Schedule, Table};
 use crate::text::{LongPrompt, PromptStyle};
@@ -30,6 +31,10 @@ pub struct Request {
     /// How far guidance is brought back to the spread of the conditional output, 0 to 1
     /// ([`SamplerStep`](crate::ops::SamplerStep)).
     pub guidance_rescale: f32,
+    /// The share of the schedule, from 0 to below `guidance_end`, in which guidance does not act yet.
+    pub guidance_start: f64,
+    /// The share of the schedule, up to 1, after which guidance does not act any more.
+    pub guidance_end: f64,
     pub sampler: Sampler,
     pub schedule: Schedule,
     /// `None` for [`Sampler::default_eta`].
@@ -105,6 +110,8 @@ impl Request {
             steps: defaults.steps.unwrap_or(steps),
             guidance_scale: defaults.guidance_scale.unwrap_or(guidance_scale),
             guidance_rescale: 0.0,
+            guidance_start: 0.0,
+            guidance_end: 1.0,
             sampler,
             schedule: Schedule::default(),
             eta: None,
@@ -125,52 +132,55 @@ impl Request {
     /// Checks every value against a model; returns the passes: one, or with hires fix two.
     ///
     /// # Errors
-    /// [`Error::Invalid`], with the flag's name.
+    /// [`Error::Invalid`](crate::Error::Invalid), with the parameter.
     pub fn check(&self, model: &Description) -> Result<Vec<Pass>> {
         let config = &model.config;
         let scale = config.vae.scale_factor();
-        let invalid = |message: String| Err(Error::invalid(message));
-        for (flag, side) in [("width", self.width), ("height", self.height)] {
+        for (parameter, side) in [(Parameter::Width, self.width), (Parameter::Height, self.height)] {
             if side == 0 || !side.is_multiple_of(scale) {
                 let nearest = (side.saturating_add(scale / 2) / scale).max(1) * scale;
-                return invalid(format!("--{flag} {side}: expected a multiple of {scale}; try {nearest}"));
+                return Err(Invalid::value(parameter, side)
+                    .expected(format!("a multiple of {scale}"))
+                    .advice(format!("try {nearest}"))
+                    .error());
             }
             if side > LARGEST_SIDE {
-                return invalid(format!("--{flag} {side}: too many pixels; expected at most {LARGEST_SIDE}"));
+                return Err(Invalid::value(parameter, side)
+                    .problem("too many pixels")
+                    .expected(format!("at most {LARGEST_SIDE}"))
+                    .error());
             }
         }
         let layers = config.text_encoders().map(|clip| clip.num_hidden_layers).min().unwrap_or(0);
         if let Some(skip) = self.clip_skip.filter(|skip| !(1..=layers).contains(skip)) {
-            return invalid(format!(
-                "--clip-skip {skip}: expected 1, for the last layer of the text encoder, to {layers}"
-            ));
+            let expected = format!("1, for the last layer of the text encoder, to {layers}");
+            return Err(Invalid::value(Parameter::ClipSkip, skip).expected(expected).error());
         }
-        if self.images == 0 {
-            return invalid("--num-images 0: expected at least 1".to_string());
-        }
-        if !self.guidance_scale.is_finite() {
-            return invalid(format!("--guidance-scale {}: expected a finite number", self.guidance_scale));
-        }
-        if !(0.0..=1.0).contains(&self.guidance_rescale) {
-            let rescale = self.guidance_rescale;
-            return invalid(format!("--guidance-rescale {rescale}: expected a number from 0 to 1"));
-        }
+        Parameter::NumImages.check(self.images)?;
+        Parameter::GuidanceScale.check(self.guidance_scale)?;
+        Parameter::GuidanceRescale.check(self.guidance_rescale)?;
+        self.check_guidance_interval()?;
         self.tiling.check()?;
         self.check_size(config, self.width, self.height)?;
         control::check(&self.controls, config.controlnets.len())?;
         if self.size != SizeConditioning::default() && !config.is_xl() {
-            return invalid(format!(
-                "--original-size, --crop and --target-size: only Stable Diffusion XL knows them, and this is {}",
-                model.family
-            ));
+            let parameters = [Parameter::OriginalSize, Parameter::Crop, Parameter::TargetSize];
+            return Err(Invalid::of(parameters)
+                .problem(format!("supported by Stable Diffusion XL only; this model is {}", model.family))
+                .error());
         }
         let skipped = match &self.init {
             Some(init) => self.check_init(init, config)?,
             None if config.paints_into_pictures() => {
-                return invalid(format!(
-                    "{} of {} channels paints into pictures only; give it one with --init-image and --mask",
-                    model.family, config.unet.in_channels
-                ));
+                return Err(Error::invalid(sentence![
+                    format!(
+                        "{} of {} channels is an inpainting model; give it one with ",
+                        model.family, config.unet.in_channels
+                    ),
+                    Parameter::InitImage,
+                    " and ",
+                    Parameter::Mask
+                ]));
             }
             None => 0,
         };
@@ -180,23 +190,32 @@ impl Request {
         let mut passes = vec![pass(self.width, self.height, self.steps, skipped)?];
         if let Some(hires) = &self.hires {
             if self.init.is_some() {
-                return invalid(
-                    "--hires-scale: enlarges what is painted from noise; leave --init-image out".into(),
-                );
+                return Err(Invalid::of([Parameter::HiresScale])
+                    .problem("enlarges what is generated from noise")
+                    .advice(sentence!["leave ", Parameter::InitImage, " out"])
+                    .error());
             }
-            if !(hires.scale > 1.0 && hires.scale <= LARGEST_SIDE as f64) {
-                return invalid(format!(
-                    "--hires-scale {}: expected a number above 1, such as 2",
-                    hires.scale
-                ));
-            }
+            Parameter::HiresScale.check(hires.scale)?;
             let [width, height] = [self.width, self.height].map(|side| hires.side(side, scale));
             self.check_size(config, width, height)?;
+            hires.steps.map_or(Ok(()), |steps| Parameter::HiresSteps.check(steps))?;
             let steps = hires.steps.unwrap_or(self.steps);
-            let skipped = skipped_steps("hires-strength", hires.strength, steps)?;
+            let skipped = skipped_steps(Parameter::HiresStrength, hires.strength, steps)?;
             passes.push(pass(width, height, steps, skipped)?);
         }
         Ok(passes)
+    }
+
+    /// Checks the shares of the schedule between which guidance acts.
+    fn check_guidance_interval(&self) -> Result<()> {
+        let (start, end) = (self.guidance_start, self.guidance_end);
+        Parameter::GuidanceStart.check(start)?;
+        Parameter::GuidanceEnd.check(end)?;
+        let interval = Invalid::value(Parameter::GuidanceStart, start).and(Parameter::GuidanceEnd, end);
+        if start >= end {
+            return Err(interval.expected("the start below the end").error());
+        }
+        Ok(())
     }
 
     /// Checks that a pass is not too large.
@@ -215,13 +234,17 @@ impl Request {
             };
         if !(others_fit && vae_fits) {
             let pictures = if images == 1 { "picture" } else { "pictures at once" };
-            let hires = if self.hires.is_some() { ", --hires-scale" } else { "" };
-            let tiled = others_fit && self.tiling.when == Tiled::Off;
-            let tiling = if tiled { ", or leave --vae-tiling off out" } else { "" };
-            return Err(Error::invalid(format!(
-                "{images} {pictures} of {width}x{height}: too many pixels; lower --num-images{hires}, --width or \
-                 --height{tiling}"
-            )));
+            let mut advice = sentence!["lower ", Parameter::NumImages];
+            if self.hires.is_some() {
+                advice.0.extend([Part::from(", "), Parameter::HiresScale.into()]);
+            }
+            let sides = [Part::from(", "), Parameter::Width.into(), " or ".into(), Parameter::Height.into()];
+            advice.0.extend(sides);
+            if others_fit && self.tiling.when == Tiled::Off {
+                advice.0.extend([", or leave ".into(), Parameter::VaeTiling.into(), " off out".into()]);
+            }
+            let problem = format!("{images} {pictures} of {width}x{height}: too many pixels");
+            return Err(Invalid::default().problem(problem).advice(advice).error());
         }
         Ok(())
     }
@@ -229,17 +252,22 @@ impl Request {
     /// Steps left out at the start.
     fn check_init(&self, init: &Init, config: &ModelConfig) -> Result<usize> {
         if !config.vae.encodes() {
-            return Err(Error::invalid(
-                "--init-image: the VAE is a decoder alone; try a --vae with both halves, as a folder in the layout \
-                 of diffusers, or none",
-            ));
+            return Err(Invalid::of([Parameter::InitImage])
+                .problem("this VAE has no encoder")
+                .advice(sentence![
+                    "try a ",
+                    Parameter::Vae,
+                    " with both halves, as a folder in the layout of diffusers, or none"
+                ])
+                .error());
         }
         if config.paints_into_pictures() && init.mask.is_none() {
-            return Err(Error::invalid(
-                "--mask: missing; this model paints into pictures, where a mask is light: give it one",
-            ));
+            return Err(Invalid::of([Parameter::Mask])
+                .problem("missing")
+                .advice("this is an inpainting model, which generates where a mask is light: give it one")
+                .error());
         }
-        skipped_steps("strength", init.strength, self.steps)
+        skipped_steps(Parameter::Strength, init.strength, self.steps)
     }
 
     fn table(&self, model: &Description, steps: usize, start: usize) -> Result<Table> {
@@ -289,6 +317,13 @@ impl Request {
     pub fn is_guided(&self, config: &ModelConfig) -> bool {
         self.guidance_scale > 1.0 && config.unet.time_cond_proj_dim.is_none()
     }
+
+    /// Whether guidance acts at model evaluation `i` of `n`, as `control_guidance_start` and `control_guidance_end` of
+    /// diffusers count; where it does not, the conditional prediction is used alone.
+    pub fn is_guided_at(&self, config: &ModelConfig, i: usize, n: usize) -> bool {
+        let share = |i: usize| i as f64 / n as f64;
+        self.is_guided(config) && share(i) >= self.guidance_start && share(i + 1) <= self.guidance_end
+    }
 }
 
 /// Elements of the largest map of the VAEs that a picture of h x w passes through.
@@ -332,4 +367,53 @@ pub struct Painting {
     pub times: Times,
     /// What the user should know, such as words that did not fit the text encoder.
     pub warnings: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::KnownShapes;
+
+    fn interval(guidance_start: f64, guidance_end: f64) -> (Request, Description) {
+        let model = KnownShapes::Sd15.describe();
+        let defaults = Request::defaults(&model, Sampler::Ddim);
+        (Request { guidance_start, guidance_end, ..defaults }, model)
+    }
+
+    #[test]
+    fn guidance_acts_between_its_start_and_its_end() {
+        for (start, end, expected) in [
+            (0.0, 1.0, [true; 4]),
+            (0.25, 1.0, [false, true, true, true]),
+            (0.3, 1.0, [false, false, true, true]),
+            (0.0, 0.5, [true, true, false, false]),
+            (0.0, 0.7, [true, true, false, false]),
+            (0.25, 0.75, [false, true, true, false]),
+            (0.3, 0.4, [false; 4]),
+        ] {
+            let (request, model) = interval(start, end);
+            let guided = [0, 1, 2, 3].map(|i| request.is_guided_at(&model.config, i, 4));
+            assert_eq!(guided, expected, "{start} to {end}");
+            let unguided = Request { guidance_scale: 1.0, ..request };
+            assert!(!unguided.is_guided_at(&model.config, 1, 4));
+        }
+    }
+
+    #[test]
+    fn an_interval_is_two_shares_the_first_below_the_second() {
+        for (start, end, sentence) in [
+            (-0.1, 1.0, "--guidance-start -0.1: expected a number from 0 to 1"),
+            (0.0, 1.5, "--guidance-end 1.5: expected a number from 0 to 1"),
+            (0.0, f64::NAN, "--guidance-end NaN: expected a number from 0 to 1"),
+            (0.5, 0.5, "--guidance-start 0.5 and --guidance-end 0.5: expected the start below the end"),
+        ] {
+            let (request, model) = interval(start, end);
+            let error = request.check(&model).unwrap_err().to_string();
+            assert!(error.starts_with(sentence), "{error}");
+        }
+        for (start, end) in [(0.0, 1.0), (0.2, 1.0), (0.1, 0.3)] {
+            let (request, model) = interval(start, end);
+            assert!(request.check(&model).is_ok(), "{start} to {end}");
+        }
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::model::config::{AutoencoderConfig, MIN_TILE};
+use crate::parameter::Parameter;
 
 /// A picture encoded and decoded in tiles needs the memory of one. Group norm sees each tile alone, so colours come out a
 /// little different.
@@ -33,9 +34,9 @@ impl Tiling {
 
     pub(super) fn check(&self) -> Result<()> {
         match self.tile_size {
-            Some(size) if size < MIN_TILE => Err(Error::invalid(format!(
-                "--vae-tile-size {size}: expected at least {MIN_TILE}, latent pixels of a tile's side"
-            ))),
+            Some(size) if size < MIN_TILE => Err(Invalid::value(Parameter::VaeTileSize, size)
+                .expected(format!("at least {MIN_TILE}, latent pixels of a tile's side"))
+                .error()),
             _ => Ok(()),
         }
     }
@@ -49,7 +50,7 @@ impl FromStr for Tiled {
             "auto" => Ok(Tiled::Auto),
             "on" => Ok(Tiled::On),
             "off" => Ok(Tiled::Off),
-            _ => Err(Error::invalid(format!("--vae-tiling {text}: expected auto, on or off"))),
+            _ => Err(Invalid::value(Parameter::VaeTiling, text).expected("auto, on or off").error()),
         }
     }
 }

@@ -15,7 +15,8 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
+use crate::parameter::Parameter;
 
 /// torch's CPU generator looks at no more than these bits of a seed.
 const SEED_BITS: u32 = 32;
@@ -69,7 +70,9 @@ impl FromStr for Rng {
         match name {
             "cpu" => Ok(Rng::Cpu),
             "cuda" => Ok(Rng::Cuda),
-            _ => Err(Error::invalid(format!("--rng {name}: no such generator; there are cpu and cuda"))),
+            _ => Err(Invalid::value(Parameter::Rng, name)
+                .problem("no such generator; there are cpu and cuda")
+                .error()),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::noise_model::{Edm, NoiseModel};
 use super::ramp::Ramp;
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::parameter::{Parameter, sentence};
 
 const DPM: &str = "DPMSolverMultistepScheduler";
 const EDM_DPM: &str = "EDMDPMSolverMultistepScheduler";
@@ -193,10 +194,13 @@ impl SchedulerConfig {
             (DPM | EDM_DPM, "dpmsolver++") => Sampler::DpmPp2m,
             (DPM | EDM_DPM, "sde-dpmsolver++") => Sampler::DpmPp2mSde,
             (DPM | EDM_DPM, _) => {
-                return Err(Error::invalid(format!(
-                    "scheduler_config.json: algorithm_type {algorithm} is not supported (dpmsolver++ and \
-                     sde-dpmsolver++ are); choose a sampler with --sampler"
-                )));
+                return Err(Error::invalid(sentence![
+                    format!(
+                        "scheduler_config.json: algorithm_type {algorithm} is not supported (dpmsolver++ and \
+                         sde-dpmsolver++ are); choose a sampler with "
+                    ),
+                    Parameter::Sampler
+                ]));
             }
             ("LMSDiscreteScheduler", _) => Sampler::Lms,
             ("UniPCMultistepScheduler", _) => Sampler::UniPc,
@@ -205,10 +209,13 @@ impl SchedulerConfig {
             ("DDPMScheduler", _) => Sampler::Ddpm,
             _ => {
                 let names = Sampler::ALL.map(Sampler::name).join(", ");
-                return Err(Error::invalid(format!(
-                    "scheduler_config.json: _class_name {class} has no sampler here; choose one with \
-                     --sampler: {names}"
-                )));
+                return Err(Error::invalid(sentence![
+                    format!(
+                        "scheduler_config.json: _class_name {class} has no sampler here; choose one with "
+                    ),
+                    Parameter::Sampler,
+                    format!(": {names}")
+                ]));
             }
         })
     }
@@ -252,10 +259,14 @@ impl SchedulerConfig {
         ];
         match unsupported.iter().find(|(_, unsupported)| *unsupported) {
             None => Ok(()),
-            Some((key, _)) => Err(Error::invalid(format!(
-                "scheduler_config.json: this value of {key} is not supported with the sampler {sampler}; \
-                 try another --sampler, or change the key if the model does not depend on it"
-            ))),
+            Some((key, _)) => Err(Error::invalid(sentence![
+                format!(
+                    "scheduler_config.json: this value of {key} is not supported with the sampler {sampler}; \
+                     try another "
+                ),
+                Parameter::Sampler,
+                ", or change the key if the model does not depend on it"
+            ])),
         }
     }
 }

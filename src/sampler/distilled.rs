@@ -5,7 +5,8 @@ use super::name::Sampler;
 use super::schedules::{Alphas, Settings};
 use super::terms::{NOISE, Terms, X};
 use super::{Row, Table};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
+use crate::parameter::Parameter;
 
 /// `original_inference_steps` of both schedulers.
 const DISTILLED_STEPS: usize = 50;
@@ -72,10 +73,9 @@ fn timesteps(settings: &Settings) -> Result<Vec<i64>> {
         )));
     }
     if steps > distilled {
-        return Err(Error::invalid(format!(
-            "--steps {steps}: {} takes at most {distilled} steps (original_inference_steps)",
-            settings.sampler
-        )));
+        let problem =
+            format!("{} takes at most {distilled} steps (original_inference_steps)", settings.sampler);
+        return Err(Invalid::value(Parameter::Steps, steps).problem(problem).error());
     }
     let step = distilled as f64 / steps as f64;
     Ok((0..steps)

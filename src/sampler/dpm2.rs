@@ -10,13 +10,16 @@ use super::schedules::Settings;
 use super::terms::{NOISE, SAVED, X};
 use super::{Mix, Row, Table};
 use crate::error::{Error, Result};
+use crate::parameter::{Parameter, sentence};
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
     let (sampler, prediction) = (settings.sampler, settings.prediction);
     if prediction == Prediction::Sample && sampler != Sampler::DpmPp2sAncestral {
-        return Err(Error::invalid(format!(
-            "scheduler_config.json: prediction_type sample is not defined for {sampler}; try --sampler heun"
-        )));
+        return Err(Error::invalid(sentence![
+            format!("scheduler_config.json: prediction_type sample is not defined for {sampler}; try "),
+            Parameter::Sampler,
+            " heun"
+        ]));
     }
     let sigmas = settings.sigmas()?;
     let mut rows = Vec::with_capacity(2 * settings.steps);

@@ -39,13 +39,14 @@ pub use sampling::{NoiseLevels, Sampling};
 pub use table::{Mix, Row, Table};
 pub use terms::Terms;
 
-use crate::error::{Error, Result};
+use crate::error::{Invalid, Result};
+use crate::parameter::{Parameter, sentence};
 use schedules::Settings;
 
 impl Table {
     /// # Errors
     /// [`Error::Invalid`] if a value of the configuration is not supported (the message names its
-    /// key), or if the sampler cannot do what is asked for (the message names the flag).
+    /// key), or if the sampler cannot do what is asked for (the error names the parameter).
     pub fn new(config: &SchedulerConfig, sampling: &Sampling) -> Result<Self> {
         let settings = Settings::new(config, sampling)?;
         let &Sampling { sampler, steps, .. } = sampling;
@@ -67,12 +68,19 @@ impl Table {
         let endless = table.packed().position(|row| !row.iter().all(|c| c.is_finite()));
         match endless {
             None => Ok(table),
-            Some(row) => Err(Error::invalid(format!(
-                "--steps {steps}: {sampler} cannot step from timestep {}, because two steps share a noise \
-                 level, or because the model says nothing there (rescale_betas_zero_snr with \
-                 prediction_type epsilon); try fewer steps, another --schedule or another --sampler",
-                table.rows[row].timestep
-            ))),
+            Some(row) => Err(Invalid::value(Parameter::Steps, steps)
+                .problem(format!(
+                    "{sampler} cannot step from timestep {}, because two steps share a noise level, or because the \
+                     prediction is undefined there (rescale_betas_zero_snr with prediction_type epsilon)",
+                    table.rows[row].timestep
+                ))
+                .advice(sentence![
+                    "try fewer steps, another ",
+                    Parameter::Schedule,
+                    " or another ",
+                    Parameter::Sampler
+                ])
+                .error()),
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
+use crate::parameter::Parameter;
 
 /// A sampler, after the scheduler of diffusers that it equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,7 +176,8 @@ impl FromStr for Sampler {
             .or(alias)
             .ok_or_else(|| {
                 let names = Sampler::ALL.map(Sampler::name).join(", ");
-                Error::invalid(format!("--sampler {name}: no such sampler; there are {names}"))
+                let problem = format!("no such sampler; there are {names}");
+                Invalid::value(Parameter::Sampler, name).problem(problem).error()
             })
     }
 }
@@ -269,7 +271,8 @@ impl FromStr for Schedule {
             .or((asked == "default" || asked == "auto").then_some(Schedule::Model))
             .ok_or_else(|| {
                 let names = Schedule::ALL.map(Schedule::name).join(", ");
-                Error::invalid(format!("--schedule {name}: no such schedule; there are {names}"))
+                let problem = format!("no such schedule; there are {names}");
+                Invalid::value(Parameter::Schedule, name).problem(problem).error()
             })
     }
 }

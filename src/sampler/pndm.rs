@@ -5,12 +5,15 @@ use super::schedules::{Alphas, Settings};
 use super::terms::{E, HISTORY, SAVED, Terms, X};
 use super::{Row, Table};
 use crate::error::{Error, Result};
+use crate::parameter::{Parameter, sentence};
 
 pub(super) fn table(settings: &Settings) -> Result<Table> {
     if settings.prediction == Prediction::Sample {
-        return Err(Error::invalid(
-            "scheduler_config.json: prediction_type sample is not defined for pndm; try --sampler ddim",
-        ));
+        return Err(Error::invalid(sentence![
+            "scheduler_config.json: prediction_type sample is not defined for pndm; try ",
+            Parameter::Sampler,
+            " ddim"
+        ]));
     }
     let alphas = settings.alphas()?;
     let timesteps = settings.whole_timesteps()?;

@@ -1,6 +1,7 @@
 //! What a model's output means, by the names in use.
 
-use crate::error::{Error, Result};
+use crate::error::{Invalid, Result};
+use crate::parameter::Parameter;
 
 /// Names, and that of `prediction_type` in a `scheduler_config.json`.
 const NAMES: [(&str, &str); 6] = [
@@ -16,6 +17,8 @@ const NAMES: [(&str, &str); 6] = [
 pub fn prediction_type(name: &str) -> Result<&'static str> {
     let found = NAMES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(name));
     found.map(|&(_, prediction)| prediction).ok_or_else(|| {
-        Error::invalid(format!("--prediction {name}: no such prediction; there are epsilon, v and sample"))
+        Invalid::value(Parameter::Prediction, name)
+            .problem("no such prediction; there are epsilon, v and sample")
+            .error()
     })
 }

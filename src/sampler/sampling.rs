@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::name::{Sampler, Schedule};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
+use crate::parameter::{Parameter, sentence};
 
 /// What a [`Table`](super::Table) is made for.
 #[derive(Clone, Debug)]
@@ -39,15 +40,16 @@ impl Sampling {
             (Some(eta), None) => {
                 let have: Vec<&str> =
                     Sampler::ALL.iter().filter(|s| s.default_eta().is_some()).map(|s| s.name()).collect();
-                Err(Error::invalid(format!(
-                    "--eta {eta}: {sampler} has no eta; leave --eta out, or choose one of {}",
-                    have.join(", ")
-                )))
+                Err(Invalid::value(Parameter::Eta, eta)
+                    .problem(format!("{sampler} has no eta"))
+                    .advice(sentence![
+                        "leave ",
+                        Parameter::Eta,
+                        format!(" out, or choose one of {}", have.join(", "))
+                    ])
+                    .error())
             }
-            (Some(eta), Some(_)) if (0.0..=1.0).contains(&eta) => Ok(eta),
-            (Some(eta), Some(_)) => {
-                Err(Error::invalid(format!("--eta {eta}: expected a number from 0 to 1")))
-            }
+            (Some(eta), Some(_)) => Parameter::Eta.check(eta).map(|()| eta),
         }
     }
 
@@ -59,15 +61,20 @@ impl Sampling {
         let Some(sigmas) = &self.sigmas else { return Ok(None) };
         if self.steps != sigmas.steps() {
             let (steps, count, fit) = (self.steps, sigmas.0.len(), sigmas.steps());
-            return Err(Error::invalid(format!(
-                "--steps {steps}: the {count} noise levels of --sigmas are {fit} steps; leave --steps out"
-            )));
+            return Err(Invalid::value(Parameter::Steps, steps)
+                .problem(sentence![
+                    format!("the {count} noise levels of "),
+                    Parameter::Sigmas,
+                    format!(" are {fit} steps")
+                ])
+                .advice(sentence!["leave ", Parameter::Steps, " out"])
+                .error());
         }
         if self.schedule != Schedule::Model {
-            return Err(Error::invalid(format!(
-                "--schedule {}: the noise levels are given by --sigmas; leave one of the two out",
-                self.schedule
-            )));
+            return Err(Invalid::value(Parameter::Schedule, self.schedule)
+                .problem(sentence!["the noise levels are given by ", Parameter::Sigmas])
+                .advice("leave one of the two out")
+                .error());
         }
         Ok(Some(sigmas))
     }
@@ -83,21 +90,18 @@ impl NoiseLevels {
     /// [`Error::Invalid`] if the levels are not as the type says.
     pub fn new(levels: Vec<f64>) -> Result<Self> {
         let levels: Vec<f64> = levels.into_iter().map(|level| f64::from(level as f32)).collect();
+        let invalid = || Invalid::of([Parameter::Sigmas]);
         if levels.len() < 2 {
-            return Err(Error::invalid(
-                "--sigmas: expected at least two noise levels, such as \"14.6,7.8,0\"",
-            ));
+            let expected = "at least two noise levels, such as \"14.6,7.8,0\"";
+            return Err(invalid().expected(expected).error());
         }
         if let Some(level) = levels.iter().find(|level| !(0.0..f64::INFINITY).contains(*level)) {
-            return Err(Error::invalid(format!(
-                "--sigmas: {level} is not a noise level; expected 0 or more"
-            )));
+            let problem = format!("{level} is not a noise level");
+            return Err(invalid().problem(problem).expected("0 or more").error());
         }
         if let Some(pair) = levels.windows(2).find(|pair| pair[0] <= pair[1]) {
-            return Err(Error::invalid(format!(
-                "--sigmas: {} does not come below {}; expected noise levels from high to low",
-                pair[1], pair[0]
-            )));
+            let problem = format!("{} does not come below {}", pair[1], pair[0]);
+            return Err(invalid().problem(problem).expected("noise levels from high to low").error());
         }
         Ok(NoiseLevels(levels))
     }
@@ -119,9 +123,10 @@ impl FromStr for NoiseLevels {
     fn from_str(text: &str) -> Result<Self> {
         let number = |word: &str| {
             word.trim().parse().map_err(|_| {
-                Error::invalid(format!(
-                    "--sigmas: {word:?} is not a number; expected \"14.6,7.8,0\" or the like"
-                ))
+                Invalid::of([Parameter::Sigmas])
+                    .problem(format!("{word:?} is not a number"))
+                    .expected("\"14.6,7.8,0\" or the like")
+                    .error()
             })
         };
         Self::new(text.split(',').map(number).collect::<Result<_>>()?)

@@ -12,7 +12,8 @@ use super::sampling::{NoiseLevels, Sampling};
 use super::terms::{E, Terms, X};
 use super::training::{alphas_cumprod, interpolate, timestep_of};
 use super::{Mix, Table};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
+use crate::parameter::{Parameter, sentence};
 
 /// No model was trained on more timesteps; every model of the family on 1000.
 const MOST_TIMESTEPS: usize = 1 << 16;
@@ -89,7 +90,7 @@ impl<'a> Settings<'a> {
             )));
         }
         if steps == 0 || steps > train {
-            return Err(Error::invalid(format!("--steps {steps}: must be between 1 and {train}")));
+            return Err(Invalid::value(Parameter::Steps, steps).expected(format!("1 to {train}")).error());
         }
         assert!(start < steps, "{start} of {steps} steps are left out");
         let prediction = choose(
@@ -109,10 +110,10 @@ impl<'a> Settings<'a> {
         };
         if !is_possible {
             let other = if let NoiseModel::Edm(_) = noise { "euler or dpm++2m" } else { "euler" };
-            return Err(Error::invalid(format!(
-                "--sampler {sampler}: not defined for this model, which was trained with {}; try --sampler {other}",
-                noise.words()
-            )));
+            return Err(Invalid::value(Parameter::Sampler, sampler)
+                .problem(format!("not defined for this model, which was trained with {}", noise.words()))
+                .advice(sentence!["try ", Parameter::Sampler, format!(" {other}")])
+                .error());
         }
         let has_no_timesteps = !matches!(noise, NoiseModel::VariancePreserving);
         let is_spaced_by_levels =
@@ -120,23 +121,23 @@ impl<'a> Settings<'a> {
         let is_flow = matches!(noise, NoiseModel::Flow { .. });
         if has_no_timesteps && (!is_spaced_by_levels || is_flow && schedule != Schedule::Model) {
             let others = if is_flow { "" } else { ", or take karras, exponential or beta" };
-            return Err(Error::invalid(format!(
-                "--schedule {schedule}: not defined for this model, which was trained with {}; leave --schedule \
-                 out{others}",
-                noise.words()
-            )));
+            return Err(Invalid::value(Parameter::Schedule, schedule)
+                .problem(format!("not defined for this model, which was trained with {}", noise.words()))
+                .advice(sentence!["leave ", Parameter::Schedule, format!(" out{others}")])
+                .error());
         }
         let given = sampling.sigmas()?;
         if given.is_some() && !grid.has_levels() {
-            return Err(Error::invalid(format!(
-                "--sigmas: {sampler} goes by timesteps, not by noise levels; try --sampler euler or dpm++2m"
-            )));
+            return Err(Invalid::of([Parameter::Sigmas])
+                .problem(format!("{sampler} goes by timesteps, not by noise levels"))
+                .advice(sentence!["try ", Parameter::Sampler, " euler or dpm++2m"])
+                .error());
         }
         if grid == Grid::Distilled && schedule != Schedule::Model {
-            return Err(Error::invalid(format!(
-                "--schedule {schedule}: {sampler} has the timesteps of its distillation and no other; leave \
-                 --schedule out"
-            )));
+            return Err(Invalid::value(Parameter::Schedule, schedule)
+                .problem(format!("{sampler} has the timesteps of its distillation and no other"))
+                .advice(sentence!["leave ", Parameter::Schedule, " out"])
+                .error());
         }
         let spacing = match (schedule, config.timestep_spacing.as_deref()) {
             (Schedule::Leading, _) => Spacing::Leading,
@@ -177,10 +178,14 @@ impl<'a> Settings<'a> {
             _ => None,
         };
         if (ramp.is_some() || spacing == Spacing::SgmUniform) && !grid.has_levels() {
-            return Err(Error::invalid(format!(
-                "--schedule {schedule}: {sampler} goes by whole timesteps and has no such schedule; try leading, \
-                 linspace or trailing, or --sampler euler or dpm++2m"
-            )));
+            return Err(Invalid::value(Parameter::Schedule, schedule)
+                .problem(format!("{sampler} goes by whole timesteps and has no such schedule"))
+                .advice(sentence![
+                    "try leading, linspace or trailing, or ",
+                    Parameter::Sampler,
+                    " euler or dpm++2m"
+                ])
+                .error());
         }
         let ends_at_zero = choose(
             "final_sigmas_type",
@@ -248,11 +253,14 @@ impl<'a> Settings<'a> {
         let timesteps = self.timesteps();
         let last = self.config.num_train_timesteps - 1;
         if timesteps[0] > last as f64 {
-            return Err(Error::invalid(format!(
-                "--steps {}: with steps_offset, the first timestep would be {}, beyond the last one that the \
-                 model was trained on ({last}); take fewer steps",
-                self.steps, timesteps[0]
-            )));
+            return Err(Invalid::value(Parameter::Steps, self.steps)
+                .problem(format!(
+                    "with steps_offset, the first timestep would be {}, beyond the last one that the model was \
+                     trained on ({last})",
+                    timesteps[0]
+                ))
+                .advice("take fewer steps")
+                .error());
         }
         Ok(timesteps.into_iter().map(|t| t as i64).collect())
     }

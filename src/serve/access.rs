@@ -15,7 +15,8 @@ use tower_http::csrf::CsrfLayer;
 
 use super::App;
 use super::errors::ApiError;
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
+use crate::parameter::{Interface, Parameter};
 
 /// Every origin.
 const ANY: &str = "*";
@@ -117,12 +118,14 @@ pub fn same_origin(origins: &[String]) -> Result<Option<CsrfLayer>> {
 
 /// To a page of another origin.
 pub fn other_origin() -> Response {
-    let message = "pages of other origins may not ask; start the server with --cors ORIGIN to let one";
+    let cors = Parameter::Cors.name(Interface::CommandLine);
+    let message =
+        format!("pages of other origins may not ask; start the server with {cors} ORIGIN to let one");
     ApiError::refused(StatusCode::FORBIDDEN, "other_origin", message).into_response()
 }
 
 fn no_origin(origin: &str) -> Error {
-    Error::invalid(format!("--cors {origin}: expected an origin such as https://example.com, or *"))
+    Invalid::value(Parameter::Cors, origin).expected("an origin such as https://example.com, or *").error()
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-use super::names::Names;
 use crate::engine::{Failure, Refusal};
 use crate::error::Error;
+use crate::parameter::Interface;
 
 /// An error as it is answered.
 #[derive(Debug)]
@@ -137,20 +137,25 @@ impl ApiError {
         self
     }
 
-    /// An error of the library, whose sentences name flags.
-    pub fn of_error(error: &Error, names: Names) -> Self {
-        let (message, param) = names.translate(&error.to_string());
+    /// An error of the library, in the names of the interface.
+    pub fn of_error(error: &Error, interface: Interface) -> Self {
+        let message = error.say(interface);
         let failed = |code| Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, &message).of_code(code);
+        let field = error.parameter().map(|parameter| match parameter.field(interface).name() {
+            Some(field) => field.to_string(),
+            None => parameter.name(interface),
+        });
         match error {
-            Error::Invalid(_) => Self::invalid(message).of_param(param),
+            Error::Invalid(_) => Self::invalid(&message).of_param(field),
             Error::OutOfMemory { .. } => failed("out_of_memory"),
+            Error::Internal(_) => failed("internal_error"),
             _ => failed("device_error"),
         }
     }
 
-    pub fn of_refusal(refusal: &Refusal, names: Names) -> Self {
+    pub fn of_refusal(refusal: &Refusal, interface: Interface) -> Self {
         match refusal {
-            Refusal::Invalid(error) => Self::of_error(error, names),
+            Refusal::Invalid(error) => Self::of_error(error, interface),
             Refusal::Full { retry_after } => Self::busy("queue_full", refusal, *retry_after),
             Refusal::TooLate { retry_after, .. } => {
                 Self::busy("deadline_cannot_be_met", refusal, *retry_after)
@@ -160,14 +165,14 @@ impl ApiError {
         }
     }
 
-    pub fn of_failure(failure: &Failure, names: Names) -> Self {
+    pub fn of_failure(failure: &Failure, interface: Interface) -> Self {
         match failure {
             Failure::Cancelled => Self::unavailable("cancelled", "the picture was cancelled"),
             Failure::DeadlinePassed => {
                 Self::busy("deadline_passed", "the deadline passed while the picture waited", SOON)
             }
             Failure::ShutDown => Self::shutting_down(),
-            Failure::Error(error) => Self::of_error(error, names),
+            Failure::Error(error) => Self::of_error(error, interface),
         }
     }
 
@@ -188,5 +193,38 @@ impl IntoResponse for ApiError {
         }
         response.extensions_mut().insert(self.error);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Invalid;
+    use crate::parameter::Parameter;
+
+    #[test]
+    fn errors_have_the_status_and_the_field_of_the_interface() {
+        let width = Invalid::value(Parameter::Width, 17).expected("a multiple of 8").error();
+        let skip = Invalid::value(Parameter::ClipSkip, 0).expected("1 to 12").error();
+        let tiling = Invalid::value(Parameter::VaeTiling, "x").expected("on or off").error();
+        for (error, interface, field, message) in [
+            (&width, Interface::OpenAi, Some("size"), "width 17: expected a multiple of 8"),
+            (&width, Interface::A1111, Some("width"), "width 17: expected a multiple of 8"),
+            (
+                &skip,
+                Interface::A1111,
+                Some("override_settings"),
+                "CLIP_stop_at_last_layers 0: expected 1 to 12",
+            ),
+            (&tiling, Interface::OpenAi, Some("vae_tiling"), "vae_tiling x: expected on or off"),
+            (&Error::invalid("too many"), Interface::OpenAi, None, "too many"),
+        ] {
+            let ApiError { status, error, .. } = ApiError::of_error(error, interface);
+            assert_eq!((status, error.param.as_deref()), (StatusCode::BAD_REQUEST, field));
+            assert_eq!(error.message, message);
+        }
+        let ApiError { status, error, .. } =
+            ApiError::of_error(&Error::internal("a thread is gone"), Interface::OpenAi);
+        assert_eq!((status, error.code), (StatusCode::INTERNAL_SERVER_ERROR, Some("internal_error")));
     }
 }

@@ -12,7 +12,6 @@ mod connections;
 mod errors;
 mod log;
 mod metrics;
-mod names;
 mod openai;
 mod openapi;
 mod operation;
@@ -40,8 +39,9 @@ pub use self::connections::Timeouts;
 use self::errors::ApiError;
 pub use self::metrics::Metrics;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Invalid, Result};
 use crate::image::Origin;
+use crate::parameter::Parameter;
 
 /// How pictures are served.
 #[derive(Clone, Debug)]
@@ -79,7 +79,10 @@ impl Settings {
     /// [`Error::Invalid`](crate::Error::Invalid) for what is no origin, or an empty key.
     pub fn check(&self) -> Result<()> {
         if self.api_key.as_deref().is_some_and(str::is_empty) {
-            return Err(Error::invalid("--api-key: is empty; leave it out to let everybody ask"));
+            return Err(Invalid::of([Parameter::ApiKey])
+                .problem("is empty")
+                .advice("leave it out to serve requests without a key")
+                .error());
         }
         access::cors(&self.cors).and(access::same_origin(&self.cors)).map(drop)
     }

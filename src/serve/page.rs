@@ -33,3 +33,40 @@ fn file(content_type: &'static str, text: &'static str) -> Response {
     ];
     (headers, text).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::parameter::{Parameter, Range};
+
+    /// The page is a file of its own, which a browser and its tests read as it is.
+    #[test]
+    fn inputs_have_the_limits_of_the_table() {
+        let html = include_str!("page/index.html");
+        for (name, parameter, own) in [
+            ("width", Parameter::Width, None),
+            ("height", Parameter::Height, None),
+            ("num_inference_steps", Parameter::Steps, None),
+            ("strength", Parameter::Strength, Some("min")),
+            ("guidance_scale", Parameter::GuidanceScale, Some("min")),
+            ("seed", Parameter::Seed, Some("min")),
+            ("n", Parameter::NumImages, None),
+        ] {
+            let input = html.lines().find(|line| line.contains(&format!("name=\"{name}\" type="))).unwrap();
+            let shown = |attribute: &str| {
+                let (_, value) = input.split_once(&format!(" {attribute}=\""))?;
+                value.split_once('"')?.0.parse::<f64>().ok()
+            };
+            let range = parameter.row().range;
+            let (first, last) = range.ends();
+            if own != Some("min") {
+                assert_eq!(shown("min"), first, "{input}");
+            }
+            if last.is_some() {
+                assert_eq!(shown("max"), last, "{input}");
+            }
+            if let Range::Whole { multiple_of: step @ 2.., .. } = range {
+                assert_eq!(shown("step"), Some(step as f64), "{input}");
+            }
+        }
+    }
+}

@@ -10,10 +10,10 @@ use tokio::task::spawn_blocking;
 use super::App;
 use super::errors::ApiError;
 use super::log::Line;
-use super::names::Names;
-use crate::engine::{Event, Finished, Job, Place, Ticket, Wanted};
-use crate::error::{Error, Result};
+use crate::engine::{Event, Job, Place, Ticket, Wanted};
+use crate::error::{Invalid, Result};
 use crate::image::Format;
+use crate::parameter::{Interface, Parameter};
 use crate::pipeline::{Init, Pass, Request};
 use crate::text::{LoraTag, extract_loras};
 
@@ -30,7 +30,7 @@ pub struct Order {
     pub priority: i32,
     pub deadline: Option<Instant>,
     pub previews: Option<Wanted>,
-    pub names: Names,
+    pub interface: Interface,
 }
 
 /// The pictures of one order. Dropped, it cancels those that are not done.
@@ -39,7 +39,7 @@ pub struct Painting {
     jobs: Vec<(Request, Option<Ticket>)>,
     /// Endless in theory; but a job has only as many events as steps and previews.
     events: UnboundedReceiver<(usize, Event)>,
-    names: Names,
+    interface: Interface,
     line: Arc<Line>,
 }
 
@@ -50,31 +50,37 @@ impl Order {
         let images = std::mem::replace(&mut self.request.images, 1);
         let checked = match images {
             n if (1..=most).contains(&n) => self.check_picture(app),
-            _ => Err(Error::invalid(format!("--num-images {images}: expected 1 to {most}"))),
+            _ => Err(Invalid::value(Parameter::NumImages, images).expected(format!("1 to {most}")).error()),
         };
         self.request.images = images;
-        checked.map_err(|error| ApiError::of_error(&error, self.names))
+        checked.map_err(|error| ApiError::of_error(&error, self.interface))
     }
 
     fn check_picture(&self, app: &App) -> Result<Vec<Pass>> {
         let Order { request, format, .. } = self;
-        for (flag, prompt) in [("prompt", &request.prompt), ("negative-prompt", &request.negative_prompt)] {
+        let negative = (Parameter::NegativePrompt, &request.negative_prompt);
+        for (parameter, prompt) in [(Parameter::Prompt, &request.prompt), negative] {
             let length = prompt.chars().count();
             if length > LONGEST_PROMPT {
-                let message = format!("has {length} characters; expected at most {LONGEST_PROMPT}");
-                return Err(Error::invalid(format!("--{flag}: {message}")));
+                return Err(Invalid::of([parameter])
+                    .problem(format!("has {length} characters"))
+                    .expected(format!("at most {LONGEST_PROMPT}"))
+                    .error());
             }
         }
         if let Some(LoraTag { name, .. }) = extract_loras(&request.prompt)?.1.first() {
-            let message = format!("--prompt: <lora:{name}>: LoRAs are not served; leave the tag out");
-            return Err(Error::invalid(message));
+            return Err(Invalid::of([Parameter::Prompt])
+                .problem(format!("<lora:{name}>: LoRAs are not served"))
+                .advice("leave the tag out")
+                .error());
         }
         let passes = request.check(app.engine.description())?;
         let most = app.settings.limits.pixels;
         if let Some(Pass { width, height, .. }) = passes.iter().find(|pass| pass.width * pass.height > most) {
-            return Err(Error::invalid(format!(
-                "--width and --height: {width}x{height} is too large; expected at most {most} pixels"
-            )));
+            return Err(Invalid::of([Parameter::Width, Parameter::Height])
+                .problem(format!("{width}x{height} is too large"))
+                .expected(format!("at most {most} pixels"))
+                .error());
         }
         format.check(&app.origin.parameters(request, 0).to_string())?;
         Ok(passes)
@@ -96,7 +102,7 @@ async fn fit(request: Request) -> Result<Request, ApiError> {
 impl App {
     /// Sends the jobs of a checked order to the engine.
     pub async fn submit(&self, order: Order, line: &Arc<Line>) -> Result<Painting, ApiError> {
-        let Order { request, priority, deadline, previews, names, .. } = order;
+        let Order { request, priority, deadline, previews, interface, .. } = order;
         let request = fit(request).await?;
         let (send, events) = unbounded_channel();
         let requests: Vec<Request> = (0..request.images)
@@ -114,9 +120,9 @@ impl App {
             }
         });
         let tickets = self.engine.submit_together(jobs.collect());
-        let tickets = tickets.map_err(|refusal| ApiError::of_refusal(&refusal, names))?;
+        let tickets = tickets.map_err(|refusal| ApiError::of_refusal(&refusal, interface))?;
         let jobs = requests.into_iter().zip(tickets.into_iter().map(Some)).collect();
-        Ok(Painting { jobs, events, names, line: line.clone() })
+        Ok(Painting { jobs, events, interface, line: line.clone() })
     }
 
     /// Within how many seconds the pictures have to be done: the field's number, or the header's.
@@ -154,7 +160,7 @@ impl Painting {
         }
         let (index, event) = self.events.recv().await.ok_or_else(ApiError::internal)?;
         match &event {
-            Event::Failed(failure) => return Err(ApiError::of_failure(failure, self.names)),
+            Event::Failed(failure) => return Err(ApiError::of_failure(failure, self.interface)),
             Event::Done(finished) => {
                 self.line.painted(finished.times.queued);
                 self.jobs[index].1 = None;
@@ -167,10 +173,5 @@ impl Painting {
     /// The place of a picture in the queue, while it waits.
     pub fn place(&self, app: &App, index: usize) -> Option<Place> {
         app.engine.position(self.jobs[index].1.as_ref()?)
-    }
-
-    /// What the user should know of a picture.
-    pub fn warnings(&self, finished: &Finished) -> Vec<String> {
-        finished.warnings.iter().map(|warning| self.names.translate(warning).0).collect()
     }
 }

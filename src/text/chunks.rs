@@ -10,7 +10,8 @@ use std::str::FromStr;
 use super::inversion::Inversions;
 use super::prompt::{Part, Prompt, PromptStyle};
 use super::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
+use crate::parameter::Parameter;
 
 /// A1111 moves what follows a comma to the next chunk when no more tokens than these follow it
 /// (`comma_padding_backtrack`).
@@ -64,7 +65,7 @@ impl FromStr for LongPrompt {
         match text {
             "chunk" => Ok(LongPrompt::Chunk),
             "truncate" => Ok(LongPrompt::Truncate),
-            _ => Err(Error::invalid(format!("--long-prompt {text}: expected chunk or truncate"))),
+            _ => Err(Invalid::value(Parameter::LongPrompt, text).expected("chunk or truncate").error()),
         }
     }
 }

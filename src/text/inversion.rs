@@ -17,8 +17,9 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::location::Location;
+use crate::parameter::{Parameter, sentence};
 use crate::pickle;
 
 /// What gives the tensors of an embedding's pickle in Python, for A1111's of SD 1.x and 2.x.
@@ -64,7 +65,7 @@ impl FromStr for Embedding {
         match text.rsplit_once(':') {
             _ if whole.file.is_file() => Ok(whole),
             Some((file, name)) if file.is_empty() || name.trim().is_empty() => {
-                Err(Error::invalid(format!("--embedding {text}: expected FILE or FILE:NAME")))
+                Err(Invalid::value(Parameter::Embedding, text).expected("FILE or FILE:NAME").error())
             }
             Some((file, name)) => Ok(Embedding { file: file.into(), name: Some(name.trim().into()) }),
             None => Ok(whole),
@@ -88,16 +89,16 @@ impl Inversions {
             let written = embedding.name.clone().or(token).unwrap_or_else(stem);
             let written = written.trim();
             if written.is_empty() {
-                return Err(Error::file(file, "has no name; give it one: --embedding FILE:NAME"));
+                let advice = sentence!["has no name; give it one: ", Parameter::Embedding, " FILE:NAME"];
+                return Err(Error::file(file, advice));
             }
             // Letter by letter, as `find` compares: a final sigma is a sigma.
             let lower_case: String = written.chars().flat_map(char::to_lowercase).collect();
             if all.names.iter().any(|name| name.lower_case == lower_case) {
-                return Err(Error::invalid(format!(
-                    "--embedding {}: another embedding is called {written:?}, too; name one of them anew: \
-                     --embedding FILE:NAME",
-                    file.display()
-                )));
+                return Err(Invalid::value(Parameter::Embedding, file.display())
+                    .problem(format!("another embedding is called {written:?}, too"))
+                    .advice(sentence!["name one of them anew: ", Parameter::Embedding, " FILE:NAME"])
+                    .error());
             }
             let first = vocab_size + all.vectors;
             all.vectors += rows[0].len() / widths[0];

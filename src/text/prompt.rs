@@ -16,7 +16,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::unsupported::unsupported;
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
+use crate::parameter::Parameter;
 
 const ROUND: f64 = 1.1;
 const SQUARE: f64 = 1.0 / 1.1;
@@ -78,7 +79,7 @@ impl FromStr for PromptStyle {
         match text {
             "plain" => Ok(PromptStyle::Plain),
             "a1111" => Ok(PromptStyle::A1111),
-            _ => Err(Error::invalid(format!("--prompt-style {text}: expected plain or a1111"))),
+            _ => Err(Invalid::value(Parameter::PromptStyle, text).expected("plain or a1111").error()),
         }
     }
 }

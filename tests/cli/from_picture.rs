@@ -90,7 +90,7 @@ fn flags_that_do_not_go_together_are_refused() {
     let model = tiny();
     for (flags, sentence) in [
         (&["--strength", "0"][..], "--strength 0: expected a number above 0"),
-        (&["--strength", "0.2"], "--strength 0.2: of 4 steps it leaves none"),
+        (&["--strength", "0.2"], "--strength 0.2: of 4 steps it leaves none to denoise"),
         (&["--hires-scale", "2"], "--hires-scale"),
         (&["--mask", "none.png"], "none.png: cannot be read"),
     ] {

@@ -6,6 +6,7 @@ mod failures;
 mod from_picture;
 mod lora;
 mod measure;
+mod parameters;
 mod previews;
 mod prompts;
 mod record;

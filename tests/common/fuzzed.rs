@@ -12,7 +12,7 @@ use sdrt::location::Location;
 use sdrt::model::config::{ControlNetConfig, ModelConfig};
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::{Backend, DType};
-use sdrt::pipeline::{ModelFiles, Models};
+use sdrt::pipeline::{ModelFiles, Models, RequestPatch};
 use sdrt::text::{Chunks, Embedding, Inversions, LongPrompt, Prompt, PromptStyle, Tokenizer, extract_loras};
 use sdrt::weights::lora::{Changes, Names, fill_merged};
 use sdrt::weights::{Lora, Plan, RandomWeights, Request, Source, controlnet};
@@ -145,6 +145,6 @@ pub fn picture(bytes: &[u8]) {
             loras,
             controlnets,
         };
-        let _ = (recorded.flags(None), recorded.warnings(&origin), recorded.model());
+        let _ = (recorded.patch(&RequestPatch::default()), recorded.warnings(&origin), recorded.model());
     }
 }

@@ -91,7 +91,7 @@ fn requests_that_cannot_be_steered_are_refused_in_a_sentence() {
     };
     assert_eq!(
         refused(vec![control.clone(); 2]),
-        "--control-image: 2 pictures; expected at most 1, one for each --controlnet"
+        "--control-image: 2 images; expected at most 1, one for each --controlnet"
     );
     let strong = Control { strength: f32::INFINITY, ..control.clone() };
     assert!(refused(vec![strong]).starts_with("--control-strength inf: expected"));

@@ -123,7 +123,7 @@ fn what_cannot_be_painted_is_refused_with_the_flag() {
         (strength(0.0, 4), "--strength 0: expected a number above 0, up to 1"),
         (strength(1.01, 4), "--strength 1.01: expected"),
         (strength(f64::NAN, 4), "--strength NaN: expected"),
-        (strength(0.3, 3), "--strength 0.3: of 3 steps it leaves none to paint; raise it to 0.34"),
+        (strength(0.3, 3), "--strength 0.3: of 3 steps it leaves none to denoise; raise it to 0.34"),
         (hires(1.0, 0.5), "--hires-scale 1: expected a number above 1"),
         (hires(f64::INFINITY, 0.5), "--hires-scale inf: expected"),
         (hires(9000.0, 0.5), "too many pixels; lower --num-images, --hires-scale"),

@@ -200,7 +200,7 @@ fn keys_that_mean_nothing_are_named() {
     let location = write(&folder.path().join("some.safetensors"), &tensors, &[]);
     let lora = LoraUse::new(Arc::new(Lora::open(&location).unwrap()), 1.0);
     let warnings = pipeline("sd2").set_loras(&[lora]).unwrap();
-    let sentence = "some.safetensors: keys that mean nothing in this model are left out: \
+    let sentence = "some.safetensors: ignored keys not present in this model: \
                     lora_unet_conv_in.oft_blocks, wings, lora_unet_wings.alpha and 1 more";
     assert!(warnings.len() == 1 && warnings[0].ends_with(sentence), "{warnings:?}");
 }

@@ -20,6 +20,7 @@ mod imports;
 mod inversion;
 mod lora;
 mod models;
+mod parameters;
 mod pictures;
 mod prompts;
 mod raster;

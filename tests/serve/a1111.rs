@@ -141,6 +141,7 @@ fn what_would_change_the_picture_and_is_not_there_is_refused() {
         (json!({ "override_settings": { "randn_source": "dice" } }), "override_settings"),
         (json!({ "enable_hr": true, "hr_upscaler": "R-ESRGAN 4x+" }), "hr_upscaler"),
         (json!({ "sampler_name": "Magic" }), "sampler_name"),
+        (json!({ "guidance_end": 1.5 }), "guidance_end"),
         (json!({ "width": 65 }), "width"),
         (json!({ "cfg_scale": "high" }), "cfg_scale"),
     ] {

@@ -145,6 +145,7 @@ fn what_cannot_be_used_is_named() {
     for (fields, param, words) in [
         (json!({ "prompt": null }), Some("prompt"), "prompt"),
         (json!({ "sice": "64x64" }), Some("sice"), "there is no field `sice`, expected one of `prompt`"),
+        (json!({ "sice": "64x64" }), Some("sice"), "`num_inference_steps`"),
         (json!({ "n": 3 }), Some("n"), "n 3: expected 1 to 2"),
         (json!({ "n": 0 }), Some("n"), "expected 1 to 2"),
         (json!({ "n": "two" }), Some("n"), "n: invalid type: string"),
@@ -157,6 +158,16 @@ fn what_cannot_be_used_is_named() {
         (json!({ "sampler": "magic" }), Some("sampler"), "there are ddim"),
         (json!({ "clip_skip": 99 }), Some("clip_skip"), "clip_skip 99: expected 1"),
         (json!({ "guidance_rescale": 2 }), Some("guidance_rescale"), "from 0 to 1"),
+        (
+            json!({ "guidance_start": 2 }),
+            Some("guidance_start"),
+            "guidance_start 2: expected a number from 0 to 1",
+        ),
+        (
+            json!({ "guidance_end": 0 }),
+            Some("guidance_start"),
+            "guidance_end 0: expected the start below the end",
+        ),
         (json!({ "prompt": "x".repeat(4001) }), Some("prompt"), "at most 4000"),
         (json!({ "prompt": "a <lora:style:1>" }), Some("prompt"), "LoRAs are not served"),
         (json!({ "partial_images": 1 }), Some("partial_images"), "needs `stream`"),
@@ -164,6 +175,7 @@ fn what_cannot_be_used_is_named() {
         (json!({ "response_format": "url", "stream": true }), Some("response_format"), "b64_json"),
         (json!({ "response_format": "gif" }), Some("response_format"), "unknown variant `gif`"),
         (json!({ "strength": 0.5 }), Some("strength"), "/v1/images/edits"),
+        (json!({ "hires_scale": 2, "hires_steps": 0 }), Some("hires_steps"), "expected at least 1"),
         (json!({ "hires_steps": 5 }), Some("hires_steps"), "needs `hires_scale`"),
         (json!({ "deadline": -1 }), Some("deadline"), "expected seconds above 0"),
     ] {

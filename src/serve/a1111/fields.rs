@@ -11,17 +11,18 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::App;
+use super::super::body::from_json;
 use super::super::errors::ApiError;
-use super::super::names::Names;
 use super::super::openai;
 use super::super::painting::Order;
 use super::super::pictures::Role;
 use crate::engine::Wanted;
 use crate::error::Result;
 use crate::image::{Format, a1111_names};
-use crate::pipeline::{Hires, Init, PreviewMethod, Request};
+use crate::parameter::{Interface, Parameter};
+use crate::pipeline::{Hires, Init, PreviewMethod, Request, RequestPatch};
 use crate::raster::Raster;
-use crate::rng::{Rng, random_seed};
+use crate::rng::Rng;
 use crate::text::PromptStyle;
 
 /// Where the latents have no quick preview, there is none.
@@ -36,10 +37,6 @@ const LATENT: &str = "Latent";
 /// What both requests have.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct Common {
-    #[schema(max_length = 4000)]
-    prompt: Option<String>,
-    #[schema(max_length = 4000)]
-    negative_prompt: Option<String>,
     /// -1: random.
     #[schema(minimum = -1)]
     seed: Option<i64>,
@@ -51,16 +48,6 @@ pub struct Common {
     batch_size: Option<usize>,
     #[schema(minimum = 1)]
     n_iter: Option<usize>,
-    #[schema(minimum = 1)]
-    steps: Option<usize>,
-    cfg_scale: Option<f32>,
-    #[schema(minimum = 8, multiple_of = 8)]
-    width: Option<usize>,
-    #[schema(minimum = 8, multiple_of = 8)]
-    height: Option<usize>,
-    /// Of samplers that have one.
-    #[schema(minimum = 0, maximum = 1)]
-    eta: Option<f64>,
     override_settings: Option<Overrides>,
 
     styles: Option<Vec<String>>,
@@ -71,6 +58,11 @@ pub struct Common {
     tiling: Option<bool>,
     script_name: Option<String>,
     alwayson_scripts: Option<BTreeMap<String, Value>>,
+
+    /// The fields of the table of parameters, which /openapi.json has from there.
+    #[serde(skip)]
+    #[schema(ignore)]
+    parameters: RequestPatch,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -176,8 +168,8 @@ impl Img2Img {
             _ => mask,
         });
         let own = picture.size_below(app.engine.description().config.vae.scale_factor());
-        request.width = common.width.unwrap_or(own[0]);
-        request.height = common.height.unwrap_or(own[1]);
+        request.width = common.parameters.width.unwrap_or(own[0]);
+        request.height = common.parameters.height.unwrap_or(own[1]);
         request.init = Some(Init { picture, mask, strength: self.denoising_strength.unwrap_or(STRENGTH) });
         order(app, headers, request)
     }
@@ -191,11 +183,24 @@ fn order(app: &App, headers: &HeaderMap, request: Request) -> Result<Order, ApiE
         priority: 0,
         deadline: App::deadline(None, headers)?,
         previews: quick.then_some(PREVIEWS),
-        names: Names::A1111,
+        interface: Interface::A1111,
     })
 }
 
 impl Common {
+    /// # Errors
+    /// A field that is not of its type.
+    pub fn of_json(body: &Value) -> Result<Self, ApiError> {
+        let mut common: Common = from_json(body)?;
+        for (field, value) in body.as_object().into_iter().flatten() {
+            if let Some(parameter) = Parameter::of_field(Interface::A1111, field) {
+                let set = common.parameters.set_json(parameter, value);
+                set.map_err(|error| ApiError::of_error(&error, Interface::A1111))?;
+            }
+        }
+        Ok(common)
+    }
+
     /// What these fields ask for, from noise.
     fn request(&self, app: &App) -> Result<Request, ApiError> {
         let scripts: Vec<&str> =
@@ -229,7 +234,7 @@ impl Common {
         }
         openai::check(app, overrides.and_then(|overrides| overrides.sd_model_checkpoint.as_deref()))?;
         let images = self.batch_size.unwrap_or(1).saturating_mul(self.n_iter.unwrap_or(1));
-        let request = self.of_defaults(app).map_err(|error| ApiError::of_error(&error, Names::A1111))?;
+        let request = self.of_defaults(app).map_err(|error| ApiError::of_error(&error, Interface::A1111))?;
         Ok(Request { images, rng: overrides.map_or(Ok(Rng::Cuda), Overrides::rng)?, ..request })
     }
 
@@ -241,25 +246,19 @@ impl Common {
             Some((name, None)) => (Some(name.parse()?), None),
             None => (None, None),
         };
-        let defaults = match sampler {
-            Some(sampler) => Request::defaults(app.engine.description(), sampler),
-            None => app.engine.defaults(),
-        };
-        let scheduler = a1111_names::schedule(self.scheduler.as_deref(), defaults.sampler)?;
-        Ok(Request {
-            prompt: self.prompt.clone().unwrap_or_default(),
-            negative_prompt: self.negative_prompt.clone().unwrap_or_default(),
-            prompt_style: PromptStyle::A1111,
+        let model = app.engine.description();
+        let sampler = sampler.map_or_else(|| model.scheduler.default_sampler(), Ok)?;
+        let scheduler = a1111_names::schedule(self.scheduler.as_deref(), sampler)?;
+        let own = RequestPatch {
+            prompt_style: Some(PromptStyle::A1111),
             clip_skip: self.override_settings.as_ref().and_then(|overrides| overrides.clip_skip),
-            steps: self.steps.unwrap_or(defaults.steps),
-            guidance_scale: self.cfg_scale.unwrap_or(defaults.guidance_scale),
-            schedule: combined.unwrap_or(scheduler),
-            eta: self.eta.filter(|_| defaults.sampler.default_eta().is_some()),
-            seed: self.seed.and_then(|seed| seed.try_into().ok()).unwrap_or_else(random_seed),
-            width: self.width.unwrap_or(defaults.width),
-            height: self.height.unwrap_or(defaults.height),
-            ..defaults
-        })
+            sampler: Some(sampler),
+            schedule: Some(combined.unwrap_or(scheduler)),
+            seed: self.seed.and_then(|seed| seed.try_into().ok()),
+            ..RequestPatch::default()
+        };
+        let eta = self.parameters.eta.filter(|_| sampler.default_eta().is_some());
+        own.or(RequestPatch { eta, ..self.parameters.clone() }).request(model)
     }
 }
 

@@ -15,6 +15,7 @@ use super::super::errors::{ApiError, ErrorBody, Refusals};
 use super::super::openai;
 use super::fields::from_base64;
 use crate::image::{Parameters, read_text};
+use crate::parameter::Interface;
 use crate::sampler::{Sampler, Schedule};
 
 #[derive(Serialize, ToSchema)]
@@ -140,7 +141,8 @@ pub struct PictureInfo {
 ))]
 pub async fn png_info(body::Json(request): body::Json<PngInfo>) -> Result<Json<PictureInfo>, ApiError> {
     let bytes = from_base64("image", &request.image)?;
-    let text = read_text(&bytes).map_err(|message| ApiError::field("image", message))?;
+    let text =
+        read_text(&bytes).map_err(|message| ApiError::field("image", message.say(Interface::A1111)))?;
     let Parameters { prompt, negative_prompt, settings } = Parameters::parse(&text);
     let prompts = [("Prompt".to_string(), prompt), ("Negative prompt".to_string(), negative_prompt)];
     let items = BTreeMap::from([("parameters".to_string(), text.clone())]);

@@ -63,7 +63,7 @@ pub async fn txt2img(
     headers: HeaderMap,
     body::Json(parameters): body::Json<Value>,
 ) -> Result<Json<Painted>, ApiError> {
-    let (common, own): (Common, Txt2Img) = (body::from_json(&parameters)?, body::from_json(&parameters)?);
+    let (common, own): (Common, Txt2Img) = (Common::of_json(&parameters)?, body::from_json(&parameters)?);
     let order = own.order(&common, &app, &headers)?;
     paint(&app, order, parameters, line).await
 }
@@ -78,7 +78,7 @@ pub async fn img2img(
     headers: HeaderMap,
     body::Json(mut parameters): body::Json<Value>,
 ) -> Result<Json<Painted>, ApiError> {
-    let (common, own): (Common, Img2Img) = (body::from_json(&parameters)?, body::from_json(&parameters)?);
+    let (common, own): (Common, Img2Img) = (Common::of_json(&parameters)?, body::from_json(&parameters)?);
     let order = own.order(&common, &app, &headers).await?;
     for pictures in ["init_images", "mask"] {
         parameters[pictures] = Value::Null;
@@ -108,7 +108,7 @@ async fn paint(
         };
         job.see(index, &event);
         let Event::Done(finished) = event else { continue };
-        warnings.extend(painting.warnings(&finished).into_iter().filter(|_| index == 0));
+        warnings.extend(finished.warnings.iter().filter(|_| index == 0).cloned());
         files[index] = Some(app.encode(finished.picture, painting.request(index), format).await);
     }
     let done: Vec<usize> = (0..files.len()).filter(|&i| files[i].is_some()).collect();

@@ -9,7 +9,7 @@ use axum::response::Response;
 use utoipa::ToSchema;
 
 use super::super::App;
-use super::super::body::{Form, from_texts};
+use super::super::body::Form;
 use super::super::errors::{ApiError, Refusals};
 use super::super::log::Line;
 use super::super::pictures::Role;
@@ -69,7 +69,7 @@ pub async fn edits(
             return Err(ApiError::field(name, "is there twice; one picture is painted at a time"));
         }
     }
-    let fields: Fields = from_texts(&texts)?;
+    let fields = Fields::of_texts(texts)?;
     let image =
         image.ok_or_else(|| ApiError::field("image", "is missing; expected a PNG, JPEG or WebP file"))?;
     let picture = app.decode("image", image, Role::Start).await?;

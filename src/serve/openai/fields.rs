@@ -2,20 +2,20 @@
 
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::super::App;
+use super::super::body::{from_json, from_texts};
 use super::super::errors::ApiError;
-use super::super::names::Names;
 use super::super::painting::{LONGEST_PROMPT, Order};
 use super::super::pictures::OutputFormat;
 use super::models;
 use crate::engine::Wanted;
 use crate::error::{Error, Result};
-use crate::pipeline::{Hires, Init, PreviewMethod, Request};
+use crate::parameter::{Field, Interface, Parameter};
+use crate::pipeline::{Init, PreviewMethod, Request, RequestPatch};
 use crate::raster::Raster;
-use crate::rng::random_seed;
-use crate::sampler::NoiseLevels;
 
 /// Previews that a request may ask for.
 pub const MOST_PREVIEWS: usize = 10;
@@ -39,9 +39,6 @@ pub struct Fields {
     pub prompt: String,
     /// As `/v1/models` has it.
     pub model: Option<String>,
-    /// Pictures; picture i has the seed `seed` + i.
-    #[schema(minimum = 1)]
-    pub n: Option<usize>,
     /// `WIDTHxHEIGHT` in multiples of 8, or `auto`: the model's, or that of the picture to start from.
     #[schema(pattern = "^(auto|[0-9]{1,5}x[0-9]{1,5})$")]
     pub size: Option<String>,
@@ -56,41 +53,6 @@ pub struct Fields {
     #[schema(maximum = 10)]
     pub partial_images: Option<usize>,
 
-    #[schema(max_length = 4000)]
-    pub negative_prompt: Option<String>,
-    /// `plain` or `a1111`: `(word:1.3)`, `[word]`, `BREAK`.
-    pub prompt_style: Option<String>,
-    /// `chunk` or `truncate`: what becomes of more than 75 tokens.
-    pub long_prompt: Option<String>,
-    /// The layer of the text encoder that is read, from the end.
-    #[schema(minimum = 1)]
-    pub clip_skip: Option<usize>,
-    #[schema(minimum = 1)]
-    pub num_inference_steps: Option<usize>,
-    pub guidance_scale: Option<f32>,
-    #[schema(minimum = 0, maximum = 1)]
-    pub guidance_rescale: Option<f32>,
-    /// As `sdrt run --help` lists them.
-    pub sampler: Option<String>,
-    pub schedule: Option<String>,
-    #[schema(minimum = 0, maximum = 1)]
-    pub eta: Option<f64>,
-    /// Noise levels from high to low, `"14.6,7.8,0"`, instead of a schedule.
-    pub sigmas: Option<String>,
-    /// Random where it is left out.
-    pub seed: Option<u64>,
-    /// `cpu` or `cuda`: whose noise a seed gives.
-    pub rng: Option<String>,
-    /// Hires fix: paints, enlarges by this, and paints again.
-    #[schema(exclusive_minimum = 1)]
-    pub hires_scale: Option<f64>,
-    #[schema(exclusive_minimum = 0, maximum = 1)]
-    pub hires_strength: Option<f64>,
-    #[schema(minimum = 1)]
-    pub hires_steps: Option<usize>,
-    /// Of `/v1/images/edits`: how much of the picture is painted anew.
-    #[schema(exclusive_minimum = 0, maximum = 1)]
-    pub strength: Option<f64>,
     /// With `stream`: events `sdrt.progress` besides.
     pub progress: Option<bool>,
     /// Seconds after which nobody wants the pictures any more.
@@ -107,6 +69,11 @@ pub struct Fields {
     pub input_fidelity: Option<String>,
     pub user: Option<String>,
     pub safety_identifier: Option<String>,
+
+    /// The fields of the table of parameters, which /openapi.json has from there.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub parameters: RequestPatch,
 }
 
 /// A picture to start from.
@@ -116,6 +83,37 @@ pub struct StartPicture {
 }
 
 impl Fields {
+    /// # Errors
+    /// A field that is unknown, or not of its type.
+    pub fn of_json(body: &Map<String, Value>) -> Result<Self, ApiError> {
+        let (mut parameters, mut others) = (RequestPatch::default(), Map::new());
+        for (field, value) in body {
+            match Parameter::of_field(Interface::OpenAi, field) {
+                Some(parameter) => parameters.set_json(parameter, value).map_err(|error| of_error(&error))?,
+                None => drop(others.insert(field.clone(), value.clone())),
+            }
+        }
+        let fields: Fields = from_json(&others.into()).map_err(with_parameters)?;
+        Ok(Fields { parameters, ..fields })
+    }
+
+    /// # Errors
+    /// A field that is unknown, there twice, or not of its type.
+    pub fn of_texts(texts: Vec<(String, String)>) -> Result<Self, ApiError> {
+        let (mut parameters, mut others) = (RequestPatch::default(), Vec::new());
+        for (field, text) in texts {
+            match Parameter::of_field(Interface::OpenAi, &field) {
+                Some(parameter) if parameters.has(parameter) => {
+                    return Err(ApiError::field(&field, "is there twice"));
+                }
+                Some(parameter) => parameters.set(parameter, &text).map_err(|error| of_error(&error))?,
+                None => others.push((field, text)),
+            }
+        }
+        let fields: Fields = from_texts(&others).map_err(with_parameters)?;
+        Ok(Fields { parameters, ..fields })
+    }
+
     /// What these fields ask for, checked.
     pub fn order(
         &self,
@@ -124,15 +122,14 @@ impl Fields {
         picture: Option<StartPicture>,
     ) -> Result<Order, ApiError> {
         self.check(app)?;
-        let request = self.request(app, picture);
-        let request = request.map_err(|error| ApiError::of_error(&error, Names::OpenAi))?;
+        let request = self.request(app, picture, self.size()?).map_err(|error| of_error(&error))?;
         let mut order = Order {
             request,
             format: self.output_format.unwrap_or_default().format(self.quality()),
             priority: self.priority.unwrap_or_default(),
             deadline: App::deadline(self.deadline, headers)?,
             previews: None,
-            names: Names::OpenAi,
+            interface: Interface::OpenAi,
         };
         let evaluations = order.check(app)?.iter().map(|pass| pass.table.evaluations()).sum::<usize>();
         let method = PreviewMethod::default_of(&app.engine.description().config);
@@ -152,7 +149,7 @@ impl Fields {
 
     /// What the library does not check.
     fn check(&self, app: &App) -> Result<(), ApiError> {
-        let stream = self.stream == Some(true);
+        let (stream, parameters) = (self.stream == Some(true), &self.parameters);
         let wrong = [
             ("output_compression", self.output_compression > Some(100), "expected 0 to 100"),
             ("partial_images", self.previews() > MOST_PREVIEWS, "expected 0 to 10"),
@@ -165,10 +162,14 @@ impl Fields {
             ),
             (
                 "hires_strength",
-                self.hires_strength.is_some() && self.hires_scale.is_none(),
+                parameters.hires_strength.is_some() && parameters.hires_scale.is_none(),
                 "needs `hires_scale`",
             ),
-            ("hires_steps", self.hires_steps.is_some() && self.hires_scale.is_none(), "needs `hires_scale`"),
+            (
+                "hires_steps",
+                parameters.hires_steps.is_some() && parameters.hires_scale.is_none(),
+                "needs `hires_scale`",
+            ),
         ];
         if let Some((field, _, message)) = wrong.into_iter().find(|(_, is_wrong, _)| *is_wrong) {
             return Err(ApiError::field(field, message));
@@ -176,62 +177,47 @@ impl Fields {
         models::check(app, self.model.as_deref())
     }
 
-    fn request(&self, app: &App, picture: Option<StartPicture>) -> Result<Request> {
+    fn request(&self, app: &App, picture: Option<StartPicture>, size: Option<[usize; 2]>) -> Result<Request> {
         let model = app.engine.description();
-        let defaults = match &self.sampler {
-            Some(sampler) => Request::defaults(model, sampler.parse()?),
-            None => app.engine.defaults(),
-        };
-        let sigmas: Option<NoiseLevels> = parsed(&self.sigmas)?;
         let own = picture.as_ref().map(|start| start.picture.size_below(model.config.vae.scale_factor()));
-        let [width, height] = self.size()?.or(own).unwrap_or([defaults.width, defaults.height]);
+        let [width, height] = size.or(own).map_or([None; 2], |size| size.map(Some));
+        let prompt = Some(self.prompt.clone());
+        let patch = RequestPatch { prompt, width, height, ..self.parameters.clone() };
         let init = picture.map(|StartPicture { picture, mask }| {
-            let strength = self.strength.unwrap_or(Init::default_strength(model, mask.is_some()));
+            let strength = patch.strength.unwrap_or(Init::default_strength(model, mask.is_some()));
             Init { picture, mask, strength }
         });
-        Ok(Request {
-            prompt: self.prompt.clone(),
-            negative_prompt: self.negative_prompt.clone().unwrap_or_default(),
-            prompt_style: parsed(&self.prompt_style)?.unwrap_or_default(),
-            long_prompt: parsed(&self.long_prompt)?,
-            clip_skip: self.clip_skip,
-            steps: self
-                .num_inference_steps
-                .or(sigmas.as_ref().map(NoiseLevels::steps))
-                .unwrap_or(defaults.steps),
-            guidance_scale: self.guidance_scale.unwrap_or(defaults.guidance_scale),
-            guidance_rescale: self.guidance_rescale.unwrap_or_default(),
-            schedule: parsed(&self.schedule)?.unwrap_or_default(),
-            eta: self.eta,
-            sigmas,
-            seed: self.seed.unwrap_or_else(random_seed),
-            rng: parsed(&self.rng)?.unwrap_or_default(),
-            width,
-            height,
-            images: self.n.unwrap_or(1),
-            init,
-            hires: self.hires_scale.map(|scale| Hires {
-                scale,
-                strength: self.hires_strength.unwrap_or(Hires::DEFAULT_STRENGTH),
-                steps: self.hires_steps,
-            }),
-            ..defaults
-        })
+        Ok(Request { init, ..patch.request(model)? })
     }
 
     /// Width and height, unless they are left open.
-    fn size(&self) -> Result<Option<[usize; 2]>> {
+    fn size(&self) -> Result<Option<[usize; 2]>, ApiError> {
         let Some(size) = self.size.as_deref().filter(|size| *size != "auto") else { return Ok(None) };
         let sides = size.split_once('x').map(|(width, height)| [width.parse(), height.parse()]);
         match sides {
             Some([Ok(width), Ok(height)]) => Ok(Some([width, height])),
-            _ => Err(Error::invalid(format!("--size {size}: expected auto, or WIDTHxHEIGHT as in 512x768"))),
+            _ => {
+                let message = format!("{size}: expected auto, or WIDTHxHEIGHT as in 512x768");
+                Err(ApiError::field("size", message))
+            }
         }
     }
 }
 
-fn parsed<T: std::str::FromStr<Err = Error>>(text: &Option<String>) -> Result<Option<T>> {
-    text.as_deref().map(str::parse).transpose()
+fn of_error(error: &Error) -> ApiError {
+    ApiError::of_error(error, Interface::OpenAi)
+}
+
+/// Names the fields of the table, too, where a field is unknown.
+fn with_parameters(mut error: ApiError) -> ApiError {
+    if error.error.message.starts_with("there is no field") {
+        let plain = Parameter::ALL.iter().filter_map(|parameter| match parameter.row().openai {
+            Field::Plain(name) => Some(format!(", `{name}`")),
+            _ => None,
+        });
+        error.error.message.extend(plain);
+    }
+    error
 }
 
 const _: () = assert!(LONGEST_PROMPT == 4000 && MOST_PREVIEWS == 10, "as the schemas say");

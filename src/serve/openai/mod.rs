@@ -16,6 +16,7 @@ use axum::{Extension, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 pub use self::edits::*;
@@ -81,9 +82,10 @@ pub async fn generations(
     State(app): State<Arc<App>>,
     Extension(line): Extension<Arc<Line>>,
     headers: HeaderMap,
-    body::Json(fields): body::Json<Fields>,
+    body::Json(fields): body::Json<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
-    if fields.strength.is_some() {
+    let fields = Fields::of_json(&fields)?;
+    if fields.parameters.strength.is_some() {
         return Err(ApiError::field("strength", "is for /v1/images/edits, which start from a picture"));
     }
     answer(app, line, &headers, &fields, None, Kind::Generation).await
@@ -129,7 +131,7 @@ async fn whole(app: &Arc<App>, mut painting: Painting, answer: &Answer) -> Resul
     while let Some((index, event)) = painting.next().await? {
         let Event::Done(finished) = event else { continue };
         size = format!("{}x{}", finished.picture.width, finished.picture.height);
-        for warning in painting.warnings(&finished) {
+        for warning in finished.warnings {
             if !warnings.contains(&warning) {
                 warnings.push(warning);
             }

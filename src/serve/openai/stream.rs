@@ -105,7 +105,7 @@ pub fn events(
                             let name = settings.kind.event("completed");
                             let mut event = answer.event(&name, index, &finished.picture);
                             event["usage"] = no_usage();
-                            let warnings = painting.warnings(&finished);
+                            let warnings = finished.warnings.clone();
                             if !warnings.is_empty() {
                                 event["warnings"] = warnings.into();
                             }

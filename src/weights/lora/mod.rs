@@ -31,6 +31,7 @@ use super::component::Shard;
 use super::plan::Request;
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::parameter::{Parameter, Sentence, sentence};
 use crate::pickle;
 use crate::sha256;
 
@@ -202,16 +203,17 @@ impl Lora {
 }
 
 /// What a file without a key of a LoRA is instead.
-fn other_than_a_lora(keys: &[String]) -> String {
+fn other_than_a_lora(keys: &[String]) -> Sentence {
     let has = |part: &str| keys.iter().any(|key| key.contains(part));
     if has("model.diffusion_model.") || has("first_stage_model.") {
-        return "a model, not a LoRA; name it with --model".into();
+        return sentence!["a model, not a LoRA; name it with ", Parameter::Model];
     }
     if has("emb_params") || has("string_to_param") || has("clip_g") {
-        return "a textual inversion, not a LoRA; name it with --embedding".into();
+        return sentence!["a textual inversion, not a LoRA; name it with ", Parameter::Embedding];
     }
     let first = keys.first().map(|key| format!("; its first key is {key}")).unwrap_or_default();
     format!(
         "no LoRA of a known kind: expected keys such as lora_unet_...lora_down.weight or unet....lora_A.weight{first}"
     )
+    .into()
 }

@@ -12,6 +12,7 @@ use super::component::{COMPONENTS, Component, Shard, Stored};
 use super::folder::LAYOUT;
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::parameter::{Parameter, Sentence, Word};
 use crate::pickle;
 
 /// A single file, open.
@@ -28,7 +29,7 @@ pub struct SingleFile {
 }
 
 /// What a file is instead of a model, by the parts of its keys; the first that is found.
-const INSTEAD: [(&[&str], &str); 7] = [
+const INSTEAD: [(&[&str], &[Word]); 7] = [
     (
         &[
             "lora_unet_",
@@ -40,29 +41,44 @@ const INSTEAD: [(&[&str], &str); 7] = [
             "lokr_",
             "hada_w",
         ],
-        "a LoRA, which changes a model and is none itself; give the model that it was made for",
+        &[Word::Text(
+            "a LoRA, which changes a model and is none itself; give the model that it was made for",
+        )],
     ),
     (
         &["control_model.", "controlnet_cond_embedding."],
-        "a ControlNet, which steers a model and is none itself; give the model that it was made for",
+        &[Word::Text(
+            "a ControlNet, which steers a model and is none itself; give the model that it was made for",
+        )],
     ),
     (
         &["emb_params", "string_to_param", "clip_g"],
-        "a textual inversion, which is a word for a prompt; give the model that it was made for",
+        &[Word::Text(
+            "a textual inversion, which is a word for a prompt; give the model that it was made for",
+        )],
     ),
     (
         &["double_blocks.", "joint_blocks.", "single_transformer_blocks."],
-        "a model of the Flux or Stable Diffusion 3 family, which is not supported; try Stable Diffusion 1.x, 2.x or XL",
+        &[Word::Text(
+            "a model of the Flux or Stable Diffusion 3 family, which is not supported; try Stable Diffusion 1.x, 2.x or XL",
+        )],
     ),
     (
         &["down_blocks.0.resnets.0.conv1.", "time_embedding.linear_1."],
-        "one component of a model in the layout of diffusers; give the folder of the whole model",
+        &[Word::Text(
+            "one component of a model in the layout of diffusers; give the folder of the whole model",
+        )],
     ),
     (
         &["decoder.conv_in.", "decoder.conv_out.", "encoder.conv_in.", "decoder.layers.", "taesd_decoder."],
-        "a VAE alone; name the model with --model, and this file with --vae",
+        &[
+            Word::Text("a VAE alone; name the model with "),
+            Word::Name(Parameter::Model),
+            Word::Text(", and this file with "),
+            Word::Name(Parameter::Vae),
+        ],
     ),
-    (&["text_model.", "transformer.resblocks."], "a text encoder alone; give the whole model"),
+    (&["text_model.", "transformer.resblocks."], &[Word::Text("a text encoder alone; give the whole model")]),
 ];
 
 /// What gives the tensors of a model's pickle in Python.
@@ -210,10 +226,13 @@ fn vae_levels(tensors: &[Stored], prefix: &str) -> usize {
     tensors.iter().filter_map(level).max().map_or(0, |level: usize| level.saturating_add(1))
 }
 
-fn other_than_a_model(tensors: &[Stored]) -> Option<&'static str> {
+fn other_than_a_model(tensors: &[Stored]) -> Option<Sentence> {
     let has = |part: &str| tensors.iter().any(|stored| stored.key.contains(part));
     if has("model.diffusion_model.input_blocks.") {
         return None;
     }
-    INSTEAD.iter().find(|(parts, _)| parts.iter().any(|part| has(part))).map(|&(_, instead)| instead)
+    INSTEAD
+        .iter()
+        .find(|(parts, _)| parts.iter().any(|part| has(part)))
+        .map(|&(_, words)| Sentence::of(words))
 }

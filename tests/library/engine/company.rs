@@ -75,11 +75,12 @@ fn pictures_are_the_same_in_company() {
     same_in_company("models/tiny", true, false);
 }
 
-/// A mask beside none, a prompt of two chunks beside one, many steps beside few, guidance beside none: one batch.
+/// A mask beside none, a prompt of two chunks beside one, many steps beside few, guidance beside none or in some steps:
+/// one batch.
 #[test]
 fn images_of_every_kind_share_a_batch() {
     let rows = Arc::new(Rows::default());
-    let engine = start("models/tiny", Settings { max_batch: 4, ..Settings::default() }, rows.clone());
+    let engine = start("models/tiny", Settings { max_batch: 5, ..Settings::default() }, rows.clone());
     let picture = raster([64, 64], |i| (i * 7 % 256) as u8);
     let mask = Some(raster([64, 64], |i| if i / 3 % 64 < 24 { 0 } else { 255 }));
     let long = "a lighthouse at dawn, ".repeat(6);
@@ -93,14 +94,35 @@ fn images_of_every_kind_share_a_batch() {
         },
         Request { init: Some(Init { picture, mask, strength: 1.0 }), ..request(&engine, 50, 3) },
         Request { guidance_scale: 1.0, ..request(&engine, 50, 4) },
+        Request { guidance_start: 0.2, guidance_end: 0.6, ..request(&engine, 20, 5) },
     ];
     let jobs: Vec<_> = requests.iter().map(|request| submit(&engine, request.clone())).collect();
     let pictures: Vec<Picture> = jobs.iter().map(|(_, heard)| end(heard).expect("painted").picture).collect();
-    assert_eq!(rows.0.lock().unwrap().iter().max(), Some(&7), "all four in one call");
+    let most = *rows.0.lock().unwrap().iter().max().expect("a step");
+    assert!(most >= 8, "all five in one call, not {most} rows");
     let mut pipeline = load_pipeline("models/tiny", Cpu::new());
     for (request, picture) in requests.iter().zip(&pictures) {
         assert!(paint(&mut pipeline, request).pictures[0] == *picture, "seed {}", request.seed);
     }
+}
+
+/// Guidance in a part of the steps costs a second row in these alone.
+#[test]
+fn steps_without_guidance_have_one_row() {
+    let rows = Arc::new(Rows::default());
+    let engine = start("models/tiny", Settings::default(), rows.clone());
+    let whole = request(&engine, 10, 1);
+    let part = Request { guidance_start: 0.2, guidance_end: 0.5, ..whole.clone() };
+    let (_ticket, heard) = submit(&engine, part.clone());
+    let picture = end(&heard).expect("painted").picture;
+    assert_eq!(*rows.0.lock().unwrap(), [1, 1, 2, 2, 2, 1, 1, 1, 1, 1]);
+    let mut pipeline = load_pipeline("models/tiny", Cpu::new());
+    let mut paint = |request: &Request| paint(&mut pipeline, request).pictures.remove(0);
+    assert!(paint(&part) == picture);
+    let everywhere = Request { guidance_start: 0.0, guidance_end: 1.0, ..whole.clone() };
+    let [whole, everywhere, nowhere] =
+        [whole.clone(), everywhere, Request { guidance_scale: 1.0, ..whole }].map(|request| paint(&request));
+    assert!(everywhere == whole && picture != whole && picture != nowhere);
 }
 
 #[test]

@@ -162,6 +162,25 @@ fn a_device_error_fails_its_batch_and_says_so() {
     );
 }
 
+struct Bug;
+
+impl Observer for Bug {
+    fn encoded(&self, _time: Duration) {
+        panic!("a bug, on purpose");
+    }
+}
+
+#[test]
+fn a_panic_is_an_internal_error_and_ends_the_engine() {
+    let engine = start("models/tiny", Settings::default(), Arc::new(Bug));
+    let (_ticket, heard) = submit(&engine, request(&engine, 3, 1));
+    let Err(Failure::Error(error)) = end(&heard) else { panic!("painted") };
+    assert!(matches!(*error, Error::Internal(_)) && error.is_fatal(), "{error}");
+    let message = error.to_string();
+    assert!(message.starts_with("internal error: ") && !message.contains("CUDA"), "{message}");
+    assert!(!engine.load().alive);
+}
+
 #[test]
 fn a_picture_too_large_for_the_memory_fails_alone() {
     let (engine, faults) = faulty(Settings::default());
