@@ -1,6 +1,7 @@
 //! Text that names parameters, for any interface.
 
-use super::{Interface, Parameter, Word};
+use super::row::{Interface, Word};
+use super::table::Parameter;
 
 /// A piece of a [`Sentence`].
 #[derive(Clone, Debug, PartialEq)]

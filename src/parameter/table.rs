@@ -1,7 +1,8 @@
 //! The table. A new parameter of a request takes a row, and a line in [`RequestPatch`](crate::pipeline::RequestPatch).
 
-use super::Group::*;
-use super::{Field, Key, Range, Row, Word};
+use super::range::Range;
+use super::row::Group::*;
+use super::row::{Field, Key, Row, Word};
 
 /// A help text: literals, and parameters by their variants.
 macro_rules! words {

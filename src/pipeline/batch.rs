@@ -235,8 +235,9 @@ impl<P> Batch<P> {
         Ok(form)
     }
 
-    /// Runs up to `steps` steps of all members. `on_step` hears how many are done beyond those that the members know
-    /// of, not necessarily of each one, and may break off. Returns the number of steps done.
+    /// Runs up to `steps` steps of all members, and no further than to where guidance of one begins or ends, since rows
+    /// come or go there. `on_step` hears how many are done beyond those that the members know of, not necessarily of each
+    /// one, and may break off. Returns the number of steps done.
     ///
     /// # Panics
     /// If a member has fewer left.
@@ -247,24 +248,15 @@ impl<P> Batch<P> {
         mut on_step: impl FnMut(&[Member<P>], usize) -> ControlFlow<()>,
     ) -> Result<usize> {
         assert!(steps <= self.left(), "too many steps");
-        let mut done = 0;
-        let mut flow = ControlFlow::Continue(());
-        while done < steps && flow.is_continue() {
-            let form = self.route(backend)?;
-            // Where guidance begins or ends, rows come or go.
-            let until_change = self.members.iter().map(|member| member.state.until_change());
-            let most = until_change.min().map_or(0, |until| until.min(steps - done));
-            let members = &self.members;
-            let ran = backend.replay_steps(&self.graphs[&form], most, &mut |ran| {
-                flow = on_step(members, ran);
-                flow
-            })?;
-            done += ran;
-            for Member { state, .. } in &mut self.members {
-                let before = state.is_guided();
-                state.done += ran;
-                self.routed &= state.is_guided() == before;
-            }
+        let form = self.route(backend)?;
+        let members = &self.members;
+        let until_change = members.iter().map(|member| member.state.until_change());
+        let steps = until_change.fold(steps, usize::min);
+        let done = backend.replay_steps(&self.graphs[&form], steps, &mut |done| on_step(members, done))?;
+        for Member { state, .. } in &mut self.members {
+            let before = state.is_guided();
+            state.done += done;
+            self.routed &= state.is_guided() == before;
         }
         Ok(done)
     }

@@ -34,6 +34,6 @@ impl Pipeline {
             }
             rgb => rgb?,
         };
-        Ok(request.pictures(width, height, &rgb))
+        Ok(request.pictures(width, height, rgb))
     }
 }

@@ -74,7 +74,7 @@ impl Counted {
         let layout = layout(model, &models, request)?;
         let room = layout.room;
         let form = form(&models, request);
-        let tokens = Contexts::tokens_of(&models, layout.needs.texts.len());
+        let tokens = Contexts::tokens_of(&models, layout.texts);
         let whole = || Arena::unbounded();
         let encode_image = match (layout.needs.encode, layout.needs.tile_encode) {
             (Some(program), _) => Some(program.count(&models, whole(), dtype)),
@@ -113,8 +113,7 @@ impl Counted {
 
 fn layout(model: &Description, models: &Models, request: &Request) -> Result<Layout> {
     let pass = &request.check(model)?[0];
-    let texts = prompts::skips(request, model);
-    let texts = texts.into_iter().map(|skip| TextProgram { chunks: 1, skip }).collect();
+    let texts = TextProgram::of(&prompts::skips(request, model), 1);
     Ok(Layout::new(request, models, pass, texts, false, true))
 }
 
@@ -137,13 +136,9 @@ fn walk(program: &impl Program, models: &Models, count: &mut Count) {
 fn count_encode(models: &Models, layout: &Layout, arena: Arena, dtype: DType) -> Count {
     let mut count = Count::over(arena, dtype);
     let needs = &layout.needs;
-    for (i, text) in needs.texts.iter().enumerate() {
-        walk(text, models, &mut count);
-        needs.context.iter().for_each(|program| walk(program, models, &mut count));
-        if i < models.time_tables() {
-            needs.times.iter().for_each(|program| walk(program, models, &mut count));
-        }
-    }
+    needs.texts.iter().for_each(|program| walk(program, models, &mut count));
+    needs.context.iter().for_each(|program| walk(program, models, &mut count));
+    needs.times.iter().for_each(|program| walk(program, models, &mut count));
     needs.controls.iter().for_each(|program| walk(program, models, &mut count));
     count
 }

@@ -14,9 +14,10 @@ use super::programs::{
 };
 use super::prompts::{Prompts, Text};
 use super::request::{Pass, Request, Times};
-use super::slots::{Contexts, Range, Room, Slots, padded_tokens};
+use super::slots::{ContextRange, Contexts, Range, Room, Slots, padded_tokens};
 use super::state::{BatchKey, Canvas, Conditioning, State};
 use crate::error::{Error, Result};
+use crate::ops::Tensor;
 
 /// Texts of one chunk that there is room for beside those of [`Pipeline::expect_images`], so that longer prompts need
 /// no other memory.
@@ -35,6 +36,7 @@ pub struct Prepared {
 /// What a pass of a request takes of the pipeline's memory.
 pub(super) struct Layout {
     pub room: Room,
+    pub texts: usize,
     /// Tokens of a text.
     pub tokens: usize,
     pub needs: Needs,
@@ -58,16 +60,18 @@ impl Layout {
         let controls = request.controls.len();
         let evaluations = pass.table.evaluations();
         let tokens = texts[0].chunks * models.tokens;
+        let count = texts.iter().map(|program| program.texts).sum::<usize>();
         let is_init = request.init.is_some();
         let whole = tile.is_none();
         let decode = DecodeProgram { images: request.images, size, preview: false };
         Layout {
             room: Room { size: models.latent_size(size), images: request.images, evaluations, controls },
+            texts: count,
             tokens,
             needs: Needs {
                 texts,
-                context: Some(ContextProgram { tokens: padded_tokens(tokens), controls }),
-                times: Some(TimesProgram::new(evaluations, controls)),
+                context: Some(ContextProgram { texts: count, tokens: padded_tokens(tokens), controls }),
+                times: Some(TimesProgram::new(count.min(models.time_tables()), evaluations, controls)),
                 controls: (0..controls).map(|net| ControlProgram { net, size }).collect(),
                 encode: (is_init && whole).then_some(EncodeProgram { size }),
                 tile_encode: tile.filter(|_| is_init).map(|tile| TileEncodeProgram { tile }),
@@ -129,37 +133,46 @@ impl Pipeline {
         let timesteps = pass.table.timesteps();
         let time_ids = request.size.time_ids(pass.width, pass.height);
         let tables = models.time_tables();
-        let mut conditionings = Vec::new();
-        for (i, text) in prompts.texts().enumerate() {
-            let program = TextProgram { chunks: prompts.chunks(), skip: text.skip };
-            let encoded = programs.encode_text(backend, models, &mut self.texts, program, text)?;
-            let context = match key.contexts.find(&context_key(text, controls)) {
-                Some(context) => context,
-                None => {
-                    let range = key.contexts.take(layout.tokens).expect("reserved");
-                    let program = ContextProgram { tokens: range.padded(), controls };
-                    programs.write_context(backend, models, program, encoded.states, &range)?;
-                    let range = Arc::new(range);
-                    key.contexts.share(context_key(text, controls), &range);
-                    range
-                }
-            };
-            let time_table = i.min(tables - 1);
-            if i == time_table {
-                let inputs = TimesInputs {
-                    timesteps: &timesteps,
-                    guidance_scale: request.guidance_scale,
-                    added: encoded.pooled.map(|pooled| (pooled, &time_ids[..])),
-                };
-                let firsts = slots.iter().map(|slot| key.slots.first_time(slot, time_table, tables));
-                let to = firsts
-                    .map(|first| tensors.times.iter().map(move |table| table.table_rows(first, evaluations)));
-                let program = TimesProgram::new(evaluations, controls);
-                programs.write_times(backend, models, program, &inputs, to)?;
-            }
-            conditionings.push(Conditioning { context, time_table });
-            self.texts.keep(encoded);
+        let texts: Vec<&Text> = prompts.texts().collect();
+        let encoded = programs.encode_texts(backend, models, &mut self.texts, &texts)?;
+
+        let found = texts.iter().map(|text| key.contexts.find(&context_key(text, controls)));
+        let mut contexts: Vec<Option<Arc<ContextRange>>> = found.collect();
+        let missing: Vec<usize> = (0..texts.len()).filter(|&i| contexts[i].is_none()).collect();
+        let ranges: Vec<ContextRange> =
+            missing.iter().map(|_| key.contexts.take(layout.tokens).expect("reserved")).collect();
+        if !missing.is_empty() {
+            let tokens = padded_tokens(layout.tokens);
+            let program = ContextProgram { texts: missing.len(), tokens, controls };
+            let states = missing.iter().map(|&i| encoded[i].states).zip(&ranges);
+            programs.write_contexts(backend, models, program, &states.collect::<Vec<_>>())?;
         }
+        for (i, range) in missing.into_iter().zip(ranges) {
+            let range = Arc::new(range);
+            key.contexts.share(context_key(texts[i], controls), &range);
+            contexts[i] = Some(range);
+        }
+
+        let pooled: Vec<Tensor> = encoded.iter().filter_map(|text| text.pooled).collect();
+        let inputs = TimesInputs {
+            timesteps: &timesteps,
+            guidance_scale: request.guidance_scale,
+            pooled: &pooled,
+            time_ids: &time_ids,
+        };
+        let used = texts.len().min(tables);
+        let of_images = slots.iter().flat_map(|slot| (0..used).map(move |table| (slot, table)));
+        let to = of_images.map(|(slot, number)| {
+            let first = key.slots.first_time(slot, number, tables);
+            (number, tensors.times.iter().map(move |table| table.table_rows(first, evaluations)))
+        });
+        let program = TimesProgram::new(used, evaluations, controls);
+        programs.write_times(backend, models, program, &inputs, to)?;
+        encoded.into_iter().for_each(|text| self.texts.keep(text));
+        let conditionings = contexts.into_iter().flatten().enumerate();
+        let conditionings =
+            conditionings.map(|(i, context)| Conditioning { context, time_table: i.min(tables - 1) });
+        let mut conditionings: Vec<Conditioning> = conditionings.collect();
         for (net, (control, net_slots)) in request.controls.iter().zip(&tensors.controls).enumerate() {
             let program = ControlProgram { net, size: [pass.height, pass.width] };
             let to = slots.iter().map(|slot| net_slots.embedding.images(slot.first, 1));
@@ -184,9 +197,8 @@ impl Pipeline {
         }
         let start = Instant::now();
         let mut from = encoded.map_or(Start::Noise, Start::Picture);
-        let mut conditionings = conditionings.into_iter();
-        let prompt = conditionings.next().expect("every request has a prompt");
-        let negative = conditionings.next();
+        let negative = (conditionings.len() > 1).then(|| conditionings.remove(1));
+        let prompt = conditionings.remove(0);
         let is_guided = |i: usize| request.is_guided_at(&models.config, i, evaluations);
         let guided: Vec<bool> = (0..evaluations).map(is_guided).collect();
         let mut states = Vec::new();
@@ -227,8 +239,7 @@ impl Pipeline {
         here: bool,
     ) -> Result<(Layout, BatchKey)> {
         let chunks = prompts.chunks();
-        let texts: Vec<TextProgram> =
-            prompts.texts().map(|text| TextProgram { chunks, skip: text.skip }).collect();
+        let texts = TextProgram::of(&prompts.texts().map(|text| text.skip).collect::<Vec<_>>(), chunks);
         let whole = (request.images, [pass.height, pass.width]);
         let mut tiled = self.too_large.contains(&whole);
         let mut dropped = false;
@@ -295,7 +306,7 @@ impl Pipeline {
             before = contexts.tokens();
         }
         let expected = 2 * self.room[0] + SPARE_TEXTS;
-        let needed = prompts.texts().count() * padded_tokens(layout.tokens);
+        let needed = layout.texts * padded_tokens(layout.tokens);
         let tokens = Contexts::tokens_of(&self.models, expected).max(2 * before).max(needed);
         self.contexts = None;
         self.batches.clear();
@@ -323,7 +334,7 @@ impl Pipeline {
 
 /// Equal for texts whose keys and values are the same for so many ControlNets.
 fn context_key(text: &Text, controls: usize) -> Vec<u8> {
-    let mut key = text.key(text.skip);
+    let mut key = text.key();
     key.extend(controls.to_le_bytes());
     key
 }

@@ -118,8 +118,10 @@ impl Pipeline {
         if let (PreviewMethod::Projection, Some(projection)) = (method, projection(&self.models.config)) {
             let [h, w] = self.models.latent_size([canvas.height, canvas.width]);
             let c = self.models.config.vae.latent_channels();
-            let rgb: Vec<u8> = samples.chunks_exact(c).flat_map(|pixel| projection.colour(pixel)).collect();
-            return Ok(request.pictures(w, h, &rgb));
+            let colours = |sample: &[f32]| -> Vec<u8> {
+                sample.chunks_exact(c).flat_map(|pixel| projection.colour(pixel)).collect()
+            };
+            return Ok(request.pictures(w, h, samples.chunks_exact(h * w * c).map(colours).collect()));
         }
         self.decode_samples(request, canvas, true, samples)
     }

@@ -104,9 +104,9 @@ pub(super) fn skips(request: &Request, model: &Description) -> Vec<usize> {
 
 impl Text {
     /// All that the text encoders read: equal for texts that are encoded alike.
-    pub fn key(&self, skip: usize) -> Vec<u8> {
+    pub fn key(&self) -> Vec<u8> {
         let mut key = vec![u8::from(self.is_zeroed)];
-        key.extend(skip.to_le_bytes());
+        key.extend(self.skip.to_le_bytes());
         for Chunks { ids, weights, .. } in &self.encoders {
             key.extend(ids.len().to_le_bytes());
             key.extend(ids.iter().flat_map(|id| id.to_le_bytes()));

@@ -8,7 +8,7 @@ use super::init::{Hires, Init, skipped_steps};
 use super::model::Description;
 use super::tiling::{Tiled, Tiling};
 use crate::error::{Error, Invalid, Result};
-use crate::model::config::{ModelConfig, RGB};
+use crate::model::config::ModelConfig;
 use crate::parameter::{Parameter, Part, sentence};
 use crate::rng::Rng;
 use crate::sampler::{NoiseLevels, Sampler, Sampling, Schedule, Table};
@@ -301,15 +301,10 @@ impl Request {
         self.tiling.tile(&config.vae, [height / scale, width / scale])
     }
 
-    /// The pictures of this size whose colours lie one after the other.
-    pub(super) fn pictures(&self, width: usize, height: usize, rgb: &[u8]) -> Vec<Picture> {
-        let picture = |(i, rgb): (usize, &[u8])| Picture {
-            width,
-            height,
-            rgb: rgb.to_vec(),
-            seed: self.seed.wrapping_add(i as u64),
-        };
-        rgb.chunks_exact(RGB * width * height).enumerate().map(picture).collect()
+    /// The images of this size with these colours.
+    pub(super) fn pictures(&self, width: usize, height: usize, rgb: Vec<Vec<u8>>) -> Vec<Picture> {
+        let picture = |(i, rgb)| Picture { width, height, rgb, seed: self.seed.wrapping_add(i as u64) };
+        rgb.into_iter().enumerate().map(picture).collect()
     }
 
     /// Whether the U-Net sees each picture twice. A model that takes the guidance scale as an input needs no

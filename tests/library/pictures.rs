@@ -104,7 +104,11 @@ fn a_change_records_the_programs_that_it_concerns() {
     let long = Request { prompt: long, long_prompt: Some(LongPrompt::Chunk), ..first.clone() };
     for (change, graphs, request) in [
         ("steps, within the first 128", 0, Request { steps: 100, ..first.clone() }),
-        ("clip skip of the prompt: a text encoder", 1, Request { clip_skip: Some(2), ..first.clone() }),
+        (
+            "clip skip of the prompt, not of the negative prompt: a text encoder for each",
+            2,
+            Request { clip_skip: Some(2), ..first.clone() },
+        ),
         ("an image to start from: its encoder", 1, Request { init: Some(init), ..first.clone() }),
         ("two chunks: text encoder, keys and values, the step with long prompts", 3, long.clone()),
         ("two chunks again", 0, Request { seed: 9, ..long }),

@@ -5,22 +5,22 @@ use crate::error::Result;
 use crate::model::conditioned::Conditioned;
 use crate::ops::*;
 use crate::pipeline::models::Models;
-use crate::pipeline::numbers::write_floats;
 use crate::pipeline::program::Program;
 use crate::pipeline::slots::ContextRange;
 
-/// Keys and values of the U-Net and of the first ControlNets for one text.
+/// Keys and values of the U-Net and of the first ControlNets for one or two texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::pipeline) struct ContextProgram {
-    /// Filled up to what the attention kernels may read ([`KeyRows`]).
+    pub texts: usize,
+    /// Of each text, filled up to what the attention kernels may read ([`KeyRows`]).
     pub tokens: usize,
     pub controls: usize,
 }
 
 pub(in crate::pipeline) struct ContextTensors {
-    /// Zeros behind the prompt's own, so that their keys and values are zeros: there are no biases.
-    states: Tensor, // [1,1,tokens,cross_attention_dim]
-    context: Tensor,       // [1,1,tokens,context columns]
+    /// Zeros fill a text up, so that their keys and values are zeros: there are no biases.
+    states: Tensor, // [1,1,texts·tokens,cross_attention_dim]
+    context: Tensor,       // [1,1,texts·tokens,context columns]
     controls: Vec<Tensor>, // likewise
 }
 
@@ -28,7 +28,7 @@ impl Program for ContextProgram {
     type Tensors = ContextTensors;
 
     fn tensors(&self, models: &Models, ops: &mut dyn Ops) -> ContextTensors {
-        let mut rows = |c: usize| ops.alloc([1, 1, self.tokens, c]);
+        let mut rows = |c: usize| ops.alloc([1, 1, self.texts * self.tokens, c]);
         let controls = &models.controlnets[..self.controls];
         ContextTensors {
             states: rows(models.config.unet.cross_attention_dim),
@@ -48,27 +48,26 @@ impl Program for ContextProgram {
 }
 
 impl Programs {
-    /// Writes the keys and values of hidden states [1,1,n,c] to their range.
-    pub fn write_context(
+    /// Writes the keys and values of texts, by their hidden states [1,1,tokens,c], to their ranges.
+    pub fn write_contexts(
         &mut self,
         backend: &mut dyn Backend,
         models: &Models,
         program: ContextProgram,
-        states: Tensor,
-        to: &ContextRange,
+        texts: &[(Tensor, &ContextRange)],
     ) -> Result<()> {
         let recorded = self.context.get(backend, models, &mut self.workspace, program)?;
         let t = &recorded.tensors;
-        let n = states.tokens();
-        backend.copy(t.states.table_rows(0, n), states)?;
-        if program.tokens > n {
-            let tail = t.states.table_rows(n, program.tokens - n);
-            write_floats(backend, tail, &vec![0.0; tail.len()])?;
+        let of_text = |tensor: Tensor, i: usize| tensor.table_rows(i * program.tokens, program.tokens);
+        for (i, (states, _)) in texts.iter().enumerate() {
+            backend.copy(of_text(t.states, i), *states)?;
         }
         recorded.replay(backend)?;
-        let tables = to.tables(program.controls);
-        for (to, from) in tables.into_iter().zip(std::iter::once(&t.context).chain(&t.controls)) {
-            backend.copy(to, *from)?;
+        for (i, (_, range)) in texts.iter().enumerate() {
+            let made = std::iter::once(&t.context).chain(&t.controls);
+            for (to, &from) in range.tables(program.controls).into_iter().zip(made) {
+                backend.copy(to, of_text(from, i))?;
+            }
         }
         Ok(())
     }

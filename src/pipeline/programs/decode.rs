@@ -89,7 +89,7 @@ impl Program for TileDecodeProgram {
 }
 
 impl Programs {
-    /// Decodes latents [h,w,c] of one or more images: their colours, one image after the other.
+    /// Decodes latents [h,w,c] of one or more images: the colours of each.
     pub fn decode(
         &mut self,
         backend: &mut dyn Backend,
@@ -97,7 +97,7 @@ impl Programs {
         program: DecodeProgram,
         tile: Option<[usize; 2]>,
         latents: &[f32],
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Vec<Vec<u8>>> {
         let DecodeProgram { preview, size, .. } = program;
         // Where the model has no VAE for previews, the same recording serves both.
         let preview = preview && models.preview_vae.is_some();
@@ -112,9 +112,12 @@ impl Programs {
         let t = recorded.tensors;
         backend.write(t.latents, bytemuck::cast_slice(latents))?;
         recorded.replay(backend)?;
-        let mut colours = vec![0; t.rgb.bytes()];
-        backend.read(t.rgb, &mut colours)?;
-        Ok(colours)
+        let colours = t.rgb.split_images(1).map(|image| {
+            let mut colours = vec![0; image.bytes()];
+            backend.read(image, &mut colours)?;
+            Ok(colours)
+        });
+        colours.collect()
     }
 }
 
@@ -126,12 +129,11 @@ fn decode_in_tiles(
     largest: &TileDecodeTensors,
     [h, w]: [usize; 2],
     latents: &[f32],
-) -> Result<Vec<u8>> {
+) -> Result<Vec<Vec<u8>>> {
     let TileDecodeTensors { latents: input, image } = *largest;
     let (c, scale) = (input.c(), image.h() / input.h());
     let tiles = Tiles { picture: [h, w], largest: program.tile };
-    let mut colours = Vec::new();
-    for latents in latents.chunks_exact(h * w * c) {
+    let decode_image = |latents: &[f32]| {
         let mut decode = |window: Window| {
             let tile = TileDecodeTensors {
                 latents: Tensor { shape: [1, window.h, window.w, c], ..input },
@@ -143,7 +145,7 @@ fn decode_in_tiles(
             backend.run(&mut |ops| program.run(models, ops, &tile))?;
             read_floats(backend, tile.image)
         };
-        colours.extend(tiles.join(scale, RGB, ToRgb8::level, &mut decode)?);
-    }
-    Ok(colours)
+        tiles.join(scale, RGB, ToRgb8::level, &mut decode)
+    };
+    latents.chunks_exact(h * w * c).map(decode_image).collect()
 }

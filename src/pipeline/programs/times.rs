@@ -13,6 +13,8 @@ use crate::pipeline::program::Program;
 /// Time tables of the U-Net and of the first ControlNets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::pipeline) struct TimesProgram {
+    /// Tables of each: XL's take in a text, so that there is one for each.
+    pub tables: usize,
     /// Model evaluations, rounded up so that similar schedules share a recording.
     evaluations: usize,
     pub controls: usize,
@@ -22,15 +24,16 @@ pub(in crate::pipeline) struct TimesProgram {
 const EVALUATIONS: usize = 128;
 
 impl TimesProgram {
-    pub fn new(evaluations: usize, controls: usize) -> Self {
-        TimesProgram { evaluations: evaluations.next_power_of_two().max(EVALUATIONS), controls }
+    pub fn new(tables: usize, evaluations: usize, controls: usize) -> Self {
+        let evaluations = evaluations.next_power_of_two().max(EVALUATIONS);
+        TimesProgram { tables, evaluations, controls }
     }
 }
 
 pub(in crate::pipeline) struct TimesTensors {
     inputs: TimeInputs,
     /// Of the U-Net, then of each ControlNet.
-    tables: Vec<Tensor>, // [1,1,evaluations,time columns]
+    tables: Vec<Tensor>, // [tables,1,evaluations,time columns]
 }
 
 /// What the tables are made of.
@@ -38,8 +41,10 @@ pub(in crate::pipeline) struct TimesInputs<'a> {
     pub timesteps: &'a [f32],
     /// For models with guidance distilled into them.
     pub guidance_scale: f32,
-    /// Of XL: the pooled prompt and the numbers about size.
-    pub added: Option<(Tensor, &'a [f32])>,
+    /// Of XL: the pooled output of the text of each table, [1,1,1,c].
+    pub pooled: &'a [Tensor],
+    /// Of XL: the numbers about size.
+    pub time_ids: &'a [f32],
 }
 
 impl Program for TimesProgram {
@@ -50,14 +55,17 @@ impl Program for TimesProgram {
         let columns = std::iter::once(models.unet.time_columns());
         let columns =
             columns.chain(models.controlnets[..self.controls].iter().map(Conditioned::time_columns));
-        let tables = columns.map(|c| ops.alloc([1, 1, n, c])).collect();
-        let embeds = unet.text_time.map(|text_time| ops.alloc([1, 1, 1, text_time.width()]));
-        let mut floats = |c| ops.arena().alloc([1, 1, 1, c], DType::F32);
+        let tables = columns.map(|c| ops.alloc([self.tables, 1, n, c])).collect();
+        let embeds = unet.text_time.map(|text_time| ops.alloc([1, 1, self.tables, text_time.width()]));
+        let mut floats = |rows, c| ops.arena().alloc([rows, 1, 1, c], DType::F32);
         TimesTensors {
             inputs: TimeInputs {
-                timesteps: floats(n),
-                guidance: unet.time_cond_proj_dim.map(|_| floats(n)),
-                added: embeds.map(|embeds| AddedInputs { embeds, time_ids: floats(TextTimeConfig::SIZES) }),
+                timesteps: floats(1, n),
+                guidance: unet.time_cond_proj_dim.map(|_| floats(1, n)),
+                added: embeds.map(|embeds| AddedInputs {
+                    embeds,
+                    time_ids: floats(self.tables, TextTimeConfig::SIZES),
+                }),
             },
             tables,
         }
@@ -74,15 +82,15 @@ impl Program for TimesProgram {
 }
 
 impl Programs {
-    /// Writes the time tables of a schedule to tensors of as many rows as it has timesteps: for each image those of the
-    /// U-Net and of the ControlNets.
+    /// Writes the time tables of a schedule to tensors of as many rows as it has timesteps: for the numbers of tables
+    /// those of the U-Net and of the ControlNets.
     pub fn write_times<T: Iterator<Item = Tensor>>(
         &mut self,
         backend: &mut dyn Backend,
         models: &Models,
         program: TimesProgram,
         inputs: &TimesInputs,
-        to: impl Iterator<Item = T>,
+        to: impl Iterator<Item = (usize, T)>,
     ) -> Result<()> {
         let recorded = self.times.get(backend, models, &mut self.workspace, program)?;
         let TimesTensors { inputs: t, tables } = &recorded.tensors;
@@ -91,14 +99,16 @@ impl Programs {
             let thousandths = 1000.0 * (inputs.guidance_scale - 1.0);
             backend.write(guidance, bytemuck::cast_slice(&vec![thousandths; guidance.len()]))?;
         }
-        if let (Some(added), Some((pooled, numbers))) = (t.added, inputs.added) {
-            backend.copy(added.embeds.columns(0, pooled.c()), pooled)?;
-            backend.write(added.time_ids, bytemuck::cast_slice(numbers))?;
+        if let Some(added) = t.added {
+            for (i, &pooled) in inputs.pooled.iter().enumerate() {
+                backend.copy(added.embeds.row(i).columns(0, pooled.c()), pooled)?;
+            }
+            backend.write(added.time_ids, bytemuck::cast_slice(&inputs.time_ids.repeat(program.tables)))?;
         }
         recorded.replay(backend)?;
-        for to in to {
+        for (number, to) in to {
             for (to, table) in to.zip(tables) {
-                backend.copy(to, table.table_rows(0, to.tokens()))?;
+                backend.copy(to, table.images(number, 1).table_rows(0, to.tokens()))?;
             }
         }
         Ok(())
