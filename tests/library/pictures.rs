@@ -112,7 +112,11 @@ fn a_change_records_the_programs_that_it_concerns() {
         ("an image to start from: its encoder", 1, Request { init: Some(init), ..first.clone() }),
         ("two chunks: text encoder, keys and values, the step with long prompts", 3, long.clone()),
         ("two chunks again", 0, Request { seed: 9, ..long }),
-        ("no guidance: the step", 1, Request { guidance_scale: 1.0, ..first.clone() }),
+        (
+            "no guidance: the step, keys and values of one text",
+            2,
+            Request { guidance_scale: 1.0, ..first.clone() },
+        ),
         ("another size: the step, the decoder", 2, Request { height: first.height + 8, ..first.clone() }),
         ("all that was", 0, first.clone()),
     ] {
