@@ -5,15 +5,13 @@
 //! gives it its type, and a field of [`Request`](crate::pipeline::Request), which gives it its meaning.
 
 mod range;
-mod row;
 mod sentence;
 mod table;
 
 pub use self::range::Range;
-pub use self::row::{Field, Group, Interface, Key, Row, Word};
 pub(crate) use self::sentence::sentence;
 pub use self::sentence::{Part, Sentence};
-pub use self::table::Parameter;
+pub use self::table::{Field, Group, Interface, Key, Parameter, Row, Word};
 
 impl Parameter {
     /// The parameter of a long flag, without its dashes.

@@ -1,7 +1,6 @@
 //! Text that names parameters, for any interface.
 
-use super::row::{Interface, Word};
-use super::table::Parameter;
+use super::table::{Interface, Parameter, Word};
 
 /// A piece of a [`Sentence`].
 #[derive(Clone, Debug, PartialEq)]
