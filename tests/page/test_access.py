@@ -36,7 +36,7 @@ def test_every_state_in_every_look(studio, look):
     studio.page.keyboard.press("Escape")
     check(studio, f"{look}-gallery")
     studio.unfold_settings()
-    studio.set(width=100_000, n=1).paint()
+    studio.set(width=16_000, n=1).paint()
     expect(studio.page.locator(".tile[data-state=failed]")).to_be_visible()
     check(studio, f"{look}-failed")
     studio.action("Dismiss")

@@ -140,9 +140,9 @@ def test_an_error_is_told_and_tried_again(studio):
 
 
 def test_what_the_server_says_of_a_bad_request(studio):
-    studio.set(prompt="a red fox", width=100_000).paint()
+    studio.set(prompt="a red fox", width=16_000).paint()
     expect(studio.tiles.first).to_have_attribute("data-state", "failed")
-    expect(studio.tiles.first.locator(".message")).to_contain_text("100000")
+    expect(studio.tiles.first.locator(".message")).to_contain_text("16000")
     studio.action("Dismiss")
     expect(studio.tiles).to_have_count(0)
 
