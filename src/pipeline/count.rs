@@ -4,7 +4,7 @@ use super::Pipeline;
 use super::batch::workspace_bytes;
 use super::model::Description;
 use super::models::Models;
-use super::prepare::Layout;
+use super::prepare::{Layout, taken_room, taken_tokens};
 use super::program::Program;
 use super::programs::{DecodeProgram, TextProgram};
 use super::prompts;
@@ -72,9 +72,9 @@ impl Counted {
     pub fn new(model: &Description, request: &Request, dtype: DType) -> Result<Self> {
         let models = Models::new(&model.config, 0, &mut Plan::measure(dtype));
         let layout = layout(model, &models, request)?;
-        let room = layout.room;
+        let room = taken_room(layout.room, [1, 0]);
         let form = form(&models, request);
-        let tokens = Contexts::tokens_of(&models, layout.texts);
+        let tokens = taken_tokens(&models, &layout, 1);
         let whole = || Arena::unbounded();
         let encode_image = match (layout.needs.encode, layout.needs.tile_encode) {
             (Some(program), _) => Some(program.count(&models, whole(), dtype)),

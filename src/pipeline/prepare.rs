@@ -284,9 +284,7 @@ impl Pipeline {
         if let Some(slots) = self.slots.iter().find(|slots| of_kind(slots) && fits(slots)) {
             return Ok(slots.clone());
         }
-        let [images, evaluations] = self.room;
-        let evaluations = wanted.evaluations.max(evaluations).next_power_of_two().max(EVALUATIONS);
-        let room = Room { images: wanted.images.max(images), evaluations, ..wanted };
+        let room = taken_room(wanted, self.room);
         // The smaller ones go when the last image has left them.
         self.slots.retain(|slots| !of_kind(slots));
         self.batches.retain(|batch| !of_kind(&batch.key().slots));
@@ -305,9 +303,7 @@ impl Pipeline {
             }
             before = contexts.tokens();
         }
-        let expected = 2 * self.room[0] + SPARE_TEXTS;
-        let needed = layout.texts * padded_tokens(layout.tokens);
-        let tokens = Contexts::tokens_of(&self.models, expected).max(2 * before).max(needed);
+        let tokens = taken_tokens(&self.models, layout, self.room[0]).max(2 * before);
         self.contexts = None;
         self.batches.clear();
         let contexts = Contexts::new(&mut *self.backend, &self.models, tokens)?;
@@ -330,6 +326,18 @@ impl Pipeline {
         self.slots.retain(|slots| Arc::strong_count(slots) > 1);
         self.contexts = self.contexts.take().filter(|contexts| Arc::strong_count(contexts) > 1);
     }
+}
+
+/// The room that is taken for images of which some are expected: how many, and of how many evaluations.
+pub(super) fn taken_room(wanted: Room, [images, evaluations]: [usize; 2]) -> Room {
+    let evaluations = wanted.evaluations.max(evaluations).next_power_of_two().max(EVALUATIONS);
+    Room { images: wanted.images.max(images), evaluations, ..wanted }
+}
+
+/// The tokens that room is taken for where so many images of a size are expected at once.
+pub(super) fn taken_tokens(models: &Models, layout: &Layout, images: usize) -> usize {
+    let expected = Contexts::tokens_of(models, 2 * images + SPARE_TEXTS);
+    expected.max(layout.texts * padded_tokens(layout.tokens))
 }
 
 /// Equal for texts whose keys and values are the same for so many ControlNets.

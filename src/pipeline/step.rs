@@ -194,7 +194,7 @@ impl Step<'_> {
                 index,
                 slot,
             });
-            let longest = if form.long { self.contexts[0].tokens() } else { KeyRows::PADDING };
+            let longest = if form.long { self.contexts[0].tokens() } else { models.tokens };
             let context =
                 |net: usize| Context { table: self.contexts[net], keys: KeyRows { first, length, longest } };
             let time_row = |net: usize| TableRow { table: slots.times[net], index: time };
