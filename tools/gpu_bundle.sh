@@ -48,7 +48,7 @@ for file in sorted(pathlib.Path("models/emoji").rglob("*.safetensors")):
 PYTHON
 
 # Every binary embeds the same kernels: a window that spans several binaries stores them once.
-tar --sort=name -cf - -C .gpu bundle | xz --lzma2=preset=2,dict=128MiB >.gpu/bundle.tar.xz
+tar --sort=name -cf - -C .gpu bundle | xz --lzma2=preset=6,dict=128MiB >.gpu/bundle.tar.xz
 rm -r .gpu/bundle
 cp tools/gpu_run.sh .gpu/run.sh
 du -sh .gpu/bundle.tar.xz
