@@ -115,8 +115,10 @@ impl<'a> Denoiser<'a> {
                 Ok(at) if self.may_join(at, &arrival) => self.join(at, arrival),
                 Ok(_) => staying.push(arrival),
                 Err(error) => {
-                    let painting = arrival.painting.clone();
-                    self.discard(&painting, arrival.state, Failure::Error(Arc::new(error)));
+                    let Arrival { painting, state, .. } = arrival;
+                    drop(state);
+                    self.shared.leaves(&painting);
+                    self.shared.failed(&painting, error);
                 }
             }
         }
@@ -253,13 +255,12 @@ impl<'a> Denoiser<'a> {
     fn break_up(&mut self, at: usize, error: Error) {
         tracing::error!(%error, "a batch failed");
         let error = Arc::new(error);
+        if error.is_fatal() {
+            self.shared.die(error.clone());
+        }
         let mut turn = self.turns.swap_remove(at);
         for Member { state, owner } in turn.batch.abandon() {
             self.discard(&owner.painting, state, Failure::Error(error.clone()));
-        }
-        drop(turn);
-        if error.is_fatal() {
-            self.shared.die(error);
         }
     }
 

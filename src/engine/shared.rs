@@ -242,12 +242,13 @@ impl Shared {
     /// Fails one picture. An error of the device fails all: nothing on it can be trusted any more.
     pub fn failed(&self, painting: &Painting, error: Error) {
         let error = Arc::new(error);
-        self.fail(painting, Failure::Error(error.clone()));
         if error.is_fatal() {
-            self.die(error);
+            return self.die(error);
         }
+        self.fail(painting, Failure::Error(error));
     }
 
+    /// Stops the engine, then fails all: whoever hears of it finds the engine stopped.
     pub fn die(&self, error: Arc<Error>) {
         tracing::error!(%error, "the engine has stopped");
         let mut state = self.lock();

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use sdrt::Error;
-use sdrt::engine::{Engine, Failure, Job, Observer, Refusal, Settings};
+use sdrt::engine::{Engine, Event, Failure, Job, Observer, Refusal, Settings};
 use sdrt::pipeline::Request;
 
-use super::{end, job, model, request, start, step, submit};
+use super::{LONG, end, job, model, request, start, step, submit};
 use crate::faulty::Faults;
 
 #[derive(Default)]
@@ -160,6 +161,25 @@ fn a_device_error_fails_its_batch_and_says_so() {
     assert!(
         matches!(submit(&engine, request(&engine, 3, 1)).0, Err(Refusal::Dead(why)) if why.contains("injected"))
     );
+}
+
+/// Whoever hears of the failure asks at once, on the engine's own thread.
+#[test]
+fn the_engine_has_stopped_before_it_tells_of_a_device_error() {
+    let (engine, faults) = faulty(Settings::default());
+    faults.device_error.store(true, Ordering::Relaxed);
+    let (heard, answers) = channel();
+    let mut asked = Some(engine.clone());
+    let on_event = Box::new(move |event| {
+        if let Event::Failed(Failure::Error(_)) = event
+            && let Some(asked) = asked.take()
+        {
+            let _ = heard.send((asked.load().alive, asked.submit(job(request(&asked, 2, 2)).0)));
+        }
+    });
+    let _ticket = engine.submit(Job { on_event, ..job(request(&engine, 2, 1)).0 }).expect("taken");
+    let (alive, again) = answers.recv_timeout(LONG).expect("it fails");
+    assert!(!alive && matches!(again, Err(Refusal::Dead(_))));
 }
 
 struct Bug;
