@@ -12,7 +12,6 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sdrt::device::Device;
 use sdrt::model::blocks::Context;
-use sdrt::model::conditioned::Conditioned;
 use sdrt::model::config::ModelConfig;
 use sdrt::model::time::TimeInputs;
 use sdrt::ops::count::Count;
@@ -39,8 +38,8 @@ struct Flags {
 fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
     let folder = ModelFolder::open(&flags.model.into())?;
-    let config = ModelConfig::read(&folder.location)?;
-    ensure!(!config.is_xl(), "only the layers of Stable Diffusion 1.x and 2.x can be dumped");
+    let config = ModelConfig::read(&folder.location, &folder.text_encoders)?;
+    ensure!(config.pooled_dim().is_none(), "only the layers of Stable Diffusion 1.x and 2.x can be dumped");
     let checkpoint = Checkpoint::open(&folder)?;
     let mut backend = flags.device.open(flags.dtype)?.backend;
     let dtype = backend.dtype();
@@ -117,9 +116,9 @@ impl Inputs {
 /// Text encoder, U-Net with its hidden states, and decoder of the same latents.
 fn run(models: &Models, ops: &mut dyn Ops, inputs: &Inputs) {
     let [b, h, w, c] = inputs.latents.shape;
-    let (unet, scale) = (&models.unet, models.config.vae.scale_factor());
+    let (unet, scale) = (&models.backbone, models.config.vae.scale_factor());
     let tokens = inputs.ids.c();
-    let states = ops.alloc([b, 1, tokens, models.config.unet.cross_attention_dim]);
+    let states = ops.alloc([b, 1, tokens, models.config.context_dim()]);
     let table = ops.alloc([1, 1, 1, unet.time_columns()]);
     let keys = ops.alloc([1, 1, b * tokens + KeyRows::PADDING, unet.context_columns()]);
     let keys_of_all = Tensor { shape: [b, 1, tokens, keys.c()], ..keys };
@@ -130,7 +129,8 @@ fn run(models: &Models, ops: &mut dyn Ops, inputs: &Inputs) {
     let [x, prediction] = [0, 1].map(|_| ops.alloc([b, h, w, c]));
     let picture = ops.alloc([b, scale * h, scale * w, 3]);
 
-    models.text_encoder.forward(ops, inputs.ids, models.text_encoder.from_end(states, 1, true), None);
+    let text_encoder = &models.text_encoders[0];
+    text_encoder.forward(ops, inputs.ids, text_encoder.from_end(states, 1, true), None);
     unet.time_table(ops, table, TimeInputs { timesteps: inputs.timestep, guidance: None, added: None });
     unet.context(ops, keys_of_all, states);
     ops.scale(Scale { out: x, x: inputs.latents, scale: 1.0, statistics: None });

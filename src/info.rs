@@ -66,7 +66,7 @@ impl Info {
             Model::Random { .. } => planned(&plan.requests),
         };
         let counted = Counted::new(&description, request, dtype)?;
-        let unet_batch = request.images * if request.is_guided(config) { 2 } else { 1 };
+        let unet_batch = request.images * request.rows(config);
         Ok(Info {
             tensors,
             dtype,

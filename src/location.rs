@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn a_model_in_memory_opens_and_reads_at_any_address() {
         let folder = ModelFolder::open(&model("", None)).unwrap();
-        assert_eq!(folder.tokenizers().iter().flatten().count(), 0);
+        assert!(folder.tokenizer("tokenizer").is_none());
         let checkpoint = Checkpoint::open(&folder).unwrap();
         let requests = ["unet", "vae", "text_encoder"].map(|component| Request {
             component,

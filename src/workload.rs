@@ -46,7 +46,7 @@ impl Workload {
             guidance_scale: self.guidance_scale.unwrap_or(defaults.guidance_scale),
             width,
             height,
-            init: description.config.paints_into_pictures().then(Init::blank),
+            init: Init::wanted(&description),
             controls: vec![Control::blank(); controls],
             ..defaults
         };

@@ -61,7 +61,7 @@ impl Info {
         let request = Request {
             width: self.size.width.unwrap_or(defaults.width),
             height: self.size.height.unwrap_or(defaults.height),
-            init: description.config.paints_into_pictures().then(Init::blank),
+            init: Init::wanted(&description),
             images: self.num_images,
             tiling: self.tiling.tiling(),
             ..defaults
@@ -210,9 +210,10 @@ fn configuration(info: &info::Info, request: &Request) -> Vec<(&'static str, Str
         }
         Err(error) => error.to_string(),
     };
-    let mut parts = vec![("family", format!("{family}{distillation}"))];
-    parts
-        .extend(["text encoder", "text encoder 2"].into_iter().zip(config.text_encoders().map(text_encoder)));
+    let distilled = distillation.words(request.steps, request.guidance_scale);
+    let mut parts = vec![("family", format!("{family}{distilled}"))];
+    let encoders = config.text_encoders.iter().map(|encoder| text_encoder(&encoder.clip));
+    parts.extend(["text encoder", "text encoder 2"].into_iter().zip(encoders));
     parts.extend([("U-Net", unet), ("VAE", vae), ("scheduler", noise), ("suggests", suggests)]);
     parts
 }

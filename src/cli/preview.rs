@@ -54,8 +54,8 @@ impl PreviewArgs {
         model: &Description,
     ) -> Result<Option<PreviewFiles>> {
         let Some(every) = self.preview else { return Ok(None) };
-        let method = self.preview_method.unwrap_or(PreviewMethod::default_of(&model.config));
-        method.check(&model.config)?;
+        let method = self.preview_method.unwrap_or(PreviewMethod::default_of(model));
+        method.check(model)?;
         let path = self.preview_path.clone().unwrap_or_else(|| beside(output));
         if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
             return Err(Error::invalid(format!(

@@ -144,7 +144,7 @@ impl Shared {
             return Err(Error::invalid("a job is one image"));
         }
         if let Some(previews) = job.previews {
-            previews.method.check(config)?;
+            previews.method.check(&self.description)?;
         }
         let passes = request.check(&self.description)?;
         let evaluations: Vec<usize> = passes.iter().map(|pass| pass.table.evaluations()).collect();
@@ -156,7 +156,8 @@ impl Shared {
                 .error());
         }
         let scale = config.vae.scale_factor();
-        let rows = |n: usize| n + (0..n).filter(|&i| request.is_guided_at(config, i, n)).count();
+        let more = request.rows(config) - 1;
+        let rows = |n: usize| n + more * (0..n).filter(|&i| request.is_guided_at(config, i, n)).count();
         let pixels = |pass: &Pass| (pass.width / scale) * (pass.height / scale);
         let costs = passes.iter().zip(&evaluations).map(|(pass, &n)| (pixels(pass) * rows(n)) as f64);
         let (cost, size) = (costs.sum(), [passes[0].width, passes[0].height]);

@@ -96,11 +96,6 @@ impl ClipText {
         Tensor { shape: [1, 1, n - vocab_size, c], ..first }
     }
 
-    /// Whether it has a pooled output.
-    pub fn is_projected(&self) -> bool {
-        self.text_projection.is_some()
-    }
-
     /// The hidden states of layer `clip_skip` from the end, 1 being the last.
     pub fn from_end(&self, out: Tensor, clip_skip: usize, normed: bool) -> HiddenStates {
         HiddenStates { out, layers: self.layers.len() + 1 - clip_skip, normed }

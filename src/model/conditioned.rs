@@ -1,35 +1,37 @@
-//! What U-Nets and ControlNets read in a step and compute outside of it: tables of times and of prompts.
+//! What a network of the denoising loop computes outside of a step: tables of times and of prompts.
 
 use super::blocks::Transformer;
-use super::time::{TimeEmbedding, TimeInputs};
+use super::time::TimeInputs;
 use crate::ops::*;
 
-/// A network whose resnets take the time, and whose transformers the prompts, out of tables.
+/// A network that takes times and prompts out of tables: a backbone, or a ControlNet beside one.
 pub trait Conditioned {
-    fn time_embedding(&self) -> &TimeEmbedding;
+    /// Memory for what a time table is made of: the timesteps of a schedule, for so many tables.
+    fn time_inputs(&self, ops: &mut dyn Ops, tables: usize, timesteps: usize) -> TimeInputs;
 
-    fn transformers(&self) -> impl Iterator<Item = &Transformer>;
+    /// Columns of a time table.
+    fn time_columns(&self) -> usize;
 
-    /// Columns of the context table: keys and values of all cross-attentions.
+    /// What every layer reads at each timestep: `out` [tables,1,n,time_columns].
+    fn time_table(&self, ops: &mut dyn Ops, out: Tensor, inputs: TimeInputs);
+
+    /// Columns of the context table.
     fn context_columns(&self) -> usize;
 
-    /// Columns of the time table: the output channels of all resnets.
-    fn time_columns(&self) -> usize {
-        self.time_embedding().columns()
-    }
+    /// What every layer reads of each token: `out` [b,1,s,context_columns] of `hidden_states` [b,1,s,c].
+    fn context(&self, ops: &mut dyn Ops, out: Tensor, hidden_states: Tensor);
+}
 
-    /// What every resnet adds at each timestep: `out` [rows,1,n,time_columns], where `rows` is 1 unless
-    /// the embedding takes in what differs between the rows of a batch.
-    fn time_table(&self, ops: &mut dyn Ops, out: Tensor, inputs: TimeInputs) {
-        self.time_embedding().table(ops, out, inputs);
-    }
-
-    /// Keys and values of every cross-attention: `out` [b,1,s,context_columns] of `hidden_states` [b,1,s,c].
-    fn context(&self, ops: &mut dyn Ops, out: Tensor, hidden_states: Tensor) {
-        ops.scope("context", |ops| {
-            for transformer in self.transformers() {
-                transformer.context(ops, out, hidden_states);
-            }
-        });
-    }
+/// [`Conditioned::context`] of cross-attentions: their keys and values, side by side.
+pub(super) fn keys_and_values<'a>(
+    transformers: impl Iterator<Item = &'a Transformer>,
+    ops: &mut dyn Ops,
+    out: Tensor,
+    hidden_states: Tensor,
+) {
+    ops.scope("context", |ops| {
+        for transformer in transformers {
+            transformer.context(ops, out, hidden_states);
+        }
+    });
 }

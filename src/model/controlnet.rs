@@ -4,11 +4,11 @@
 //! The picture is embedded once per request ([`ControlNet::embed`]), and as with the U-Net times and prompts
 //! come in tables. How much is added is data: a gain for each row of a batch at each step.
 
-use super::blocks::{Context, Conv, Dense, Transformer};
-use super::conditioned::Conditioned;
+use super::blocks::{Context, Conv, Dense};
+use super::conditioned::{Conditioned, keys_and_values};
 use super::config::ControlNetConfig;
 use super::encoder::{Builder, Encoder};
-use super::time::TimeEmbedding;
+use super::time::{TimeEmbedding, TimeInputs};
 use crate::ops::*;
 use crate::weights::plan::Plan;
 
@@ -131,14 +131,20 @@ impl ControlNet {
 }
 
 impl Conditioned for ControlNet {
-    fn time_embedding(&self) -> &TimeEmbedding {
-        &self.time
+    fn time_inputs(&self, ops: &mut dyn Ops, tables: usize, timesteps: usize) -> TimeInputs {
+        self.time.inputs(ops, tables, timesteps)
     }
-    fn transformers(&self) -> impl Iterator<Item = &Transformer> {
-        self.encoder.transformers()
+    fn time_columns(&self) -> usize {
+        self.time.columns()
+    }
+    fn time_table(&self, ops: &mut dyn Ops, out: Tensor, inputs: TimeInputs) {
+        self.time.table(ops, out, inputs);
     }
     fn context_columns(&self) -> usize {
         self.context_columns
+    }
+    fn context(&self, ops: &mut dyn Ops, out: Tensor, hidden_states: Tensor) {
+        keys_and_values(self.encoder.transformers(), ops, out, hidden_states);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The models, written once over [`crate::ops::Ops`].
 
 pub mod autoencoder;
+pub mod backbone;
 pub mod blocks;
 pub mod clip;
 pub mod conditioned;

@@ -82,6 +82,18 @@ impl TimeEmbedding {
         self.columns - o
     }
 
+    /// Memory for the inputs of tables of so many timesteps.
+    pub fn inputs(&self, ops: &mut dyn Ops, tables: usize, timesteps: usize) -> TimeInputs {
+        let config = self.add_embedding.as_ref().map(|add_embedding| add_embedding.config);
+        let embeds = config.map(|config| (ops.alloc([1, 1, tables, config.width()]), config.numbers));
+        let mut floats = |rows, c| ops.arena().alloc([rows, 1, 1, c], DType::F32);
+        TimeInputs {
+            timesteps: floats(1, timesteps),
+            guidance: self.cond_proj.as_ref().map(|_| floats(1, timesteps)),
+            added: embeds.map(|(embeds, n)| AddedInputs { embeds, time_ids: floats(tables, n) }),
+        }
+    }
+
     /// Columns of the table: the output channels of all resnets.
     pub fn columns(&self) -> usize {
         self.columns

@@ -1,22 +1,21 @@
 //! `UNet2DConditionModel`: noisy latents, a time and a context to a prediction.
 //!
-//! What does not change between steps is computed outside of the step: the time embeddings of all steps
-//! ([`Conditioned::time_table`], once per run; XL's take in the prompt too, so that each row of a batch has its
-//! own) and the cross-attention keys and values of the prompts ([`Conditioned::context`], once per prompt). The
-//! skip connections cost nothing: a down block writes its output into the right columns of the buffer that
-//! an up block will read as the concatenation.
+//! Its tables are what every resnet adds at each timestep (XL's take in the prompt too) and the keys and values of all
+//! cross-attentions. The skip connections cost nothing: a down block writes its output into the right columns of the
+//! buffer that an up block will read as the concatenation.
 //!
 //! Easy to get wrong: the concatenation is `[hidden, skip]`; an up block has one resnet more than a
 //! down block; up blocks take the levels' heads and depths in reverse; a map of odd size is halved
 //! rounding up, and enlarged back to the size that the skip has; ControlNets add to the skip connections
 //! only when the middle has read the last of them.
 
-use super::blocks::{Carried, Context, Conv, Norm, Transformer};
-use super::conditioned::Conditioned;
+use super::backbone::Backbone;
+use super::blocks::{Carried, Context, Conv, Norm};
+use super::conditioned::{Conditioned, keys_and_values};
 use super::config::UNetConfig;
 use super::controlnet::{ControlInputs, ControlNet};
 use super::encoder::{Block, Builder, Encoder};
-use super::time::TimeEmbedding;
+use super::time::{TimeEmbedding, TimeInputs};
 use crate::ops::*;
 use crate::weights::plan::Plan;
 
@@ -64,26 +63,61 @@ impl UNet {
         }
     }
 
-    /// Channels of the input as the first convolution reads it: filled up with zeros.
-    pub fn input_channels(&self) -> usize {
+    /// Takes the inputs of all up resnets for latents [b,h,w], and finds in them the place of each skip
+    /// connection.
+    fn concatenations(&self, ops: &mut dyn Ops, map: [usize; 3]) -> Concatenations {
+        let shapes = self.encoder.skip_shapes(map);
+        let mut hidden = shapes[shapes.len() - 1][3];
+        let mut skips = Vec::new();
+        let mut inputs = Vec::new();
+        let up_layers = self.up_blocks.iter().flat_map(|block| block.layers.iter().map(|_| block.c));
+        for ([b, h, w, skip], c) in shapes.into_iter().rev().zip(up_layers) {
+            let input = ops.alloc([b, h, w, hidden + skip]);
+            skips.push(input.columns(hidden, skip));
+            inputs.push(input);
+            hidden = c;
+        }
+        skips.reverse();
+        Concatenations { skips, inputs }
+    }
+}
+
+impl Conditioned for UNet {
+    fn time_inputs(&self, ops: &mut dyn Ops, tables: usize, timesteps: usize) -> TimeInputs {
+        self.time.inputs(ops, tables, timesteps)
+    }
+    fn time_columns(&self) -> usize {
+        self.time.columns()
+    }
+    fn time_table(&self, ops: &mut dyn Ops, out: Tensor, inputs: TimeInputs) {
+        self.time.table(ops, out, inputs);
+    }
+    fn context_columns(&self) -> usize {
+        self.context_columns
+    }
+    fn context(&self, ops: &mut dyn Ops, out: Tensor, hidden_states: Tensor) {
+        let up = self.up_blocks.iter().flat_map(Block::transformers);
+        keys_and_values(self.encoder.transformers().chain(up), ops, out, hidden_states);
+    }
+}
+
+impl Backbone for UNet {
+    fn input_channels(&self) -> usize {
         self.encoder.input_channels()
     }
 
-    /// Whether the prompt comes in with the first cross-attention and not before, so that the rows of
-    /// guidance are alike up to there: they have the same latents, mask and masked picture, and the same
-    /// times. XL's time embedding takes in the pooled prompt. What ControlNets add differs between the rows,
-    /// but is added behind the middle, to the rows' own skip connections.
-    pub fn begins_without_context(&self) -> bool {
-        self.config.text_time.is_none()
+    /// XL's time embedding takes in the pooled prompt.
+    fn times_take_prompt(&self) -> bool {
+        self.config.text_time.is_some()
     }
 
-    /// The prediction `out` [b,h,w,out_channels] for latents `x` [b,h,w,input_channels], with the time
-    /// table's row and the context of each image.
-    ///
-    /// `x` may have fewer images, `b / n`, where [`UNet::begins_without_context`]: image i of `out` is then
-    /// for image i mod `b / n` of `x` and of the time rows, as in guidance, where each picture has two
-    /// contexts. Up to the first cross-attention they are computed once.
-    pub fn forward(
+    /// The prompt comes in with the first cross-attention, unless the times take it in. What ControlNets add differs
+    /// between the rows, but is added behind the middle, to the rows' own skip connections.
+    fn begins_without_context(&self) -> bool {
+        !self.times_take_prompt()
+    }
+
+    fn forward(
         &self,
         ops: &mut dyn Ops,
         out: Tensor,
@@ -133,36 +167,6 @@ impl UNet {
             ops.group_norm(GroupNorm { silu: true, ..norm });
             ops.conv2d(self.conv_out.to(out, normed));
         });
-    }
-
-    /// Takes the inputs of all up resnets for latents [b,h,w], and finds in them the place of each skip
-    /// connection.
-    fn concatenations(&self, ops: &mut dyn Ops, map: [usize; 3]) -> Concatenations {
-        let shapes = self.encoder.skip_shapes(map);
-        let mut hidden = shapes[shapes.len() - 1][3];
-        let mut skips = Vec::new();
-        let mut inputs = Vec::new();
-        let up_layers = self.up_blocks.iter().flat_map(|block| block.layers.iter().map(|_| block.c));
-        for ([b, h, w, skip], c) in shapes.into_iter().rev().zip(up_layers) {
-            let input = ops.alloc([b, h, w, hidden + skip]);
-            skips.push(input.columns(hidden, skip));
-            inputs.push(input);
-            hidden = c;
-        }
-        skips.reverse();
-        Concatenations { skips, inputs }
-    }
-}
-
-impl Conditioned for UNet {
-    fn time_embedding(&self) -> &TimeEmbedding {
-        &self.time
-    }
-    fn transformers(&self) -> impl Iterator<Item = &Transformer> {
-        self.encoder.transformers().chain(self.up_blocks.iter().flat_map(Block::transformers))
-    }
-    fn context_columns(&self) -> usize {
-        self.context_columns
     }
 }
 

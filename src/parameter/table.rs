@@ -259,6 +259,10 @@ parameters! {
         "The share of the steps, up to 1, after which guidance does not act any more"
     ]).range(UNIT).default("1").key(Key::Plain("Guidance end"))
         .fields(Field::Plain("guidance_end"), Field::Plain("guidance_end"));
+    ImageGuidanceScale: Row::new(Sampling, "image-guidance-scale", "X", words![
+        "How close an InstructPix2Pix model stays to " InitImage ", which it edits; from 1 [default: 1.5]"
+    ]).range(Range::Closed { from: 1.0, to: 100.0 }).key(Key::Plain("Image CFG scale"))
+        .fields(Field::Plain("image_guidance_scale"), Field::Plain("image_cfg_scale"));
     Sampler: Row::new(Sampling, "sampler", "NAME", words![
         "ddim, pndm, euler, euler-a, heun, dpm2, dpm2-a, dpm++2s-a, dpm++2m, dpm++2m-sde, dpm++3m-sde, deis, ipndm, "
         "lms, unipc, lcm, tcd or ddpm [default: the model's]"
@@ -294,6 +298,13 @@ parameters! {
     TargetSize: Row::new(Size, "target-size", "WxH", words![
         "XL: the size that the original seems brought to [default: the image's]"
     ]).range(SIZE).key(Key::Plain("Target size"));
+    AestheticScore: Row::new(Size, "aesthetic-score", "X", words![
+        "XL's refiner: the aesthetic score that the image seems to have [default: 6]"
+    ]).range(Range::Finite).key(Key::Plain("Aesthetic score")).fields(Field::Plain("aesthetic_score"), Field::None);
+    NegativeAestheticScore: Row::new(Size, "negative-aesthetic-score", "X", words![
+        "XL's refiner: the same of what guidance leads away from [default: 2.5]"
+    ]).range(Range::Finite).key(Key::Plain("Negative aesthetic score"))
+        .fields(Field::Plain("negative_aesthetic_score"), Field::None);
     NumImages: Row::new(Size, "num-images", "N", words!["Images of every prompt; image i has the seed N + i"])
         .short('b').range(Range::from(1)).default("1").fields(Field::Plain("n"), Field::Own("batch_size"));
 
@@ -303,7 +314,7 @@ parameters! {
     ]).short('i').alias("init-img").fields(Field::Own("image"), Field::Own("init_images"));
     Strength: Row::new(FromImage, "strength", "X", words![
         "How much of " InitImage " is generated anew, above 0 to 1 [default: as diffusers, 0.8, of XL 0.3; with " Mask
-        " 1, of XL 0.9999]"
+        " 1, of XL 0.9999; of InstructPix2Pix 1]"
     ]).range(STRENGTH).fields(Field::Plain("strength"), Field::Own("denoising_strength"));
     Mask: Row::new(FromImage, "mask", "FILE", words![
         "What is light in this image is generated, what is dark is kept of " InitImage

@@ -52,7 +52,7 @@ impl<P> Batch<P> {
         let room = key.slots.room;
         let bytes = workspace_bytes(models, backend.dtype(), &room, key.contexts.tokens(), capacity);
         let workspace = workspace.reserve(backend, bytes)?;
-        let rows = models.most_rows();
+        let rows = models.config.most_rows();
         let mut count = count::Count::new(backend.dtype());
         Routes::new(&mut count, &room, capacity, rows);
         let region = backend.reserve(count.peak_bytes(), "the routes of a batch")?;

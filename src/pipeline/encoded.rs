@@ -1,11 +1,12 @@
 //! A request's picture and mask as latents.
 
+use super::family::Family;
 use super::init::Init;
 use super::models::Models;
 use super::programs::Programs;
 use super::request::Pass;
 use crate::error::Result;
-use crate::model::config::{AutoencoderConfig, RGB};
+use crate::model::config::{AutoencoderConfig, RGB, UNetInput};
 use crate::ops::Backend;
 use crate::sampler::{Mix, Table};
 
@@ -16,9 +17,12 @@ const LIGHT: u8 = 128;
 
 /// What a pass knows of its picture.
 pub(super) struct Encoded {
-    /// `None` where nothing is to be seen of it: an inpainting model at full strength.
+    /// `None` where nothing of it is in what the latents start as: an inpainting or InstructPix2Pix model at full
+    /// strength.
     pub picture: Option<Posterior>,
     pub masked: Option<Masked>,
+    /// The latents of the image that an InstructPix2Pix model edits: [h,w,c].
+    pub edited: Option<Vec<f32>>,
     /// Whether the latents start from noise alone: what is kept of the picture comes in by the mask.
     starts_from_noise: bool,
 }
@@ -48,29 +52,34 @@ impl Encoded {
         tile: Option<[usize; 2]>,
         init: &Init,
         pass: &Pass,
+        family: &Family,
     ) -> Result<Self> {
-        let config = &models.config;
+        let (config, input) = (&models.config, models.config.unet_input());
         let picture = init.picture.resized(pass.width, pass.height);
         // Grey where it is not kept.
-        let mut encode = |kept: &dyn Fn(usize) -> bool| -> Result<Posterior> {
+        let mut encode = |kept: &dyn Fn(usize) -> bool| -> Result<Vec<f32>> {
             let colour = |row: usize, column: usize| {
                 let pixel = row * pass.width + column;
                 let level = |i: usize| 2.0 * (f32::from(picture.rgb[RGB * pixel + i]) / 255.0) - 1.0;
                 if kept(pixel) { [0, 1, 2].map(level) } else { [0.0; RGB] }
             };
             let size = [pass.height, pass.width];
-            let encoded = programs.encode_image(backend, models, size, tile, &colour)?;
-            Ok(Posterior::new(&encoded, &config.vae))
+            programs.encode_image(backend, models, size, tile, &colour)
         };
+        let posterior = |encoded: &[f32]| Posterior::new(encoded, &config.vae);
         let is_full = init.strength == 1.0;
-        let is_seen = !(is_full && config.paints_into_pictures());
-        let posterior = if is_seen { Some(encode(&|_| true)?) } else { None };
+        let is_start = !is_full || input == UNetInput::Latents;
+        let is_seen = is_start || input == UNetInput::Image;
+        let whole = is_seen.then(|| encode(&|_| true)).transpose()?;
+        let edited = whole.as_ref().filter(|_| input == UNetInput::Image);
+        let edited = edited.map(|encoded| edited_latents(encoded, &config.vae, family));
         let masked = match &init.mask {
             None => None,
             Some(mask) => {
                 let luma = mask.resized(pass.width, pass.height).luma();
                 let kept = |pixel: usize| luma[pixel] < LIGHT;
-                let masked = config.paints_into_pictures().then(|| encode(&kept)).transpose()?;
+                let masked = (input == UNetInput::MaskedImage).then(|| encode(&kept)).transpose()?;
+                let masked = masked.as_deref().map(posterior);
                 // The first pixel stands for those of a latent, as torch's `interpolate` finds the nearest.
                 let scale = config.vae.scale_factor();
                 let rows = (0..pass.height).step_by(scale);
@@ -80,13 +89,28 @@ impl Encoded {
                 Some(Masked { mask, picture: masked, is_drawn: config.vae.is_variational() })
             }
         };
-        Ok(Encoded { picture: posterior, starts_from_noise: is_full && masked.is_some(), masked })
+        let starts_from_noise = is_full && (masked.is_some() || edited.is_some());
+        Ok(Encoded {
+            picture: whole.as_deref().filter(|_| is_start).map(posterior),
+            masked,
+            edited,
+            starts_from_noise,
+        })
     }
 
     /// What the latents start as: `prepare_latents` of diffusers' pipelines.
     pub fn start(&self, table: &Table) -> Mix {
         if self.starts_from_noise { table.noise() } else { table.start() }
     }
+}
+
+/// What an InstructPix2Pix model sees of an image: the means of its latents, which most models see without the scaling
+/// factor.
+fn edited_latents(encoded: &[f32], vae: &AutoencoderConfig, family: &Family) -> Vec<f32> {
+    let factor = if family.scales_edited_image { vae.scaling_factor() } else { 1.0 };
+    let means =
+        encoded.chunks_exact(vae.encoded_channels()).flat_map(|pixel| &pixel[..vae.latent_channels()]);
+    means.map(|mean| factor * mean).collect()
 }
 
 impl Posterior {

@@ -2,6 +2,7 @@
 
 use super::model::Description;
 use crate::error::{Invalid, Result};
+use crate::model::config::UNetInput;
 use crate::parameter::Parameter;
 use crate::raster::Raster;
 
@@ -17,21 +18,33 @@ pub struct Init {
 }
 
 impl Init {
-    /// A grey picture, all of which is painted: for counting and measuring models that want one.
+    /// A grey picture, all of which is painted.
     pub fn blank() -> Self {
-        let of = |byte| Raster { width: 1, height: 1, rgb: vec![byte; 3] };
-        Init { picture: of(128), mask: Some(of(255)), strength: 1.0 }
+        Init { picture: plain(128), mask: None, strength: 1.0 }
+    }
+
+    /// A grey picture where a model wants one, for counting and measuring.
+    pub fn wanted(model: &Description) -> Option<Self> {
+        match model.config.unet_input() {
+            UNetInput::Latents => None,
+            UNetInput::MaskedImage => Some(Init { mask: Some(plain(255)), ..Self::blank() }),
+            UNetInput::Image => Some(Self::blank()),
+        }
     }
 
     /// What the pipelines of diffusers take where nothing is said.
     pub fn default_strength(model: &Description, masked: bool) -> f64 {
-        match (model.config.is_xl(), masked) {
-            (false, false) => 0.8,
-            (true, false) => 0.3,
-            (false, true) => 1.0,
-            (true, true) => 0.9999,
+        match model.config.unet_input() {
+            UNetInput::Image => 1.0,
+            _ if masked => model.family.masked_strength,
+            _ => model.family.strength,
         }
     }
+}
+
+/// One pixel of a grey.
+fn plain(level: u8) -> Raster {
+    Raster { width: 1, height: 1, rgb: vec![level; 3] }
 }
 
 /// A picture is first painted small, then enlarged as latents, then painted anew from there: A1111's hires fix with

@@ -73,11 +73,18 @@ pub(super) fn write_latents(
             backend.write(known.noise.images(slot, 1), bytemuck::cast_slice(&noise))?;
         }
     }
-    if let (Some(beside), Some(masked), Some(latents)) = (slots.beside, masked, &masked_latents) {
-        let pixels = masked.mask.iter().zip(latents.chunks_exact(c));
-        let columns: Vec<f32> =
-            pixels.flat_map(|(mask, pixel)| std::iter::once(*mask).chain(pixel.iter().copied())).collect();
-        write_floats(backend, beside.images(slot, 1), &columns)?;
+    if let Some(beside) = slots.beside {
+        let columns = match (masked, &masked_latents, edited(start)) {
+            (Some(masked), Some(latents), _) => {
+                let pixels = masked.mask.iter().zip(latents.chunks_exact(c));
+                pixels.flat_map(|(mask, pixel)| std::iter::once(*mask).chain(pixel.iter().copied())).collect()
+            }
+            (_, _, Some(latents)) => latents.to_vec(),
+            _ => Vec::new(),
+        };
+        if !columns.is_empty() {
+            write_floats(backend, beside.images(slot, 1), &columns)?;
+        }
     }
     Ok(())
 }
@@ -85,6 +92,13 @@ pub(super) fn write_latents(
 fn masked(start: &Start) -> Option<&Masked> {
     match start {
         Start::Picture(encoded) => encoded.masked.as_ref(),
+        Start::Noise | Start::Latents(_) => None,
+    }
+}
+
+fn edited(start: &Start) -> Option<&[f32]> {
+    match start {
+        Start::Picture(encoded) => encoded.edited.as_deref(),
         Start::Noise | Start::Latents(_) => None,
     }
 }

@@ -11,6 +11,7 @@
 
 mod batch;
 mod canvas;
+mod colours;
 mod control;
 mod count;
 mod encoded;
@@ -113,10 +114,11 @@ impl Pipeline {
     /// Loads a model folder in the layout of diffusers, or a single file.
     pub fn load(files: &ModelFiles, backend: Box<dyn Backend>, on_load: OnLoad) -> Result<Self> {
         let (description, checkpoint) = files.open()?;
-        let widths: Vec<usize> = description.config.text_encoders().map(|clip| clip.hidden_size).collect();
+        let encoders = description.config.text_encoders.iter().map(|encoder| &encoder.clip);
+        let widths: Vec<usize> = encoders.clone().map(|clip| clip.hidden_size).collect();
         let inversions = Inversions::read(
             &files.embeddings,
-            description.config.text_encoders().next().expect("a text encoder").vocab_size,
+            encoders.map(|clip| clip.vocab_size).min().expect("a text encoder"),
             &widths,
         )?;
         Self::fill(description, inversions, Box::new(checkpoint), backend, on_load)
@@ -136,9 +138,9 @@ impl Pipeline {
     ) -> Result<Self> {
         let dtype = backend.dtype();
         let config = &description.config;
-        let encoders = description.tokenizers.iter().zip(config.text_encoders());
+        let encoders = description.tokenizers.iter().zip(&config.text_encoders);
         let tokenizers: Arc<[Tokenizer]> = encoders
-            .map(|(folder, clip)| Tokenizer::for_encoder(folder.as_ref(), clip))
+            .map(|(folder, encoder)| Tokenizer::for_encoder(folder.as_ref(), &encoder.clip))
             .collect::<Result<_>>()?;
         let new_tokens = inversions.vectors();
         let mut plan = Plan::measure(dtype);
@@ -159,7 +161,7 @@ impl Pipeline {
         }
         backend.finish_fill()?;
         tracing::debug!(bytes, time = ?start.elapsed(), "filled the weights");
-        for (encoder, text_encoder) in models.text_encoders().enumerate().filter(|_| new_tokens > 0) {
+        for (encoder, text_encoder) in models.text_encoders.iter().enumerate().filter(|_| new_tokens > 0) {
             let rows = text_encoder.new_tokens();
             write_floats(&mut *backend, rows, inversions.rows(encoder))?;
         }
@@ -192,7 +194,7 @@ impl Pipeline {
     /// in whole.
     pub fn set_loras(&mut self, loras: &[LoraUse]) -> Result<Vec<String>> {
         self.texts.clear();
-        self.loras.set(&mut *self.backend, loras, &self.description.family.to_string())
+        self.loras.set(&mut *self.backend, loras, self.description.family.name)
     }
 
     pub fn description(&self) -> &Description {

@@ -5,9 +5,9 @@ use std::fmt;
 use super::family::{Distillation, Family};
 use crate::error::{Error, Result};
 use crate::location::Location;
-use crate::model::config::{AutoencoderConfig, ControlNetConfig, ModelConfig, UNetInput};
+use crate::model::config::{AutoencoderConfig, ControlNetConfig, ModelConfig};
 use crate::parameter::{Parameter, sentence};
-use crate::sampler::SchedulerConfig;
+use crate::sampler::{NoiseModel, SchedulerConfig};
 use crate::text::Embedding;
 use crate::weights::names::PREVIEW_VAE;
 use crate::weights::single_file::EdmTensors;
@@ -55,14 +55,14 @@ pub enum KnownShapes {
 /// What is known of a model without its weights.
 #[derive(Clone, Debug)]
 pub struct Description {
-    pub family: Family,
+    pub family: &'static Family,
     pub distillation: Distillation,
     pub config: ModelConfig,
     pub scheduler: SchedulerConfig,
-    /// What the model states; where it does not, there is [`Distillation::defaults`].
+    /// What the model states; where it does not, there is [`Family::defaults`].
     pub defaults: Defaults,
-    /// Whether XL's unconditional embedding is zeros where no negative prompt is given.
-    pub force_zeros_for_empty_prompt: bool,
+    /// Whether zeros take the place of an empty negative prompt.
+    pub zeroes_empty_prompt: bool,
     /// The vocabulary of each text encoder; CLIP's own where there is none.
     pub tokenizers: Vec<Option<Location>>,
 }
@@ -131,96 +131,93 @@ impl ModelFiles {
     }
 
     fn describe_folder(&self, folder: &ModelFolder) -> Result<Description> {
-        let config = ModelConfig::read(&folder.location)?;
-        let scheduler = SchedulerConfig::load(&folder.scheduler_config(), !config.is_xl())?;
+        let config = ModelConfig::read(&folder.location, &folder.text_encoders)?;
+        let scheduler = SchedulerConfig::load(&folder.scheduler_config())?;
+        let family = Family::of(&config, scheduler.noise_model()?);
+        let scheduler = if family.corrects_scheduler { scheduler.corrected() } else { scheduler };
         let distillation = Distillation::of(&config, &scheduler);
+        let roles = config.text_encoders.iter().map(|encoder| encoder.role);
         let description = Description {
-            force_zeros_for_empty_prompt: folder.force_zeros_for_empty_prompt,
-            tokenizers: folder.tokenizers(),
+            zeroes_empty_prompt: folder.force_zeros_for_empty_prompt.unwrap_or(family.zeroes_empty_prompt),
+            tokenizers: roles.map(|role| folder.tokenizer(role.tokenizer)).collect(),
             defaults: folder.defaults,
-            ..Description::new(config, scheduler, distillation)
+            ..Description::new(family, config, scheduler, distillation)
         };
         self.changed(description)
     }
 
     fn describe_file(&self, file: &SingleFile) -> Result<Description> {
-        let shapes = |name: &str| file.checkpoint.component(name).map(Component::shapes).unwrap_or_default();
-        let second = file.checkpoint.component("text_encoder_2").map(Component::shapes);
-        let [text_encoder, unet, vae] = ["text_encoder", "unet", "vae"].map(shapes);
-        let mut config = ModelConfig::infer(&self.location, &text_encoder, second.as_ref(), &unet, &vae)?;
-        let family = Family::of(&config);
+        let component =
+            |name: &str| file.checkpoint.component(name).map(Component::shapes).unwrap_or_default();
+        let mut config = ModelConfig::infer(&self.location, &component)?;
+        let edm = file.edm.map(|edm| match edm {
+            EdmTensors::Playground { latents } => {
+                config.vae = config.vae.clone().playground(latents);
+                SchedulerConfig::playground()
+            }
+            EdmTensors::CosXl { sigma_min, sigma_max } => SchedulerConfig::cosxl(sigma_min, sigma_max),
+        });
+        let noise = edm.as_ref().map_or(Ok(NoiseModel::VariancePreserving), SchedulerConfig::noise_model)?;
+        let family = Family::of(&config, noise);
         let name = format!("{} {}", self.location.name(), file.title.as_deref().unwrap_or_default());
         let distillation = Distillation::by_name(&config, &name);
         let stated = file.prediction_type.filter(|_| self.prediction_type.is_none());
-        let prediction_type = match (self.prediction_type.or(stated), family, distillation) {
-            (Some(prediction_type), ..) => prediction_type,
-            (None, Family::Sd2, Distillation::None) => "v_prediction",
+        let of_family = match distillation {
+            Distillation::None => family.prediction_type,
             _ => "epsilon",
         };
-        let small = match distillation {
-            Distillation::Adversarial { .. } => name.to_ascii_lowercase().contains("turbo"),
-            _ => family == Family::Sd2 && prediction_type == "epsilon",
+        let prediction_type = self.prediction_type.or(stated).unwrap_or(of_family);
+        let sample_size = match distillation {
+            Distillation::Adversarial { .. } => {
+                let is_turbo = name.to_ascii_lowercase().contains("turbo");
+                is_turbo.then_some(ModelConfig::sd15().unet.sample_size)
+            }
+            _ => family.noise_sample_size.filter(|_| prediction_type == "epsilon"),
         };
-        if small {
-            config.unet.sample_size = ModelConfig::sd15().unet.sample_size;
-        }
-        let mut scheduler = family.scheduler(distillation, prediction_type);
-        match file.edm {
-            Some(EdmTensors::Playground { latents }) => {
-                scheduler = SchedulerConfig::playground();
-                config.vae = config.vae.playground(latents);
-            }
-            Some(EdmTensors::CosXl { sigma_min, sigma_max }) => {
-                scheduler = SchedulerConfig::cosxl(sigma_min, sigma_max);
-            }
-            None => {}
-        }
-        scheduler.rescale_betas_zero_snr = file.zero_snr.then_some(true);
-        self.changed(Description::new(config, scheduler, distillation))
+        config.unet.sample_size = sample_size.unwrap_or(config.unet.sample_size);
+        let scheduler = edm.unwrap_or_else(|| family.scheduler(distillation, prediction_type));
+        let zero_snr = file.zero_snr.then_some(true);
+        let scheduler = SchedulerConfig { rescale_betas_zero_snr: zero_snr, ..scheduler };
+        self.changed(Description::new(family, config, scheduler, distillation))
     }
 
     /// The description with what is to be taken instead.
     fn changed(&self, mut description: Description) -> Result<Description> {
-        let unsupported = match (&description.config.clip, description.config.unet_input()) {
-            (None, _) => {
-                Some("the refiner of Stable Diffusion XL, which is not supported; try the base model")
-            }
-            (_, UNetInput::Image) => {
-                Some("an InstructPix2Pix model, which is not supported; try a text-to-image one")
-            }
-            _ => None,
-        };
-        if let Some(message) = unsupported {
-            return Err(Error::file(&self.location, message));
-        }
         if let Some(prediction_type) = self.prediction_type {
             description.scheduler.prediction_type = Some(prediction_type.to_string());
         }
         if let Some(vae) = &self.vae {
             let config = &mut description.config;
-            config.vae = read_vae(vae, config)?;
+            config.vae = read_vae(vae, config, description.family)?;
             config.check(vae)?;
         }
         if let Some(vae) = &self.preview_vae {
             let config = &mut description.config;
-            let AutoencoderConfig::Tiny(tiny) = read_vae(vae, config)? else {
+            let AutoencoderConfig::Tiny(tiny) = read_vae(vae, config, description.family)? else {
                 let message = "a whole VAE; previews want a tiny one, such as TAESD or, for XL, TAESDXL";
                 return Err(Error::file(vae, message));
             };
             config.preview_vae = Some(tiny.for_previews(vae, &config.vae)?);
+        }
+        if let AutoencoderConfig::Kl(vae) = &mut description.config.vae {
+            vae.force_upcast &= description.family.heeds_force_upcast;
         }
         read_controlnets(&mut description.config, &self.controlnets)?;
         Ok(description)
     }
 }
 
-/// Reads the configuration of another VAE; what its shapes leave open is as in the model's.
-fn read_vae(vae: &Location, model: &ModelConfig) -> Result<AutoencoderConfig> {
+/// Reads the configuration of another VAE; what its shapes leave open is as in the model's, or its family's.
+fn read_vae(vae: &Location, model: &ModelConfig, family: &Family) -> Result<AutoencoderConfig> {
     if vae.is_folder() {
         return AutoencoderConfig::read(&single_file::vae_folder(vae).join("config.json"));
     }
     let file = single_file::open_vae(vae, "vae")?;
-    AutoencoderConfig::infer(vae, &file.shapes(), &model.vae_to_infer())
+    let like = match &model.vae {
+        AutoencoderConfig::Kl(vae) => vae.clone(),
+        AutoencoderConfig::Tiny(_) => (family.vae)(),
+    };
+    AutoencoderConfig::infer(vae, &file.shapes(), &like)
 }
 
 /// Adds ControlNets of the shapes that were published for the model's family.
@@ -260,24 +257,24 @@ fn read_controlnets(config: &mut ModelConfig, files: &[Location]) -> Result<()> 
 }
 
 impl Description {
-    /// The layer of the text encoders that is read where nothing is said, from the end, 1 being the last.
-    pub(super) fn own_clip_skip(&self) -> usize {
-        if self.config.is_xl() { 2 } else { 1 }
-    }
-
-    /// Whether zeros take the place of an empty negative prompt.
-    pub(super) fn zeroes_empty_prompt(&self) -> bool {
-        self.config.is_xl() && self.force_zeros_for_empty_prompt
+    /// Whether the model is told an aesthetic score.
+    pub(super) fn reads_score(&self) -> bool {
+        self.config.unet.text_time.is_some_and(|text_time| text_time.has_score())
     }
 
     /// A model that states no defaults and brings no vocabulary.
-    fn new(config: ModelConfig, scheduler: SchedulerConfig, distillation: Distillation) -> Self {
+    fn new(
+        family: &'static Family,
+        config: ModelConfig,
+        scheduler: SchedulerConfig,
+        distillation: Distillation,
+    ) -> Self {
         Description {
-            family: Family::of(&config),
+            family,
             distillation,
             defaults: Defaults::default(),
-            force_zeros_for_empty_prompt: true,
-            tokenizers: vec![None; config.text_encoders().count()],
+            zeroes_empty_prompt: family.zeroes_empty_prompt,
+            tokenizers: vec![None; config.text_encoders.len()],
             config,
             scheduler,
         }
@@ -286,13 +283,14 @@ impl Description {
 
 impl KnownShapes {
     pub fn describe(self) -> Description {
-        let (config, prediction_type) = match self {
-            KnownShapes::Sd15 => (ModelConfig::sd15(), "epsilon"),
-            KnownShapes::Sd21 => (ModelConfig::sd21(), "v_prediction"),
-            KnownShapes::Sdxl => (ModelConfig::sdxl(), "epsilon"),
+        let config = match self {
+            KnownShapes::Sd15 => ModelConfig::sd15(),
+            KnownShapes::Sd21 => ModelConfig::sd21(),
+            KnownShapes::Sdxl => ModelConfig::sdxl(),
         };
-        let scheduler = Family::of(&config).scheduler(Distillation::None, prediction_type);
-        Description::new(config, scheduler, Distillation::None)
+        let family = Family::of(&config, NoiseModel::VariancePreserving);
+        let scheduler = family.scheduler(Distillation::None, family.prediction_type);
+        Description::new(family, config, scheduler, Distillation::None)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The networks of a model on a backend.
 
 use crate::model::autoencoder::Autoencoder;
+use crate::model::backbone::Backbone;
 use crate::model::blocks::Carried;
 use crate::model::clip::ClipText;
-use crate::model::config::{AutoencoderConfig, ClipConfig, ModelConfig, UNetInput};
+use crate::model::config::{AutoencoderConfig, ModelConfig, TextEncoderConfig};
 use crate::model::controlnet::ControlNet;
 use crate::model::tiny_vae::TinyVae;
 use crate::model::unet::UNet;
@@ -16,10 +17,8 @@ pub struct Models {
     pub config: ModelConfig,
     /// Tokens of a chunk of a prompt, at most as many as the text encoders have positions for.
     pub tokens: usize,
-    pub text_encoder: ClipText,
-    /// Of XL.
-    pub text_encoder_2: Option<ClipText>,
-    pub unet: UNet,
+    pub text_encoders: Vec<ClipText>,
+    pub backbone: Box<dyn Backbone>,
     pub vae: Autoencoder,
     pub controlnets: Vec<ControlNet>,
     /// A tiny one, where previews are not left to `vae`.
@@ -30,22 +29,19 @@ impl Models {
     /// Plans the weights of all, with room for `new_tokens` in the text encoders. Prompts are as long as
     /// those allow.
     pub fn new(config: &ModelConfig, new_tokens: usize, plan: &mut Plan) -> Self {
-        let mut clip = |name, config: &ClipConfig, projected| {
-            plan.component(name, |plan| ClipText::new(config, projected, new_tokens, plan))
+        let text_encoder = |TextEncoderConfig { role, clip }: &TextEncoderConfig| {
+            plan.component(role.component, |plan| ClipText::new(clip, role.is_pooled, new_tokens, plan))
         };
-        let text_encoder = clip("text_encoder", config.clip.as_ref().expect("refused without"), false);
-        let text_encoder_2 = config.clip_2.as_ref().map(|config| clip("text_encoder_2", config, true));
-        // The pipelines of Stable Diffusion 1.x and 2.x decode in halves whatever the file says.
+        let text_encoders = config.text_encoders.iter().map(text_encoder).collect();
         let upcast = matches!(&config.vae, AutoencoderConfig::Kl(vae) if vae.force_upcast);
-        let overflows = config.is_xl() && upcast && plan.dtype() == DType::F16;
+        let overflows = upcast && plan.dtype() == DType::F16;
         let carried = if overflows { Carried::IN_A_HALF } else { Carried::WHOLE };
         let mut controlnet = |(config, name)| plan.component(name, |plan| ControlNet::new(config, plan));
         let controlnets = config.controlnets.iter().zip(controlnet::NAMES).map(&mut controlnet).collect();
         Models {
-            text_encoder,
-            text_encoder_2,
+            text_encoders,
             controlnets,
-            unet: plan.component("unet", |plan| UNet::new(&config.unet, plan)),
+            backbone: Box::new(plan.component("unet", |plan| UNet::new(&config.unet, plan))),
             vae: plan.component("vae", |plan| Autoencoder::new(&config.vae, carried, plan)),
             preview_vae: config
                 .preview_vae
@@ -56,23 +52,14 @@ impl Models {
         }
     }
 
-    pub fn text_encoders(&self) -> impl Iterator<Item = &ClipText> {
-        std::iter::once(&self.text_encoder).chain(&self.text_encoder_2)
-    }
-
-    /// Time tables of an image: XL's take in the prompt, so that the rows of guidance have one each.
+    /// Time tables of an image.
     pub(super) fn time_tables(&self) -> usize {
-        if self.config.unet.text_time.is_some() { 2 } else { 1 }
+        if self.backbone.times_take_prompt() { 2 } else { 1 }
     }
 
-    /// Whether guidance leads away from the prompt and from the image apart, as in InstructPix2Pix.
+    /// Whether guidance leads away from the prompt and from the image apart.
     pub(super) fn has_image_guidance(&self) -> bool {
-        self.config.unet_input() == UNetInput::Image
-    }
-
-    /// The most rows of an image in the U-Net's batch.
-    pub(super) fn most_rows(&self) -> usize {
-        if self.has_image_guidance() { 3 } else { 2 }
+        self.config.most_rows() > 2
     }
 
     /// Height and width of the latents of an image of this height and width.

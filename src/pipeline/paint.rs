@@ -35,7 +35,7 @@ impl Pipeline {
     ) -> Result<Painting> {
         if let Some(previews) = &previews {
             assert!(previews.every > 0, "previews of every evaluation are every 1");
-            previews.method.check(&self.description.config)?;
+            previews.method.check(&self.description)?;
         }
         let passes = request.check(&self.description)?;
         let evaluations = passes.iter().map(|pass| pass.table.evaluations()).sum();

@@ -204,6 +204,7 @@ patch! {
     guidance_rescale: f32 = GuidanceRescale;
     guidance_start: f64 = GuidanceStart;
     guidance_end: f64 = GuidanceEnd;
+    image_guidance_scale: f32 = ImageGuidanceScale;
     sampler: Sampler = Sampler;
     schedule: Schedule = Schedule;
     eta: f64 = Eta;
@@ -215,6 +216,8 @@ patch! {
     original_size: [usize; 2] = OriginalSize;
     crop: [usize; 2] = Crop;
     target_size: [usize; 2] = TargetSize;
+    aesthetic_score: f32 = AestheticScore;
+    negative_aesthetic_score: f32 = NegativeAestheticScore;
     images: usize = NumImages;
     strength: f64 = Strength;
     hires_scale: f64 = HiresScale;
@@ -243,6 +246,7 @@ impl RequestPatch {
             guidance_rescale: self.guidance_rescale.unwrap_or(defaults.guidance_rescale),
             guidance_start: self.guidance_start.unwrap_or(defaults.guidance_start),
             guidance_end: self.guidance_end.unwrap_or(defaults.guidance_end),
+            image_guidance_scale: self.image_guidance_scale,
             schedule: self.schedule.unwrap_or_default(),
             eta: self.eta,
             sigmas: self.sigmas.clone(),
@@ -255,6 +259,8 @@ impl RequestPatch {
                 crop: self.crop.unwrap_or_default(),
                 target: self.target_size,
             },
+            aesthetic_score: self.aesthetic_score,
+            negative_aesthetic_score: self.negative_aesthetic_score,
             images: self.images.unwrap_or(defaults.images),
             hires: self.hires_scale.map(|scale| Hires {
                 scale,
@@ -279,6 +285,7 @@ impl RequestPatch {
             guidance_rescale: Some(request.guidance_rescale),
             guidance_start: Some(request.guidance_start),
             guidance_end: Some(request.guidance_end),
+            image_guidance_scale: request.image_guidance_scale,
             sampler: Some(request.sampler),
             schedule: Some(request.schedule),
             eta: request.eta,
@@ -290,6 +297,8 @@ impl RequestPatch {
             original_size: size.original,
             crop: Some(size.crop),
             target_size: size.target,
+            aesthetic_score: request.aesthetic_score,
+            negative_aesthetic_score: request.negative_aesthetic_score,
             images: Some(request.images),
             strength: request.init.as_ref().map(|init| init.strength),
             hires_scale: hires.map(|hires| hires.scale),

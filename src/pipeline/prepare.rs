@@ -120,7 +120,7 @@ impl Pipeline {
         let (layout, key) = self.reserve(request, prompts, pass, is_last, here)?;
         times.record += start.elapsed();
 
-        let Pipeline { backend, models, programs, .. } = self;
+        let Pipeline { backend, models, programs, description, .. } = self;
         let backend = &mut **backend;
         let tensors = &key.slots.tensors;
         let controls = layout.room.controls;
@@ -131,7 +131,7 @@ impl Pipeline {
 
         let start = Instant::now();
         let timesteps = pass.table.timesteps();
-        let time_ids = request.size.time_ids(pass.width, pass.height);
+        let time_ids = request.time_ids(&models.config, pass.width, pass.height);
         let tables = models.time_tables();
         let texts: Vec<&Text> = prompts.texts().collect();
         let encoded = programs.encode_texts(backend, models, &mut self.texts, &texts)?;
@@ -187,9 +187,15 @@ impl Pipeline {
 
         let start = Instant::now();
         let encoded = match (&request.init, before) {
-            (Some(init), None) => {
-                Some(Encoded::new(backend, models, programs, layout.canvas.tile, init, pass)?)
-            }
+            (Some(init), None) => Some(Encoded::new(
+                backend,
+                models,
+                programs,
+                layout.canvas.tile,
+                init,
+                pass,
+                description.family,
+            )?),
             _ => None,
         };
         if encoded.is_some() {
@@ -209,7 +215,8 @@ impl Pipeline {
             let mut generator = request.rng.source(request.seed.wrapping_add(i as u64));
             let place = [slot.first, row];
             write_latents(backend, tensors, place, &mut *generator, &pass.table, &from)?;
-            let guidance = [request.guidance_scale, request.guidance_rescale, 1.0];
+            let image_guidance = request.image_guidance_scale.unwrap_or(Request::IMAGE_GUIDANCE_SCALE);
+            let guidance = [request.guidance_scale, request.guidance_rescale, image_guidance];
             backend.write(tensors.guidance.row(slot.first), bytemuck::cast_slice(&guidance))?;
             states.push(State {
                 key: key.clone(),

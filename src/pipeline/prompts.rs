@@ -73,7 +73,7 @@ impl Prompts {
             Some(Text {
                 end: encoders.last()?.end(last),
                 encoders,
-                is_zeroed: is_negative && unstated && model.zeroes_empty_prompt(),
+                is_zeroed: is_negative && unstated && model.zeroes_empty_prompt,
                 skip: skips.next()?,
             })
         };
@@ -95,7 +95,7 @@ impl Prompts {
 /// The layer of the text encoders that is read of the prompt, then of the negative prompt if there is one. A plain
 /// negative prompt is always read from the model's own, as in diffusers.
 pub(super) fn skips(request: &Request, model: &Description) -> Vec<usize> {
-    let own = model.own_clip_skip();
+    let own = model.config.text_encoders[0].role.layer;
     let clip_skip = request.clip_skip.unwrap_or(own);
     let negative = if request.prompt_style == PromptStyle::Plain { own } else { clip_skip };
     let guided = request.is_guided(&model.config);

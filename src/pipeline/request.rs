@@ -8,7 +8,7 @@ use super::init::{Hires, Init, skipped_steps};
 use super::model::Description;
 use super::tiling::{Tiled, Tiling};
 use crate::error::{Error, Invalid, Result};
-use crate::model::config::ModelConfig;
+use crate::model::config::{ModelConfig, UNetInput};
 use crate::parameter::{Parameter, Part, sentence};
 use crate::rng::Rng;
 use crate::sampler::{NoiseLevels, Sampler, Sampling, Schedule, Table};
@@ -35,6 +35,9 @@ pub struct Request {
     pub guidance_start: f64,
     /// The share of the schedule, up to 1, after which guidance does not act any more.
     pub guidance_end: f64,
+    /// How close an edited image stays to the one that it is made of, from 1 on; 1.5 if nothing is said. Of
+    /// InstructPix2Pix models.
+    pub image_guidance_scale: Option<f32>,
     pub sampler: Sampler,
     pub schedule: Schedule,
     /// `None` for [`Sampler::default_eta`].
@@ -49,6 +52,10 @@ pub struct Request {
     pub images: usize,
     /// Of XL.
     pub size: SizeConditioning,
+    /// Of XL's refiner; 6 if nothing is said.
+    pub aesthetic_score: Option<f32>,
+    /// The same of what guidance leads away from; 2.5 if nothing is said.
+    pub negative_aesthetic_score: Option<f32>,
     pub tiling: Tiling,
     /// The picture to start from, instead of noise.
     pub init: Option<Init>,
@@ -78,12 +85,15 @@ pub struct SizeConditioning {
 }
 
 impl SizeConditioning {
-    /// The numbers in the order of diffusers' `time_ids`, for a picture of this size.
-    pub fn time_ids(&self, width: usize, height: usize) -> [f32; 6] {
+    /// The numbers in the order of diffusers' `time_ids`, for a picture of this size. A model that reads an aesthetic
+    /// score does so instead of the target.
+    pub fn time_ids(&self, width: usize, height: usize, score: Option<f32>) -> Vec<f32> {
         let own = [width, height];
         let (original, target) = (self.original.unwrap_or(own), self.target.unwrap_or(own));
         let [left, top] = self.crop;
-        [original[1], original[0], top, left, target[1], target[0]].map(|number| number as f32)
+        let sizes = [original[1], original[0], top, left].map(|number| number as f32);
+        let target = [target[1], target[0]].map(|number| number as f32);
+        sizes.into_iter().chain(score.map_or(target.to_vec(), |score| vec![score])).collect()
     }
 }
 
@@ -91,6 +101,11 @@ impl SizeConditioning {
 const LARGEST_SIDE: usize = 1 << 14;
 
 impl Request {
+    /// The image guidance scale where nothing is said, as in diffusers.
+    pub const IMAGE_GUIDANCE_SCALE: f32 = 1.5;
+    /// The aesthetic scores of the prompt and the negative prompt where nothing is said, as in diffusers.
+    pub const AESTHETIC_SCORES: [f32; 2] = [6.0, 2.5];
+
     /// The request that a model suggests, for an empty prompt; what the model leaves open, the sampler does.
     pub fn defaults(model: &Description, sampler: Sampler) -> Self {
         let Description { config, defaults, distillation, .. } = model;
@@ -100,7 +115,7 @@ impl Request {
             Distillation::None if matches!(sampler, Sampler::Lcm | Sampler::Tcd) => Distillation::Consistency,
             distillation => *distillation,
         };
-        let (steps, guidance_scale) = distillation.defaults(config);
+        let (steps, guidance_scale) = model.family.defaults(distillation, config);
         Request {
             prompt: String::new(),
             negative_prompt: String::new(),
@@ -112,6 +127,7 @@ impl Request {
             guidance_rescale: 0.0,
             guidance_start: 0.0,
             guidance_end: 1.0,
+            image_guidance_scale: None,
             sampler,
             schedule: Schedule::default(),
             eta: None,
@@ -122,6 +138,8 @@ impl Request {
             width: side,
             images: 1,
             size: SizeConditioning::default(),
+            aesthetic_score: None,
+            negative_aesthetic_score: None,
             tiling: Tiling::default(),
             init: None,
             hires: None,
@@ -151,7 +169,8 @@ impl Request {
                     .error());
             }
         }
-        let layers = config.text_encoders().map(|clip| clip.num_hidden_layers).min().unwrap_or(0);
+        let layers = config.text_encoders.iter().map(|encoder| encoder.clip.num_hidden_layers);
+        let layers = layers.min().unwrap_or(0);
         if let Some(skip) = self.clip_skip.filter(|skip| !(1..=layers).contains(skip)) {
             let expected = format!("1, for the last layer of the text encoder, to {layers}");
             return Err(Invalid::value(Parameter::ClipSkip, skip).expected(expected).error());
@@ -160,29 +179,39 @@ impl Request {
         Parameter::GuidanceScale.check(self.guidance_scale)?;
         Parameter::GuidanceRescale.check(self.guidance_rescale)?;
         self.check_guidance_interval()?;
+        self.check_image_guidance(model)?;
         self.tiling.check()?;
         self.check_size(config, self.width, self.height)?;
         control::check(&self.controls, config.controlnets.len())?;
-        if self.size != SizeConditioning::default() && !config.is_xl() {
+        if self.size != SizeConditioning::default() && config.unet.text_time.is_none() {
             let parameters = [Parameter::OriginalSize, Parameter::Crop, Parameter::TargetSize];
             return Err(Invalid::of(parameters)
                 .problem(format!("supported by Stable Diffusion XL only; this model is {}", model.family))
                 .error());
         }
+        self.check_scores(model)?;
         let skipped = match &self.init {
             Some(init) => self.check_init(init, config)?,
-            None if config.paints_into_pictures() => {
-                return Err(Error::invalid(sentence![
-                    format!(
-                        "{} of {} channels is an inpainting model; give it one with ",
-                        model.family, config.unet.in_channels
-                    ),
-                    Parameter::InitImage,
-                    " and ",
-                    Parameter::Mask
-                ]));
-            }
-            None => 0,
+            None => match config.unet_input() {
+                UNetInput::Latents => 0,
+                UNetInput::MaskedImage => {
+                    return Err(Error::invalid(sentence![
+                        format!("{} is an inpainting model; give it an image with ", model.family),
+                        Parameter::InitImage,
+                        " and ",
+                        Parameter::Mask
+                    ]));
+                }
+                UNetInput::Image => {
+                    return Err(Error::invalid(sentence![
+                        format!(
+                            "{} is an InstructPix2Pix model; give it an image to edit with ",
+                            model.family
+                        ),
+                        Parameter::InitImage
+                    ]));
+                }
+            },
         };
         let pass = |width, height, steps, skipped| {
             Ok(Pass { width, height, table: self.table(model, steps, skipped)? })
@@ -218,12 +247,42 @@ impl Request {
         Ok(())
     }
 
+    fn check_scores(&self, model: &Description) -> Result<()> {
+        let scores = [
+            (Parameter::AestheticScore, self.aesthetic_score),
+            (Parameter::NegativeAestheticScore, self.negative_aesthetic_score),
+        ];
+        for (parameter, score) in scores {
+            let Some(score) = score else { continue };
+            if !model.reads_score() {
+                return Err(Invalid::value(parameter, score)
+                    .problem(format!(
+                        "read by the refiner of Stable Diffusion XL only; this model is {}",
+                        model.family
+                    ))
+                    .error());
+            }
+            parameter.check(score)?;
+        }
+        Ok(())
+    }
+
+    fn check_image_guidance(&self, model: &Description) -> Result<()> {
+        let Some(scale) = self.image_guidance_scale else { return Ok(()) };
+        if model.config.unet_input() != UNetInput::Image {
+            return Err(Invalid::value(Parameter::ImageGuidanceScale, scale)
+                .problem(format!("supported by InstructPix2Pix models only; this model is {}", model.family))
+                .error());
+        }
+        Parameter::ImageGuidanceScale.check(scale)
+    }
+
     /// Checks that a pass is not too large.
     fn check_size(&self, config: &ModelConfig, width: usize, height: usize) -> Result<()> {
         let images = self.images;
         let scale = config.vae.scale_factor();
         let is_short = width.max(height) <= LARGEST_SIDE;
-        let rows = images.saturating_mul(if self.is_guided(config) { 2 } else { 1 });
+        let rows = images.saturating_mul(self.rows(config));
         let others_fit = is_short
             && is_countable(rows, config.unet.largest_map(height / scale, width / scale))
             && config.controlnets.iter().all(|net| is_countable(1, net.largest_map(height, width)));
@@ -261,11 +320,20 @@ impl Request {
                 ])
                 .error());
         }
-        if config.paints_into_pictures() && init.mask.is_none() {
-            return Err(Invalid::of([Parameter::Mask])
-                .problem("missing")
-                .advice("this is an inpainting model, which generates where a mask is light: give it one")
-                .error());
+        match (config.unet_input(), &init.mask) {
+            (UNetInput::MaskedImage, None) => {
+                return Err(Invalid::of([Parameter::Mask])
+                    .problem("missing")
+                    .advice("this is an inpainting model, which generates where a mask is light: give it one")
+                    .error());
+            }
+            (UNetInput::Image, Some(_)) => {
+                return Err(Invalid::of([Parameter::Mask])
+                    .problem("an InstructPix2Pix model edits the whole image")
+                    .advice(sentence!["leave ", Parameter::Mask, " out"])
+                    .error());
+            }
+            _ => {}
         }
         skipped_steps(Parameter::Strength, init.strength, self.steps)
     }
@@ -278,7 +346,7 @@ impl Request {
             start,
             eta: self.eta,
             sigmas: self.sigmas.clone(),
-            xl: model.config.is_xl(),
+            aligned: model.family.aligned,
         };
         Table::new(&model.scheduler, &sampling)
     }
@@ -305,6 +373,20 @@ impl Request {
     pub(super) fn pictures(&self, width: usize, height: usize, rgb: Vec<Vec<u8>>) -> Vec<Picture> {
         let picture = |(i, rgb)| Picture { width, height, rgb, seed: self.seed.wrapping_add(i as u64) };
         rgb.into_iter().enumerate().map(picture).collect()
+    }
+
+    /// What XL's time embedding takes in of a picture of this size: for the prompt, then for the negative prompt.
+    pub(super) fn time_ids(&self, config: &ModelConfig, width: usize, height: usize) -> [Vec<f32>; 2] {
+        let [score, negative] = Self::AESTHETIC_SCORES;
+        let scores =
+            [self.aesthetic_score.unwrap_or(score), self.negative_aesthetic_score.unwrap_or(negative)];
+        let reads_score = config.unet.text_time.is_some_and(|text_time| text_time.has_score());
+        scores.map(|score| self.size.time_ids(width, height, reads_score.then_some(score)))
+    }
+
+    /// Rows of an image in the U-Net's batch where guidance acts.
+    pub fn rows(&self, config: &ModelConfig) -> usize {
+        if self.is_guided(config) { config.most_rows() } else { 1 }
     }
 
     /// Whether the U-Net sees each picture twice. A model that takes the guidance scale as an input needs no

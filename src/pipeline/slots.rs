@@ -115,7 +115,7 @@ impl SlotTensors {
         let (config, c) = (&models.config, models.config.vae.latent_channels());
         let (slots, rows) = (images + 1, images * evaluations);
         let nets = &models.controlnets[..controls];
-        let columns = std::iter::once(models.unet.time_columns());
+        let columns = std::iter::once(models.backbone.time_columns());
         let columns = columns.chain(nets.iter().map(Conditioned::time_columns));
         let time_rows = rows * models.time_tables();
         let times = columns.map(|columns| ops.alloc([1, 1, time_rows, columns])).collect();
@@ -231,7 +231,7 @@ pub(super) fn padded_tokens(tokens: usize) -> usize {
 
 impl Contexts {
     fn tensors(ops: &mut dyn Ops, models: &Models, tokens: usize) -> Vec<Tensor> {
-        let columns = std::iter::once(models.unet.context_columns());
+        let columns = std::iter::once(models.backbone.context_columns());
         let columns = columns.chain(models.controlnets.iter().map(Conditioned::context_columns));
         columns.map(|columns| ops.alloc([1, 1, tokens, columns])).collect()
     }

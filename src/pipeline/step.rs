@@ -46,7 +46,7 @@ impl Form {
     /// Images that the U-Net reads: the rows of guidance share one where they begin alike.
     fn inputs(&self, models: &Models) -> usize {
         let begin_alike = self.image_guided == 0 && self.guided == self.images;
-        if begin_alike && models.unet.begins_without_context() { self.images } else { self.rows() }
+        if begin_alike && models.backbone.begins_without_context() { self.images } else { self.rows() }
     }
 }
 
@@ -183,7 +183,7 @@ impl Step<'_> {
         ops.scope("denoise", |ops| {
             let [_, h, w, c] = slots.latents.shape;
             let (inputs, rows) = (form.inputs(models), form.rows());
-            let input = ops.alloc([inputs, h, w, models.unet.input_channels()]);
+            let input = ops.alloc([inputs, h, w, models.backbone.input_channels()]);
             let output = ops.alloc([rows, h, w, c]);
             let [index, time, slot, shown, first, length] = [0, 1, 2, 3, 4, 5].map(|i| routes.by_row(i));
             ops.model_input(ModelInput {
@@ -210,7 +210,7 @@ impl Step<'_> {
                     },
                 ));
             }
-            models.unet.forward(ops, output, input, time_row(0), context(0), &controls);
+            models.backbone.forward(ops, output, input, time_row(0), context(0), &controls);
             ops.sampler_step(SamplerStep {
                 x: slots.latents,
                 saved: slots.saved,
@@ -246,7 +246,7 @@ impl Step<'_> {
         let mut outside = Count::new(dtype);
         let slots = Slots::count(&mut outside, models, room);
         let contexts = Contexts::count(&mut outside, models, tokens);
-        let routes = Routes::new(&mut outside, room, form.images, models.most_rows());
+        let routes = Routes::new(&mut outside, room, form.images, models.config.most_rows());
         let mut count = Count::new(dtype);
         Step { models, slots: &slots, contexts: &contexts, routes: &routes, form }.run(&mut count);
         count

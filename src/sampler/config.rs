@@ -86,17 +86,17 @@ fn train_timesteps() -> usize {
 }
 
 impl SchedulerConfig {
-    /// Reads `scheduler_config.json`. `corrected`: outdated ones as `StableDiffusionPipeline` does, which
-    /// XL's does not: `steps_offset` becomes 1 and `clip_sample` false, whatever the file says.
-    pub fn load(file: &Location, corrected: bool) -> Result<Self> {
+    /// Reads `scheduler_config.json`.
+    pub fn load(file: &Location) -> Result<Self> {
         let text = file.read_text()?;
-        let mut config = Self::parse(&text).map_err(|error| Error::file(file, error))?;
+        let config = Self::parse(&text).map_err(|error| Error::file(file, error))?;
         config.noise_model().map_err(|error| Error::file(file, error))?;
-        if corrected {
-            config.steps_offset = Some(1);
-            config.clip_sample = Some(false);
-        }
         Ok(config)
+    }
+
+    /// Outdated keys as `StableDiffusionPipeline` corrects them, which XL's does not.
+    pub fn corrected(self) -> Self {
+        SchedulerConfig { steps_offset: Some(1), clip_sample: Some(false), ..self }
     }
 
     /// Parses the text of a `scheduler_config.json`, and changes nothing.

@@ -35,6 +35,7 @@ pub use config::SchedulerConfig;
 pub use name::{Sampler, Schedule};
 pub use noise_model::{Edm, NoiseModel};
 pub use prediction::prediction_type;
+pub use ramp::{ALIGNED_SD, ALIGNED_XL, AlignedLevels};
 pub use sampling::{NoiseLevels, Sampling};
 pub use table::{Mix, Row, Table};
 pub use terms::Terms;

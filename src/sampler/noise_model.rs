@@ -103,6 +103,14 @@ impl Edm {
 }
 
 impl NoiseModel {
+    /// The standard deviation of the latents that an EDM model was trained on.
+    pub fn sigma_data(&self) -> Option<f64> {
+        match self {
+            NoiseModel::Edm(edm) => Some(edm.sigma_data),
+            NoiseModel::VariancePreserving | NoiseModel::Flow { .. } => None,
+        }
+    }
+
     /// The noise that a model was trained with, in the words of a message.
     pub(super) fn words(&self) -> &'static str {
         match self {

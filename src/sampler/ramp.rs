@@ -5,6 +5,18 @@ use statrs::distribution::{Beta, ContinuousCDF};
 /// The rho of Karras et al. 2022.
 pub const KARRAS: Ramp = Ramp::Karras { rho: 7.0 };
 
+/// The levels of ten steps by Align Your Steps (Sabour et al. 2024): `AysSchedules` of diffusers, but for the last
+/// level, which is the one of the paper's code. Where the noise ends at zero, zero takes its place.
+pub type AlignedLevels = &'static [f64; 11];
+
+/// Of Stable Diffusion 1.5.
+pub const ALIGNED_SD: AlignedLevels =
+    &[14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029];
+
+/// Of Stable Diffusion XL.
+pub const ALIGNED_XL: AlignedLevels =
+    &[14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029];
+
 /// How the noise levels of the steps are spaced.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ramp {
@@ -14,18 +26,9 @@ pub enum Ramp {
     Exponential,
     /// By quantiles of the beta distribution with both parameters 0.6 (Lee et al. 2024, `_convert_to_beta`).
     Beta,
-    /// By eleven levels of ten steps, whatever the model's range is.
-    Aligned(&'static [f64; 11]),
+    /// Whatever the model's range is.
+    Aligned(AlignedLevels),
 }
-
-/// Align Your Steps (Sabour et al. 2024), ten steps of Stable Diffusion 1.5: `AysSchedules` of diffusers, but
-/// for the last level, which is the one of the paper's code. Where the noise ends at zero, zero takes its place.
-pub const ALIGNED: Ramp =
-    Ramp::Aligned(&[14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029]);
-
-/// The same of Stable Diffusion XL.
-pub const ALIGNED_XL: Ramp =
-    Ramp::Aligned(&[14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029]);
 
 impl Ramp {
     /// `count` levels between and with `first` and `last`; the aligned ones are those before their last.

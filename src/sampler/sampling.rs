@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::name::{Sampler, Schedule};
+use super::ramp::{ALIGNED_SD, AlignedLevels};
 use crate::error::{Error, Invalid, Result};
 use crate::parameter::{Parameter, sentence};
 
@@ -20,13 +21,13 @@ pub struct Sampling {
     pub eta: Option<f64>,
     /// The noise levels by hand instead of a schedule; one more than steps.
     pub sigmas: Option<NoiseLevels>,
-    /// Whether the model is a Stable Diffusion XL, for which [`Schedule::Ays`] has other levels.
-    pub xl: bool,
+    /// The levels of [`Schedule::Ays`].
+    pub aligned: AlignedLevels,
 }
 
 impl Sampling {
     pub fn new(sampler: Sampler, schedule: Schedule, steps: usize) -> Self {
-        Sampling { sampler, schedule, steps, start: 0, eta: None, sigmas: None, xl: false }
+        Sampling { sampler, schedule, steps, start: 0, eta: None, sigmas: None, aligned: ALIGNED_SD }
     }
 
     /// The eta of the sampler, 0 for one that has none.

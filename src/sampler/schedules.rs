@@ -7,7 +7,7 @@
 use super::config::{SchedulerConfig, choose};
 use super::name::{Sampler, Schedule};
 use super::noise_model::{Level, NoiseModel, Prediction, edm_timestep};
-use super::ramp::{ALIGNED, ALIGNED_XL, KARRAS, Ramp};
+use super::ramp::{KARRAS, Ramp};
 use super::sampling::{NoiseLevels, Sampling};
 use super::terms::{E, Terms, X};
 use super::training::{alphas_cumprod, interpolate, timestep_of};
@@ -171,7 +171,7 @@ impl<'a> Settings<'a> {
             }),
             Schedule::Exponential => Some(Ramp::Exponential),
             Schedule::Beta => Some(Ramp::Beta),
-            Schedule::Ays => Some(if sampling.xl { ALIGNED_XL } else { ALIGNED }),
+            Schedule::Ays => Some(Ramp::Aligned(sampling.aligned)),
             Schedule::Model if knows(config.use_karras_sigmas) => Some(KARRAS),
             Schedule::Model if knows(config.use_exponential_sigmas) => Some(Ramp::Exponential),
             Schedule::Model if knows(config.use_beta_sigmas) => Some(Ramp::Beta),

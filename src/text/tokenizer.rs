@@ -11,7 +11,6 @@ use super::vocabulary::{SpecialToken, Vocabulary};
 use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::model::config::ClipConfig;
-use crate::ops::Activation;
 
 /// What counts as a word: a contraction's end, letters, one digit, a run of anything else.
 const WORDS: &str =
@@ -64,10 +63,10 @@ impl Tokenizer {
                 tokenizer
             }
             None => {
-                // Those whose MLPs have gelu are OpenCLIP's, trained with zeros behind the end.
-                let tokenizer = match clip.hidden_act {
-                    Activation::Gelu => Tokenizer { padding: 0, ..Tokenizer::clip() },
-                    _ => Tokenizer::clip(),
+                let tokenizer = Tokenizer::clip();
+                let tokenizer = match clip.is_open_clip() {
+                    true => Tokenizer { padding: 0, ..tokenizer },
+                    false => tokenizer,
                 };
                 if tokenizer.largest_id as usize + 1 != vocab_size {
                     return Err(Error::invalid(format!(

@@ -20,9 +20,10 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Opens the weight files of all components of a folder and reads their headers.
     pub fn open(folder: &ModelFolder) -> Result<Self> {
+        let is_text_encoder = |name: &str| name.starts_with("text_encoder");
         let there = COMPONENTS
             .iter()
-            .filter(|(name, _)| !name.starts_with("text_encoder") || folder.has_text_encoder(name));
+            .filter(|(name, _)| !is_text_encoder(name) || folder.text_encoders.contains(name));
         let open = |&(name, base)| Component::in_folder(&folder.location.join(name), name, base);
         Ok(Checkpoint { components: there.map(open).collect::<Result<_>>()? })
     }

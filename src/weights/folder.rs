@@ -8,18 +8,22 @@ use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::location::{Kind, Location};
 
-/// Pipelines whose U-Net, VAE and text encoders are those of Stable Diffusion 1.x, 2.x and XL.
-const PIPELINES: [&str; 9] = [
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "LatentConsistencyModelPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusionXLImg2ImgPipeline",
-    "StableDiffusionXLInpaintPipeline",
-    "StableDiffusionInstructPix2PixPipeline",
-    "StableDiffusionXLInstructPix2PixPipeline",
+/// Pipelines whose U-Net, VAE and text encoders are those of Stable Diffusion 1.x, 2.x and XL, and the text encoders
+/// of each.
+const PIPELINES: [(&str, &[&str]); 9] = [
+    ("StableDiffusionPipeline", ONE),
+    ("StableDiffusionImg2ImgPipeline", ONE),
+    ("StableDiffusionInpaintPipeline", ONE),
+    ("StableDiffusionInstructPix2PixPipeline", ONE),
+    ("LatentConsistencyModelPipeline", ONE),
+    ("StableDiffusionXLPipeline", TWO),
+    ("StableDiffusionXLImg2ImgPipeline", TWO),
+    ("StableDiffusionXLInpaintPipeline", TWO),
+    ("StableDiffusionXLInstructPix2PixPipeline", TWO),
 ];
+const ONE: &[&str] = &["text_encoder"];
+/// XL's refiner leaves the first out.
+const TWO: &[&str] = &["text_encoder", "text_encoder_2"];
 
 const FOLDER: &str =
     "a folder in the diffusers layout: model_index.json, unet/, vae/, text_encoder/, scheduler/";
@@ -29,6 +33,7 @@ pub(super) const LAYOUT: &str = "a .safetensors file, or a folder in the diffuse
 
 /// The key of `model_index.json` with a model's [`Defaults`].
 const DEFAULTS_KEY: &str = "_sdrt";
+const FORCE_ZEROS: &str = "force_zeros_for_empty_prompt";
 const STEPS_KEY: &str = "num_inference_steps";
 const GUIDANCE_KEY: &str = "guidance_scale";
 /// Timesteps of the models in use; a model takes no more steps.
@@ -40,9 +45,11 @@ pub struct ModelFolder {
     pub location: Location,
     /// Class of the diffusers pipeline, as `model_index.json` names it.
     pub class_name: String,
+    /// The text encoders that it has: `text_encoder`, `text_encoder_2`.
+    pub text_encoders: Vec<&'static str>,
     pub defaults: Defaults,
-    /// Whether XL's unconditional embedding is zeros where no negative prompt is given.
-    pub force_zeros_for_empty_prompt: bool,
+    /// Whether the unconditional embedding is zeros where no negative prompt is given, if the file says so.
+    pub force_zeros_for_empty_prompt: Option<bool>,
 }
 
 /// How a model wants to be used where nobody says otherwise, by its `model_index.json`:
@@ -96,26 +103,27 @@ impl ModelFolder {
         }
         let index = Object::read(&index)?;
         let Some(class_name) = index.text("_class_name")? else {
-            return Err(index.refuse("_class_name", format!("expected \"{}\"", PIPELINES[0])));
+            return Err(index.refuse("_class_name", format!("expected \"{}\"", PIPELINES[0].0)));
         };
-        if !PIPELINES.contains(&class_name) {
-            let expected =
-                format!("only Stable Diffusion 1.x, 2.x and XL are supported ({})", PIPELINES.join(", "));
+        let Some((_, text_encoders)) = PIPELINES.iter().find(|(name, _)| *name == class_name) else {
+            let names = PIPELINES.map(|(name, _)| name).join(", ");
+            let expected = format!("only Stable Diffusion 1.x, 2.x and XL are supported ({names})");
             return Err(index.refuse("_class_name", expected));
-        }
-        let is_xl = class_name.starts_with("StableDiffusionXL");
-        let second_encoder = is_xl.then_some("text_encoder_2/config.json");
-        // The refiner of Stable Diffusion XL has the second alone.
+        };
         let is_left_out = |component: &str| {
             index.get(component).is_some_and(|class| class.get(1).is_some_and(Value::is_null))
         };
-        let first_encoder = (!is_xl || !is_left_out("text_encoder")).then_some("text_encoder/config.json");
+        let mut text_encoders = text_encoders.to_vec();
+        if text_encoders.len() > 1 {
+            text_encoders.retain(|name| !is_left_out(name));
+        }
+        let described = text_encoders.iter().map(|name| format!("{name}/config.json"));
         for file in ["unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
+            .map(String::from)
             .into_iter()
-            .chain(first_encoder)
-            .chain(second_encoder)
+            .chain(described)
         {
-            if !location.join(file).is_file() {
+            if !location.join(&file).is_file() {
                 return Err(Error::file(
                     location,
                     format!("{file} is missing; download the model again; it should be {FOLDER}"),
@@ -125,22 +133,18 @@ impl ModelFolder {
         Ok(ModelFolder {
             location: location.clone(),
             class_name: class_name.to_owned(),
+            text_encoders,
             defaults: Defaults::read(&index)?,
-            force_zeros_for_empty_prompt: index.flag("force_zeros_for_empty_prompt", true)?,
+            force_zeros_for_empty_prompt: index
+                .get(FORCE_ZEROS)
+                .map(|_| index.flag(FORCE_ZEROS, true))
+                .transpose()?,
         })
     }
 
-    /// Whether there is a text encoder of that name: `text_encoder`, `text_encoder_2`.
-    pub fn has_text_encoder(&self, name: &str) -> bool {
-        self.location.join(name).is_folder()
-    }
-
-    /// The vocabulary of each text encoder, where the folder brings one.
-    pub fn tokenizers(&self) -> Vec<Option<Location>> {
-        let names = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
-        let there = names.into_iter().filter(|(encoder, _)| self.has_text_encoder(encoder));
-        let folders = there.map(|(_, name)| self.location.join(name));
-        folders.map(|folder| folder.is_folder().then_some(folder)).collect()
+    /// The vocabulary in a folder of that name, where there is one.
+    pub fn tokenizer(&self, name: &str) -> Option<Location> {
+        Some(self.location.join(name)).filter(Location::is_folder)
     }
 
     pub fn scheduler_config(&self) -> Location {

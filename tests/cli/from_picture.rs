@@ -106,9 +106,10 @@ fn an_inpainting_model_wants_a_picture_and_a_mask() {
     copy_folder(&root().join("tests/fixtures/families/sd2"), &folder);
     fs::remove_dir_all(folder.join("unet")).unwrap();
     copy_folder(&root().join("tests/fixtures/from_picture/inpaint/unet"), &folder.join("unet"));
-    for (flags, sentence) in
-        [(&[][..], "give it one with --init-image and --mask"), (&["-i", "first.png"], "--mask: missing")]
-    {
+    for (flags, sentence) in [
+        (&[][..], "give it an image with --init-image and --mask"),
+        (&["-i", "first.png"], "--mask: missing"),
+    ] {
         let output = place.sdrt(&small("inpaint", "a fox", flags));
         assert!(code(&output) == 2 && stderr(&output).contains(sentence), "{flags:?}: {}", stderr(&output));
     }

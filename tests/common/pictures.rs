@@ -23,6 +23,7 @@ pub fn paint(pipeline: &mut Pipeline, request: &Request) -> Painting {
 pub fn request_of(case: &Case) -> Request {
     let text = |field: &str| case.scalars[field].as_str().expect(field).to_string();
     let count = |field: &str| case.scalars[field].as_u64().expect(field) as usize;
+    let float = |field: &str| case.scalars[field].as_f64().map(|number| number as f32);
     let pair = |field: &str| {
         let pair = case.scalars[field].as_array()?;
         Some([0, 1].map(|i| pair[i].as_u64().expect(field) as usize))
@@ -37,6 +38,9 @@ pub fn request_of(case: &Case) -> Request {
         steps: count("steps"),
         guidance_scale: case.number("guidance_scale") as f32,
         guidance_rescale: case.scalars["guidance_rescale"].as_f64().unwrap_or(0.0) as f32,
+        image_guidance_scale: float("image_guidance_scale"),
+        aesthetic_score: float("aesthetic_score"),
+        negative_aesthetic_score: float("negative_aesthetic_score"),
         sampler: text("sampler").parse().expect("a sampler"),
         schedule: text("schedule").parse().expect("a schedule"),
         eta: case.scalars["eta"].as_f64(),
@@ -58,7 +62,7 @@ pub fn request_of(case: &Case) -> Request {
         init: case.has("picture").then(|| Init {
             picture: raster(case.tensor("picture")),
             mask: case.has("mask").then(|| raster(case.tensor("mask"))),
-            strength: case.number("strength"),
+            strength: case.scalars["strength"].as_f64().unwrap_or(1.0),
         }),
         hires: case.scalars["hires_scale"].as_f64().map(|scale| Hires {
             scale,

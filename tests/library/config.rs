@@ -74,10 +74,15 @@ fn assert_refused<T>(result: sdrt::Result<T>, parts: &[&str]) {
     }
 }
 
+/// The file says nothing of `force_upcast`.
+fn vae_of_file() -> VaeConfig {
+    VaeConfig { force_upcast: true, ..VaeConfig::sd15() }
+}
+
 #[test]
 fn stable_diffusion_1_5_reads_as_its_public_shapes() {
     assert_eq!(read(unet(), UNetConfig::read).unwrap(), UNetConfig::sd15());
-    assert_eq!(read(vae(), VaeConfig::read).unwrap(), VaeConfig::sd15());
+    assert_eq!(read(vae(), VaeConfig::read).unwrap(), vae_of_file());
     assert_eq!(read(clip(), ClipConfig::read).unwrap(), ClipConfig::vit_l());
     assert_eq!(VaeConfig::sd15().scale_factor(), 8);
 }
@@ -177,7 +182,10 @@ fn siblings_of_xl_read_as_their_public_shapes() {
         "hidden_act": "gelu", "projection_dim": 1280,
     });
     write("text_encoder_2", with(clip(), big_g));
-    assert_eq!(ModelConfig::read(&folder.path().into()).unwrap(), ModelConfig::sdxl_refiner());
+    assert_eq!(
+        ModelConfig::read(&folder.path().into(), &["text_encoder_2"]).unwrap(),
+        ModelConfig::sdxl_refiner()
+    );
 }
 
 #[test]
@@ -398,20 +406,27 @@ fn the_three_models_must_fit_one_another() {
     };
     write("unet", unet());
     write("vae", vae());
-    assert_refused(ModelConfig::read(&folder.path().into()), &["text_encoder/config.json", "no such file"]);
+    assert_refused(
+        ModelConfig::read(&folder.path().into(), &["text_encoder"]),
+        &["text_encoder/config.json", "no such file"],
+    );
     write("text_encoder", clip());
-    assert_eq!(ModelConfig::read(&folder.path().into()).unwrap(), ModelConfig::sd15());
+    assert_eq!(
+        ModelConfig::read(&folder.path().into(), &["text_encoder"]).unwrap(),
+        ModelConfig { vae: vae_of_file().into(), ..ModelConfig::sd15() }
+    );
     write("unet", with(unet(), json!({"cross_attention_dim": 1024})));
     let parts = ["unet/config.json", "cross_attention_dim is 1024", "hidden_size of the text encoder is 768"];
-    assert_refused(ModelConfig::read(&folder.path().into()), &parts);
+    assert_refused(ModelConfig::read(&folder.path().into(), &["text_encoder"]), &parts);
     write("unet", with(unet(), json!({"in_channels": 9})));
-    assert!(ModelConfig::read(&folder.path().into()).unwrap().paints_into_pictures());
+    let config = ModelConfig::read(&folder.path().into(), &["text_encoder"]).unwrap();
+    assert_eq!(config.unet_input(), UNetInput::MaskedImage);
     write("unet", with(unet(), json!({"in_channels": 8})));
-    let config = ModelConfig::read(&folder.path().into()).unwrap();
-    assert_eq!((config.unet_input(), config.paints_into_pictures()), (UNetInput::Image, false));
+    let config = ModelConfig::read(&folder.path().into(), &["text_encoder"]).unwrap();
+    assert_eq!(config.unet_input(), UNetInput::Image);
     write("unet", with(unet(), json!({"in_channels": 5})));
     assert_refused(
-        ModelConfig::read(&folder.path().into()),
+        ModelConfig::read(&folder.path().into(), &["text_encoder"]),
         &["in_channels is 5", "latent_channels, 4", "inpainting"],
     );
 }

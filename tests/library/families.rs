@@ -42,8 +42,8 @@ fn families_are_recognised_and_suggest_their_own() {
         let description = pipeline.description();
         (description.family, description.distillation, steps, guidance_scale)
     };
-    assert_eq!(defaults("lcm"), (Family::Sd1, Distillation::Consistency, 4, 8.5));
-    assert_eq!(defaults("sdxl"), (Family::Xl, Distillation::None, 30, 5.0));
+    assert_eq!(defaults("lcm"), (Family::SD1, Distillation::Consistency, 4, 8.5));
+    assert_eq!(defaults("sdxl"), (Family::XL, Distillation::None, 30, 5.0));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::common::{Case, check, counted, download, fixture, reserve_arena, root, upload};
+use sdrt::model::backbone::Backbone;
 use sdrt::model::blocks::{Carried, Context, Resnet, Transformer};
 use sdrt::model::clip::ClipText;
 use sdrt::model::conditioned::Conditioned;
@@ -39,7 +40,8 @@ fn open_in(parent: &str, model: &str) -> (ModelConfig, Checkpoint) {
 
 fn open_folder(folder: PathBuf) -> (ModelConfig, Checkpoint) {
     let folder = ModelFolder::open(&folder.into()).expect("a model");
-    let config = ModelConfig::read(&folder.location).expect("a supported configuration");
+    let config =
+        ModelConfig::read(&folder.location, &folder.text_encoders).expect("a supported configuration");
     (config, Checkpoint::open(&folder).expect("weights"))
 }
 
@@ -107,7 +109,7 @@ impl Run<'_> {
     fn clip(&mut self, config: &ModelConfig) {
         let clip = self.load(|plan| {
             plan.component("text_encoder", |plan| {
-                ClipText::new(config.clip.as_ref().unwrap(), false, 0, plan)
+                ClipText::new(&config.text_encoders[0].clip, false, 0, plan)
             })
         });
         let ids = self.input_as("ids", DType::I32);
@@ -374,7 +376,7 @@ fn plans_want_exactly_the_keys_of_checkpoints() {
         };
         let message = refused(&|other| other.unet.layers_per_block[0] += 1);
         assert!(message.contains("down_blocks.0.resnets") && message.contains("missing"), "{message}");
-        let message = refused(&|other| other.clip.as_mut().unwrap().num_hidden_layers += 1);
+        let message = refused(&|other| other.text_encoders[0].clip.num_hidden_layers += 1);
         assert!(message.contains("encoder.layers") && message.contains("missing"), "{message}");
         let message = refused(&|other| match &mut other.vae {
             AutoencoderConfig::Kl(vae) => vae.use_quant_conv ^= true,

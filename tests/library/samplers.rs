@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use safetensors::SafeTensors;
 use sdrt::ops::row::{NEXT, REMEMBER, REMEMBERED, ROW_WIDTH, SAVE};
-use sdrt::sampler::{NoiseLevels, Sampler, Sampling, Schedule, SchedulerConfig, Table};
+use sdrt::sampler::{
+    ALIGNED_SD, ALIGNED_XL, NoiseLevels, Sampler, Sampling, Schedule, SchedulerConfig, Table,
+};
 use serde_json::{Value, json};
 
 const CHANNELS: usize = 2;
@@ -125,7 +127,7 @@ fn replay_file(file: PathBuf, all: Option<Sampler>) -> (usize, f32) {
         let sampling = Sampling {
             eta: case["eta"].as_f64(),
             sigmas: case.get("sigmas").map(|sigmas| levels(sigmas).unwrap()),
-            xl: case["xl"] == true,
+            aligned: if case["xl"] == true { ALIGNED_XL } else { ALIGNED_SD },
             ..Sampling::new(sampler, schedule, steps)
         };
         let config = match case.get("config") {
@@ -483,15 +485,15 @@ fn noise_levels_by_hand_are_a_schedule() {
 
 #[test]
 fn aligned_steps_are_the_published_ones() {
-    let aligned = |xl, steps| {
-        let sampling = Sampling { xl, ..Sampling::new(Sampler::Euler, Schedule::Ays, steps) };
+    let aligned_steps = |aligned, steps| {
+        let sampling = Sampling { aligned, ..Sampling::new(Sampler::Euler, Schedule::Ays, steps) };
         sigmas(&Table::new(&config(&json!({})), &sampling).unwrap())
     };
     let published = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152];
-    assert_near(&aligned(false, 10), &published);
-    assert_near(&aligned(true, 10)[1..4], &[6.315, 3.771, 2.181]);
+    assert_near(&aligned_steps(ALIGNED_SD, 10), &published);
+    assert_near(&aligned_steps(ALIGNED_XL, 10)[1..4], &[6.315, 3.771, 2.181]);
     // Twice the steps: every other level is a published one, the others are means in the logarithm.
-    let twenty = aligned(false, 20);
+    let twenty = aligned_steps(ALIGNED_SD, 20);
     assert_near(&twenty.iter().copied().step_by(2).collect::<Vec<f64>>(), &published);
     assert_near(&[twenty[1]], &[(14.615f64 * 6.475).sqrt()]);
 }
@@ -664,7 +666,7 @@ fn reads_what_diffusers_writes() {
         format!(r#"{{ "lambda_min_clipped": -Infinity, "clip_sample": true, {required} }}"#),
     )
     .unwrap();
-    let config = SchedulerConfig::load(&path.as_path().into(), true).unwrap();
+    let config = SchedulerConfig::load(&path.as_path().into()).unwrap().corrected();
     assert_eq!(
         (config.steps_offset, config.clip_sample, config.lambda_min_clipped),
         (Some(1), Some(false), None)
@@ -681,6 +683,6 @@ fn reads_what_diffusers_writes() {
     }
 
     std::fs::write(&path, r#"{ "num_train_timesteps": 1000, "beta_end": 0.012 }"#).unwrap();
-    let message = SchedulerConfig::load(&path.as_path().into(), true).unwrap_err().to_string();
+    let message = SchedulerConfig::load(&path.as_path().into()).unwrap_err().to_string();
     assert!(message.contains("scheduler_config.json") && message.contains("beta_start"), "{message}");
 }

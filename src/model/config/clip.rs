@@ -47,6 +47,11 @@ impl ClipConfig {
         Ok(config)
     }
 
+    /// Whether it is one of OpenCLIP's, which were trained with zeros behind the end of a text: their MLPs have gelu.
+    pub fn is_open_clip(&self) -> bool {
+        self.hidden_act == Activation::Gelu
+    }
+
     /// CLIP ViT-L/14: Stable Diffusion 1.x, and the first of XL's two.
     pub fn vit_l() -> Self {
         ClipConfig {

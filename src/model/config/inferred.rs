@@ -6,7 +6,8 @@
 use super::fields::{MAX_CHANNELS, MAX_HEAD_DIM, MAX_VAE_HEAD_DIM, MAX_WIDTH};
 use super::shapes::{Shapes, conv, count, matrix};
 use super::{
-    AutoencoderConfig, BlockKind, ClipConfig, MidBlock, ModelConfig, TextTimeConfig, UNetConfig, VaeConfig,
+    AutoencoderConfig, BlockKind, ClipConfig, MidBlock, ModelConfig, TextEncoderConfig, TextEncoderRole,
+    TextTimeConfig, UNetConfig, VaeConfig, pooled_dim,
 };
 use crate::error::{Error, Result};
 use crate::location::Location;
@@ -16,15 +17,10 @@ const HEAD_DIM: usize = 64;
 const SD1_CONTEXT: usize = 768;
 
 impl ModelConfig {
-    /// The configuration of a model in a single file, `file`, by the shapes of its components.
-    pub fn infer<'a>(
-        file: &Location,
-        text_encoder: &Shapes<'a>,
-        text_encoder_2: Option<&Shapes<'a>>,
-        unet: &Shapes<'a>,
-        vae: &Shapes<'a>,
-    ) -> Result<Self> {
-        let config = ModelConfig::of_shapes(text_encoder, text_encoder_2, unet, vae).ok_or_else(|| {
+    /// The configuration of a model in a single file, `file`, by the shapes of its components: of one that is not
+    /// there, none.
+    pub fn infer<'a>(file: &Location, component: &dyn Fn(&str) -> Shapes<'a>) -> Result<Self> {
+        let config = ModelConfig::of_shapes(component).ok_or_else(|| {
             let message = "not the shapes of a Stable Diffusion 1.x, 2.x or XL model; try the model in the \
                            layout of diffusers";
             Error::file(file, message)
@@ -33,39 +29,27 @@ impl ModelConfig {
         Ok(config)
     }
 
-    fn of_shapes<'a>(
-        text_encoder: &Shapes<'a>,
-        text_encoder_2: Option<&Shapes<'a>>,
-        unet: &Shapes<'a>,
-        vae: &Shapes<'a>,
-    ) -> Option<Self> {
-        let unet = UNetConfig::of_shapes(unet)?;
-        let is_xl = unet.text_time.is_some();
-        let is_sd1 = unet.cross_attention_dim == SD1_CONTEXT;
-        let family = if is_xl {
-            Self::sdxl()
-        } else if is_sd1 {
-            Self::sd15()
-        } else {
-            Self::sd21()
+    fn of_shapes<'a>(component: &dyn Fn(&str) -> Shapes<'a>) -> Option<Self> {
+        let unet = UNetConfig::of_shapes(&component("unet"))?;
+        let like = match unet.text_time {
+            Some(_) => Self::sdxl(),
+            None if unet.cross_attention_dim == SD1_CONTEXT => Self::sd15(),
+            None => Self::sd21(),
         };
-        let vae = AutoencoderConfig::of_shapes(vae, &family.vae_to_infer())?;
-        let clip_2 = match (is_xl, text_encoder_2, family.clip_2) {
-            (true, Some(shapes), Some(like)) => Some(ClipConfig::of_shapes(shapes, &like)?),
-            (true, ..) => return None,
-            _ => None,
-        };
+        let mut text_encoders = Vec::new();
+        for TextEncoderConfig { role, clip } in &like.text_encoders {
+            let shapes = component(role.component);
+            // XL's refiner has the second alone.
+            if *role != TextEncoderRole::FIRST || !shapes.is_empty() {
+                text_encoders.push(role.of(ClipConfig::of_shapes(&shapes, clip)?));
+            }
+        }
+        let AutoencoderConfig::Kl(vae_like) = &like.vae else { return None };
         Some(ModelConfig {
-            clip: match family.clip {
-                // The refiner has the second alone.
-                Some(_) if is_xl && text_encoder.is_empty() => None,
-                Some(like) => Some(ClipConfig::of_shapes(text_encoder, &like)?),
-                None => None,
-            },
-            vae,
-            unet: UNetConfig { sample_size: family.unet.sample_size, ..unet }
-                .with_pooled_dim(clip_2.as_ref()),
-            clip_2,
+            vae: AutoencoderConfig::of_shapes(&component("vae"), vae_like)?,
+            unet: UNetConfig { sample_size: like.unet.sample_size, ..unet }
+                .with_pooled_dim(pooled_dim(&text_encoders)),
+            text_encoders,
             controlnets: Vec::new(),
             preview_vae: None,
         })

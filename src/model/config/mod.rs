@@ -9,6 +9,7 @@ mod controlnet;
 mod fields;
 mod inferred;
 mod shapes;
+mod text_encoder;
 mod tiny_vae;
 mod unet;
 mod vae;
@@ -16,6 +17,7 @@ mod vae;
 pub use self::autoencoder::{AutoencoderConfig, MIN_TILE, RGB};
 pub use self::clip::ClipConfig;
 pub use self::controlnet::ControlNetConfig;
+pub use self::text_encoder::{TextEncoderConfig, TextEncoderRole};
 pub use self::tiny_vae::{TinyCoderConfig, TinyVaeConfig};
 pub use self::unet::{BlockKind, MidBlock, TextTimeConfig, UNetConfig};
 pub use self::vae::VaeConfig;
@@ -25,10 +27,8 @@ use crate::location::Location;
 /// The models of a checkpoint, known to fit one another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// The first text encoder, and the only one but of XL; XL's refiner has none of it.
-    pub clip: Option<ClipConfig>,
-    /// XL's second text encoder, whose pooled projection goes into the time embedding.
-    pub clip_2: Option<ClipConfig>,
+    /// In the order in which their hidden states stand side by side; one at least.
+    pub text_encoders: Vec<TextEncoderConfig>,
     pub unet: UNetConfig,
     pub vae: AutoencoderConfig,
     /// What steers the U-Net.
@@ -60,21 +60,22 @@ impl UNetInput {
 }
 
 impl ModelConfig {
-    /// Reads the `config.json` of each model of a folder.
-    pub fn read(folder: &Location) -> Result<Self> {
+    /// Reads the `config.json` of each model of a folder that has these text encoders.
+    pub fn read(folder: &Location, text_encoders: &[&str]) -> Result<Self> {
         let unet_file = folder.join("unet/config.json");
         let unet = UNetConfig::read(&unet_file)?;
-        let clip = |name: &str| ClipConfig::read(&folder.join(&format!("{name}/config.json")));
-        let clip_2 = unet.text_time.map(|_| clip("text_encoder_2")).transpose()?;
-        let is_left_out = clip_2.is_some() && !folder.join("text_encoder").is_folder();
-        let unet = unet.with_pooled_dim(clip_2.as_ref());
+        // XL's refiner has the second alone.
+        let is_there = |role: &&TextEncoderRole| {
+            **role != TextEncoderRole::FIRST || text_encoders.contains(&role.component)
+        };
+        let roles = TextEncoderRole::of_unet(unet.text_time.is_some()).iter().filter(is_there);
+        let text_encoders = roles.map(|role| role.read(folder)).collect::<Result<Vec<_>>>()?;
         let config = ModelConfig {
-            clip: (!is_left_out).then(|| clip("text_encoder")).transpose()?,
-            clip_2,
+            unet: unet.with_pooled_dim(pooled_dim(&text_encoders)),
+            text_encoders,
             vae: AutoencoderConfig::read(&folder.join("vae/config.json"))?,
             controlnets: Vec::new(),
             preview_vae: None,
-            unet,
         };
         config.check(&unet_file)?;
         Ok(config)
@@ -82,12 +83,12 @@ impl ModelConfig {
 
     /// Checks that the models fit one another; `file` is where the U-Net is described.
     pub fn check(&self, file: &Location) -> Result<()> {
-        let ModelConfig { clip_2, unet, vae, .. } = self;
+        let ModelConfig { text_encoders, unet, vae, .. } = self;
         let refuse = |message: String| Err(Error::file(file, message));
-        let hidden = self.text_encoders().map(|clip| clip.hidden_size).sum::<usize>();
+        let hidden = self.context_dim();
         if unet.cross_attention_dim != hidden {
             let dim = unet.cross_attention_dim;
-            let of = if self.text_encoders().count() == 2 {
+            let of = if text_encoders.len() > 1 {
                 "s of both text encoders are"
             } else {
                 " of the text encoder is"
@@ -96,14 +97,14 @@ impl ModelConfig {
                 "cross_attention_dim is {dim}; the hidden_size{of} {hidden}, and the two must be equal"
             ));
         }
-        if let (Some(clip_2), Some(text_time)) = (clip_2, unet.text_time) {
-            let (pooled, projection) = (text_time.pooled_dim, clip_2.projection_dim);
-            if pooled != projection {
-                return refuse(format!(
-                    "projection_class_embeddings_input_dim leaves {pooled} for the pooled prompt; the second \
-                     text encoder's projection_dim is {projection}, and the two must be equal"
-                ));
-            }
+        if let (Some(projection), Some(TextTimeConfig { pooled_dim, .. })) =
+            (self.pooled_dim(), unet.text_time)
+            && pooled_dim != projection
+        {
+            return refuse(format!(
+                "projection_class_embeddings_input_dim leaves {pooled_dim} for the pooled prompt; the second text \
+                 encoder's projection_dim is {projection}, and the two must be equal"
+            ));
         }
         let (i, o, latent) = (unet.in_channels, unet.out_channels, vae.latent_channels());
         if UNetInput::of_channels(i, latent).is_none() || o != latent {
@@ -123,16 +124,16 @@ impl ModelConfig {
         UNetInput::of_channels(self.unet.in_channels, self.vae.latent_channels()).expect("checked")
     }
 
-    /// Whether the U-Net sees a mask and a masked picture beside its latents: an inpainting model.
-    pub fn paints_into_pictures(&self) -> bool {
-        self.unet_input() == UNetInput::MaskedImage
+    /// Rows of an image in the U-Net's batch with guidance: InstructPix2Pix leads away from the prompt and from the
+    /// image apart.
+    pub fn most_rows(&self) -> usize {
+        if self.unet_input() == UNetInput::Image { 3 } else { 2 }
     }
 
     /// The shapes of Stable Diffusion 1.5.
     pub fn sd15() -> Self {
         ModelConfig {
-            clip: Some(ClipConfig::vit_l()),
-            clip_2: None,
+            text_encoders: vec![TextEncoderRole::ONLY.of(ClipConfig::vit_l())],
             unet: UNetConfig::sd15(),
             vae: VaeConfig::sd15().into(),
             controlnets: Vec::new(),
@@ -143,8 +144,7 @@ impl ModelConfig {
     /// The shapes of Stable Diffusion 2.1 for 768x768.
     pub fn sd21() -> Self {
         ModelConfig {
-            clip: Some(ClipConfig::open_clip_h()),
-            clip_2: None,
+            text_encoders: vec![TextEncoderRole::ONLY.of(ClipConfig::open_clip_h())],
             unet: UNetConfig::sd21(),
             vae: VaeConfig { sample_size: 768, ..VaeConfig::sd15() }.into(),
             controlnets: Vec::new(),
@@ -155,8 +155,10 @@ impl ModelConfig {
     /// The shapes of Stable Diffusion XL.
     pub fn sdxl() -> Self {
         ModelConfig {
-            clip: Some(ClipConfig::vit_l()),
-            clip_2: Some(ClipConfig::open_clip_big_g()),
+            text_encoders: vec![
+                TextEncoderRole::FIRST.of(ClipConfig::vit_l()),
+                TextEncoderRole::SECOND.of(ClipConfig::open_clip_big_g()),
+            ],
             unet: UNetConfig::sdxl(),
             vae: VaeConfig::sdxl().into(),
             controlnets: Vec::new(),
@@ -166,29 +168,31 @@ impl ModelConfig {
 
     /// The shapes of the refiner of Stable Diffusion XL.
     pub fn sdxl_refiner() -> Self {
-        ModelConfig { clip: None, unet: UNetConfig::sdxl_refiner(), ..Self::sdxl() }
+        let text_encoders = vec![TextEncoderRole::SECOND.of(ClipConfig::open_clip_big_g())];
+        ModelConfig { text_encoders, unet: UNetConfig::sdxl_refiner(), ..Self::sdxl() }
     }
 
-    /// Text encoders in the order in which their hidden states stand side by side.
-    pub fn text_encoders(&self) -> impl Iterator<Item = &ClipConfig> {
-        self.clip.iter().chain(&self.clip_2)
+    /// Width of the hidden states of a prompt: those of all text encoders side by side.
+    pub fn context_dim(&self) -> usize {
+        self.text_encoders.iter().map(|encoder| encoder.clip.hidden_size).sum()
+    }
+
+    /// Width of the pooled projection of a prompt, where the model reads it.
+    pub fn pooled_dim(&self) -> Option<usize> {
+        pooled_dim(&self.text_encoders)
     }
 
     /// Tokens that one pass of the text encoders takes.
     pub fn max_tokens(&self) -> usize {
-        self.text_encoders().map(|clip| clip.max_position_embeddings).min().expect("a text encoder")
+        self.text_encoders
+            .iter()
+            .map(|encoder| encoder.clip.max_position_embeddings)
+            .min()
+            .expect("a text encoder")
     }
+}
 
-    /// What the shapes of another VAE leave open is as in this: the model's own, or its family's.
-    pub fn vae_to_infer(&self) -> VaeConfig {
-        match &self.vae {
-            AutoencoderConfig::Kl(vae) => vae.clone(),
-            AutoencoderConfig::Tiny(_) if self.is_xl() => VaeConfig::sdxl(),
-            AutoencoderConfig::Tiny(_) => VaeConfig::sd15(),
-        }
-    }
-
-    pub fn is_xl(&self) -> bool {
-        self.clip_2.is_some()
-    }
+fn pooled_dim(text_encoders: &[TextEncoderConfig]) -> Option<usize> {
+    let pooled = text_encoders.iter().find(|encoder| encoder.role.is_pooled);
+    pooled.map(|encoder| encoder.clip.projection_dim)
 }

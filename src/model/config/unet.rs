@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::clip::ClipConfig;
 use super::fields::{MAX_CHANNELS, channels, check_groups, check_heads, levels, only};
 use crate::error::Result;
 use crate::json::Object;
@@ -85,10 +84,10 @@ impl UNetConfig {
 }
 
 impl UNetConfig {
-    /// The same, with the pooled projection of this second text encoder.
-    pub(super) fn with_pooled_dim(self, clip_2: Option<&ClipConfig>) -> Self {
-        let text_time = match (self.text_time, clip_2) {
-            (Some(text_time), Some(clip)) => Some(text_time.with_pooled_dim(clip.projection_dim)),
+    /// The same with a pooled projection of this width, if there is one.
+    pub(super) fn with_pooled_dim(self, pooled_dim: Option<usize>) -> Self {
+        let text_time = match (self.text_time, pooled_dim) {
+            (Some(text_time), Some(pooled_dim)) => Some(text_time.with_pooled_dim(pooled_dim)),
             (text_time, _) => text_time,
         };
         UNetConfig { text_time, ..self }
@@ -104,6 +103,11 @@ impl TextTimeConfig {
     /// All that the embedding is made of, side by side: `projection_class_embeddings_input_dim`.
     pub fn width(&self) -> usize {
         self.pooled_dim + self.numbers * self.time_embed_dim
+    }
+
+    /// Whether an aesthetic score is among the numbers.
+    pub fn has_score(&self) -> bool {
+        self.numbers == Self::SIZES_AND_SCORE
     }
 
     /// An embedding of a width, by how many numbers there may be.

@@ -26,7 +26,7 @@ pub struct VaeConfig {
     pub mid_block_add_attention: bool,
     pub use_quant_conv: bool,
     pub use_post_quant_conv: bool,
-    /// `force_upcast`: whether the feature maps of half precision may overflow. Only XL's pipelines ask.
+    /// `force_upcast`: whether the feature maps of half precision may overflow.
     pub force_upcast: bool,
 }
 
@@ -72,6 +72,7 @@ impl VaeConfig {
         Ok(config)
     }
 
+    /// Its pipelines decode in halves whatever `force_upcast` is.
     pub fn sd15() -> Self {
         VaeConfig {
             in_channels: 3,
@@ -86,12 +87,12 @@ impl VaeConfig {
             mid_block_add_attention: true,
             use_quant_conv: true,
             use_post_quant_conv: true,
-            force_upcast: true,
+            force_upcast: false,
         }
     }
 
     pub fn sdxl() -> Self {
-        VaeConfig { scaling_factor: 0.13025, sample_size: 1024, ..Self::sd15() }
+        VaeConfig { scaling_factor: 0.13025, sample_size: 1024, force_upcast: true, ..Self::sd15() }
     }
 
     /// Factor and summand of the latents of a channel: what the encoder gives, times the one, plus the other.

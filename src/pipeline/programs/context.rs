@@ -19,7 +19,7 @@ pub(in crate::pipeline) struct ContextProgram {
 
 pub(in crate::pipeline) struct ContextTensors {
     /// Zeros fill a text up, so that their keys and values are zeros: there are no biases.
-    states: Tensor, // [1,1,texts·tokens,cross_attention_dim]
+    states: Tensor, // [1,1,texts·tokens,context_dim]
     context: Tensor,       // [1,1,texts·tokens,context columns]
     controls: Vec<Tensor>, // likewise
 }
@@ -31,15 +31,15 @@ impl Program for ContextProgram {
         let mut rows = |c: usize| ops.alloc([1, 1, self.texts * self.tokens, c]);
         let controls = &models.controlnets[..self.controls];
         ContextTensors {
-            states: rows(models.config.unet.cross_attention_dim),
-            context: rows(models.unet.context_columns()),
+            states: rows(models.config.context_dim()),
+            context: rows(models.backbone.context_columns()),
             controls: controls.iter().map(|net| rows(net.context_columns())).collect(),
         }
     }
 
     fn run(&self, models: &Models, ops: &mut dyn Ops, t: &ContextTensors) {
         ops.scope("encode", |ops| {
-            models.unet.context(ops, t.context, t.states);
+            models.backbone.context(ops, t.context, t.states);
             for (net, &context) in models.controlnets.iter().zip(&t.controls) {
                 ops.scope("controlnet", |ops| net.context(ops, context, t.states));
             }

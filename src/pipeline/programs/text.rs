@@ -3,6 +3,7 @@
 use super::Programs;
 use crate::error::Result;
 use crate::model::clip::Pooled;
+use crate::model::config::TextEncoderRole;
 use crate::ops::*;
 use crate::pipeline::models::Models;
 use crate::pipeline::program::Program;
@@ -23,7 +24,7 @@ pub(in crate::pipeline) struct TextTensors {
     /// Of each text encoder.
     ids: Vec<Tensor>, // i32 [texts·chunks,1,1,length]
     weights: Tensor, // f32 [texts·chunks,1,1,length]
-    states: Tensor,  // [texts,1,chunks·length,cross_attention_dim]
+    states: Tensor,  // [texts,1,chunks·length,context_dim]
     pooled: Option<PooledTensors>,
 }
 
@@ -51,14 +52,14 @@ impl Program for TextProgram {
     type Tensors = TextTensors;
 
     fn tensors(&self, models: &Models, ops: &mut dyn Ops) -> TextTensors {
-        let unet = &models.config.unet;
+        let config = &models.config;
         let (texts, chunks, length) = (self.texts, self.chunks, models.tokens);
-        let states = ops.alloc([texts, 1, chunks * length, unet.cross_attention_dim]);
-        let pooled = unet.text_time.map(|text_time| ops.alloc([1, 1, texts, text_time.pooled_dim]));
+        let states = ops.alloc([texts, 1, chunks * length, config.context_dim()]);
+        let pooled = config.pooled_dim().map(|width| ops.alloc([1, 1, texts, width]));
         let arena = ops.arena();
         let by_token = [texts * chunks, 1, 1, length];
         TextTensors {
-            ids: models.text_encoders().map(|_| arena.alloc(by_token, DType::I32)).collect(),
+            ids: models.text_encoders.iter().map(|_| arena.alloc(by_token, DType::I32)).collect(),
             weights: arena.alloc(by_token, DType::F32),
             states,
             pooled: pooled.map(|out| PooledTensors {
@@ -71,20 +72,20 @@ impl Program for TextProgram {
 
     fn run(&self, models: &Models, ops: &mut dyn Ops, t: &TextTensors) {
         ops.scope("encode", |ops| {
-            let is_xl = models.config.is_xl();
             let x = Tensor { shape: [self.texts * self.chunks, 1, models.tokens, t.states.c()], ..t.states };
+            let roles: Vec<TextEncoderRole> = models.config.text_encoders.iter().map(|e| e.role).collect();
             let mut column = 0;
-            for (encoder, &ids) in models.text_encoders().zip(&t.ids) {
+            for ((encoder, role), &ids) in models.text_encoders.iter().zip(&roles).zip(&t.ids) {
                 let width = encoder.config.hidden_size;
-                let hidden = encoder.from_end(x.columns(column, width), self.skip, !is_xl);
-                let pools = encoder.is_projected();
-                let pooled = t.pooled.as_ref().filter(|_| pools);
+                let hidden = encoder.from_end(x.columns(column, width), self.skip, role.is_normed);
+                let pooled = t.pooled.as_ref().filter(|_| role.is_pooled);
                 let pooled = pooled.map(|pooled| Pooled { out: pooled.out, ends: pooled.ends });
                 encoder.forward(ops, ids, hidden, pooled);
                 column += width;
             }
-            // Each chunk for itself, as A1111 does. Its mean is not restored for XL.
-            ops.emphasize(Emphasize { x, weight: t.weights, restore_mean: !is_xl });
+            // Each chunk for itself, as A1111 does.
+            let restore_mean = roles.iter().all(|role| role.keeps_mean);
+            ops.emphasize(Emphasize { x, weight: t.weights, restore_mean });
             if let Some(PooledTensors { weights, out, .. }) = t.pooled {
                 let x = Tensor { shape: [self.texts, 1, 1, out.c()], ..out };
                 ops.emphasize(Emphasize { x, weight: weights, restore_mean: false });
@@ -98,7 +99,7 @@ pub(in crate::pipeline) struct EncodedText {
     /// All that they read.
     key: Vec<u8>,
     /// Zeros fill the text up to what its range of [`Contexts`](crate::pipeline::slots::Contexts) has.
-    pub states: Tensor, // [1,1,padded tokens,cross_attention_dim]
+    pub states: Tensor, // [1,1,padded tokens,context_dim]
     pub pooled: Option<Tensor>, // [1,1,1,pooled_dim]
     region: Region,
 }

@@ -3,8 +3,7 @@
 use super::Programs;
 use crate::error::Result;
 use crate::model::conditioned::Conditioned;
-use crate::model::config::TextTimeConfig;
-use crate::model::time::{AddedInputs, TimeInputs};
+use crate::model::time::TimeInputs;
 use crate::ops::*;
 use crate::pipeline::models::Models;
 use crate::pipeline::numbers::padded;
@@ -43,37 +42,24 @@ pub(in crate::pipeline) struct TimesInputs<'a> {
     pub guidance_scale: f32,
     /// Of XL: the pooled output of the text of each table, [1,1,1,c].
     pub pooled: &'a [Tensor],
-    /// Of XL: the numbers about size.
-    pub time_ids: &'a [f32],
+    /// Of XL: the numbers about size for the text of each table, or more.
+    pub time_ids: &'a [Vec<f32>],
 }
 
 impl Program for TimesProgram {
     type Tensors = TimesTensors;
 
     fn tensors(&self, models: &Models, ops: &mut dyn Ops) -> TimesTensors {
-        let (unet, n) = (&models.config.unet, self.evaluations);
-        let columns = std::iter::once(models.unet.time_columns());
+        let columns = std::iter::once(models.backbone.time_columns());
         let columns =
             columns.chain(models.controlnets[..self.controls].iter().map(Conditioned::time_columns));
-        let tables = columns.map(|c| ops.alloc([self.tables, 1, n, c])).collect();
-        let embeds = unet.text_time.map(|text_time| ops.alloc([1, 1, self.tables, text_time.width()]));
-        let mut floats = |rows, c| ops.arena().alloc([rows, 1, 1, c], DType::F32);
-        TimesTensors {
-            inputs: TimeInputs {
-                timesteps: floats(1, n),
-                guidance: unet.time_cond_proj_dim.map(|_| floats(1, n)),
-                added: embeds.map(|embeds| AddedInputs {
-                    embeds,
-                    time_ids: floats(self.tables, TextTimeConfig::SIZES),
-                }),
-            },
-            tables,
-        }
+        let tables = columns.map(|c| ops.alloc([self.tables, 1, self.evaluations, c])).collect();
+        TimesTensors { inputs: models.backbone.time_inputs(ops, self.tables, self.evaluations), tables }
     }
 
     fn run(&self, models: &Models, ops: &mut dyn Ops, t: &TimesTensors) {
         ops.scope("encode", |ops| {
-            models.unet.time_table(ops, t.tables[0], t.inputs);
+            models.backbone.time_table(ops, t.tables[0], t.inputs);
             for (net, &table) in models.controlnets.iter().zip(&t.tables[1..]) {
                 ops.scope("controlnet", |ops| net.time_table(ops, table, t.inputs));
             }
@@ -103,7 +89,8 @@ impl Programs {
             for (i, &pooled) in inputs.pooled.iter().enumerate() {
                 backend.copy(added.embeds.row(i).columns(0, pooled.c()), pooled)?;
             }
-            backend.write(added.time_ids, bytemuck::cast_slice(&inputs.time_ids.repeat(program.tables)))?;
+            let time_ids = inputs.time_ids[..program.tables].concat();
+            backend.write(added.time_ids, bytemuck::cast_slice(&time_ids))?;
         }
         recorded.replay(backend)?;
         for (number, to) in to {

@@ -176,7 +176,7 @@ impl Img2Img {
 }
 
 fn order(app: &App, headers: &HeaderMap, request: Request) -> Result<Order, ApiError> {
-    let quick = PreviewMethod::default_of(&app.engine.description().config) == PREVIEWS.method;
+    let quick = PreviewMethod::default_of(app.engine.description()) == PREVIEWS.method;
     Ok(Order {
         request,
         format: Format::Png,

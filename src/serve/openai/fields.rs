@@ -132,7 +132,7 @@ impl Fields {
             interface: Interface::OpenAi,
         };
         let evaluations = order.check(app)?.iter().map(|pass| pass.table.evaluations()).sum::<usize>();
-        let method = PreviewMethod::default_of(&app.engine.description().config);
+        let method = PreviewMethod::default_of(app.engine.description());
         order.previews = (self.previews() > 0)
             .then(|| Wanted { every: evaluations.div_ceil(self.previews() + 1).max(1), method });
         Ok(order)

@@ -6,7 +6,7 @@
 //! latents in a gallery of all names' pictures (`tools/train_demo/gallery.py`).
 
 use sdrt::model::blocks::Carried;
-use sdrt::model::config::ModelConfig;
+use sdrt::model::config::{AutoencoderConfig, ModelConfig};
 use sdrt::model::vae::Vae;
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::{Backend, DType, Ops, Region};
@@ -193,11 +193,13 @@ pub struct Recognizer {
 impl Recognizer {
     pub fn new() -> Self {
         let folder = ModelFolder::open(&root().join("models/emoji").into()).expect("models/emoji");
-        let config = ModelConfig::read(&folder.location).expect("a supported configuration");
+        let config =
+            ModelConfig::read(&folder.location, &folder.text_encoders).expect("a supported configuration");
         let checkpoint = Checkpoint::open(&folder).expect("weights");
         let mut backend = Cpu::new();
+        let AutoencoderConfig::Kl(vae) = &config.vae else { panic!("a tiny VAE") };
         let (vae, weights) = load(&mut backend, &checkpoint, |plan| {
-            plan.component("vae", |plan| Vae::new(&config.vae_to_infer(), Carried::WHOLE, plan))
+            plan.component("vae", |plan| Vae::new(vae, Carried::WHOLE, plan))
         });
         let activations = reserve_arena(&mut backend, ARENA);
         let gallery = fixture("emoji", "gallery").remove(0);

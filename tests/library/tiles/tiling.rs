@@ -101,7 +101,7 @@ fn tiles_bound_the_memory() {
     let request = |side: usize, when: Tiled| Request {
         width: side,
         height: side,
-        init: Some(Init { mask: None, ..Init::blank() }),
+        init: Some(Init::blank()),
         tiling: Tiling { when, tile_size: None },
         ..Request::defaults(&description, Sampler::Ddim)
     };

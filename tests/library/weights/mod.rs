@@ -323,11 +323,14 @@ fn wrong_folders_are_refused_in_a_sentence() {
     let open = |model: &Model| ModelFolder::open(&model.0.path().into());
     let model = Model::new();
     assert_eq!(open(&model).unwrap().class_name, "StableDiffusionPipeline");
-    assert_eq!(open(&model).unwrap().tokenizers().len(), 1);
-    assert!(open(&model).unwrap().tokenizers()[0].is_none());
+    assert_eq!(open(&model).unwrap().text_encoders, ["text_encoder"]);
+    assert!(open(&model).unwrap().tokenizer("tokenizer").is_none());
     model.write("tokenizer/vocab.json", b"{}");
     let path = |location: &Location| PathBuf::from(location);
-    assert_eq!(open(&model).unwrap().tokenizers()[0].as_ref().map(path), Some(model.path("tokenizer")));
+    assert_eq!(
+        open(&model).unwrap().tokenizer("tokenizer").as_ref().map(path),
+        Some(model.path("tokenizer"))
+    );
     assert_eq!(
         path(&open(&model).unwrap().scheduler_config()),
         model.path("scheduler/scheduler_config.json")
