@@ -35,7 +35,9 @@ pub fn parse() -> Result<Cli> {
         let recorded = Recorded::read(picture)?;
         check_model(&recorded, is_model_given)?;
         let given = run.given();
-        let patch = recorded.patch(&given).map_err(|error| cannot_use(picture, &error))?;
+        let mut patch = recorded.patch(&given).map_err(|error| cannot_use(picture, &error))?;
+        // Without its model, where it took over means nothing; a warning names both.
+        patch.refiner_start = patch.refiner_start.filter(|_| run.refiner.name().is_some());
         run.parameters.patch = given.or(patch);
         run.from.recorded = Some(recorded);
     }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use sdrt::location::Location;
 use sdrt::pipeline::{self, Model, ModelFiles};
 use sdrt::sampler::prediction_type;
 
@@ -26,6 +27,24 @@ pub struct ModelChanges {
     vae: Option<ModelSource>,
     #[arg(long, value_name = "NAME", value_parser = prediction_type)]
     prediction: Option<&'static str>,
+}
+
+/// The model that does the last steps.
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+pub struct RefinerArgs {
+    #[arg(long, value_name = "MODEL", value_parser = source::parser())]
+    refiner: Option<ModelSource>,
+}
+
+impl RefinerArgs {
+    pub fn name(&self) -> Option<String> {
+        self.refiner.as_ref().map(ModelSource::name)
+    }
+
+    pub fn locate(&self, progress: Progress) -> Result<Option<Location>> {
+        self.refiner.as_ref().map(|refiner| refiner.locate(progress)).transpose()
+    }
 }
 
 /// Shapes that are known without a checkpoint.

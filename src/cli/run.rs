@@ -26,7 +26,7 @@ use signal_hook::flag;
 use super::control::{ControlArgs, Steering};
 use super::from::FromArgs;
 use super::lora::{LoraArgs, Tagged};
-use super::model::ModelArgs;
+use super::model::{ModelArgs, RefinerArgs};
 use super::output::{self, OutputArgs};
 use super::parameters::ParameterArgs;
 use super::picture::PictureArgs;
@@ -49,6 +49,8 @@ pub struct Run {
     pub from: FromArgs,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    pub refiner: RefinerArgs,
     #[command(flatten)]
     loras: LoraArgs,
     #[command(flatten)]
@@ -86,6 +88,7 @@ impl Run {
             embeddings: self.prompts.embeddings.clone(),
             controlnets: controlnets.clone(),
             preview_vae: self.preview.locate_vae(progress)?,
+            refiner: self.refiner.locate(progress)?,
             ..self.model.files(progress)?
         });
         let description = model.describe()?;
@@ -102,6 +105,7 @@ impl Run {
         let dtype = opened.backend.dtype();
         let origin = Origin {
             model: self.model.model.name(),
+            refiner: self.refiner.name(),
             device: opened.backend.name(),
             dtype,
             lora_hashes: Vec::new(),
@@ -293,6 +297,10 @@ fn report(request: &Request, painting: &Painting, files: &[PathBuf], stages: &St
         "evaluations": painting.times.evaluations,
         "guidance_scale": request.guidance_scale,
         "guidance_rescale": request.guidance_rescale,
+        "guidance_start": request.guidance_start,
+        "guidance_end": request.guidance_end,
+        "image_guidance_scale": request.image_guidance_scale,
+        "refiner_start": request.refiner_start,
         "eta": request.eta.or(request.sampler.default_eta()),
         "sigmas": request.sigmas.as_ref().map(|sigmas| sigmas.as_slice()),
         "rng": request.rng.to_string(),

@@ -10,14 +10,14 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use sdrt::engine::{self, Batching, Engine};
 use sdrt::error::Error;
-use sdrt::pipeline::Model;
+use sdrt::pipeline::{Model, ModelFiles};
 use sdrt::serve::{self, Limits, Metrics, Timeouts};
 use tokio::runtime::Runtime;
 use tokio::time::sleep;
 
 use super::DeviceArgs;
 use super::log::LogFormat;
-use super::model::ModelArgs;
+use super::model::{ModelArgs, RefinerArgs};
 use super::signals::Signals;
 use crate::progress::Progress;
 
@@ -29,6 +29,8 @@ const PULSE: Duration = Duration::from_secs(1);
 pub struct Serve {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    refiner: RefinerArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// The address to listen at; 0.0.0.0 is every network that the machine is in
@@ -108,6 +110,7 @@ impl Serve {
         };
         let settings = serve::Settings {
             model: self.model.model.name(),
+            refiner: self.refiner.name(),
             api_key: self.api_key.clone(),
             cors: self.cors.clone(),
             limits,
@@ -118,7 +121,9 @@ impl Serve {
         let listener = self.listen()?;
         let address = listener.local_addr()?;
         allow_connections();
-        let model = Model::Files(self.model.files(Progress { quiet: false })?);
+        let progress = Progress { quiet: false };
+        let refiner = self.refiner.locate(progress)?;
+        let model = Model::Files(ModelFiles { refiner, ..self.model.files(progress)? });
         let metrics = Arc::new(Metrics::default());
         let engine = Engine::start(model, self.device.device, self.device.dtype, paints, metrics.clone())?;
         let machine = engine.machine();

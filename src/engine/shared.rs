@@ -157,9 +157,10 @@ impl Shared {
         }
         let scale = config.vae.scale_factor();
         let more = request.rows(config) - 1;
-        let rows = |n: usize| n + more * (0..n).filter(|&i| request.is_guided_at(config, i, n)).count();
+        let guided = |pass: &Pass| request.guided(config, pass).into_iter().filter(|&guided| guided).count();
+        let rows = |pass: &Pass| pass.table.evaluations() + more * guided(pass);
         let pixels = |pass: &Pass| (pass.width / scale) * (pass.height / scale);
-        let costs = passes.iter().zip(&evaluations).map(|(pass, &n)| (pixels(pass) * rows(n)) as f64);
+        let costs = passes.iter().map(|pass| (pixels(pass) * rows(pass)) as f64);
         let (cost, size) = (costs.sum(), [passes[0].width, passes[0].height]);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         Ok(Painting::new(id, job, size, evaluations, cost))

@@ -11,6 +11,8 @@ use crate::pipeline::{Request, RequestPatch};
 pub struct Origin {
     /// The model's name.
     pub model: String,
+    /// The refiner's name.
+    pub refiner: Option<String>,
     /// The machine's name, as [`Backend::name`](crate::ops::Backend::name) gives it.
     pub device: String,
     pub dtype: DType,
@@ -21,6 +23,10 @@ pub struct Origin {
     /// In the order of the request's.
     pub controlnets: Vec<UsedControlNet>,
 }
+
+/// A1111's keys of a refiner: its name, and where it takes over.
+pub(super) const REFINER: &str = "Refiner";
+pub(super) const REFINER_START: &str = "Refiner switch at";
 
 /// The upscaler of hires fix.
 pub(super) const LATENT: &str = "Latent";
@@ -58,6 +64,9 @@ impl Origin {
             ("Batch size", batch.then(|| request.images.to_string())),
             ("Batch pos", batch.then(|| index.to_string())),
         ];
+        let start = request.refiner_start.filter(|_| self.refiner.is_some());
+        let refiner =
+            [(REFINER, self.refiner.clone()), (REFINER_START, start.map(|start| start.to_string()))];
         let painter = [
             ("RNG", Some(request.rng.label().to_string())),
             ("Device", Some(self.device.clone())),
@@ -69,6 +78,7 @@ impl Origin {
         let plain = plain.recorded().map(|(key, value)| (key.to_string(), value));
         let settings = settings.into_iter().filter_map(given).chain(plain);
         let settings = settings.chain(hires_fix.into_iter().filter_map(given));
+        let settings = settings.chain(refiner.into_iter().filter_map(given));
         let settings = settings.chain(lora::settings(&self.lora_hashes, &self.loras));
         let settings = settings.chain(controlnet::settings(&self.controlnets));
         let settings = settings.chain(painter.into_iter().filter_map(given));

@@ -6,7 +6,7 @@ use super::a1111_names::{automatic, sampler_and_schedule};
 use super::civitai::{self, Resource};
 use super::controlnet::{self, UsedControlNet};
 use super::lora::{self, UsedLora};
-use super::origin::{LATENT, Origin, VERSION};
+use super::origin::{LATENT, Origin, REFINER, REFINER_START, VERSION};
 use super::parameters::{Parameters, plain};
 use super::read;
 use crate::error::Result;
@@ -85,6 +85,7 @@ impl Recorded {
             }
         }
         push(Parameter::Eta, own(ETA_DDIM));
+        push(Parameter::RefinerStart, own(REFINER_START));
         for parameter in HIRES.into_iter().filter(|_| self.is_hires()) {
             push(parameter, parameter.row().key.name().and_then(own));
         }
@@ -165,7 +166,13 @@ impl Recorded {
     /// What of the picture cannot be had, or not surely.
     pub fn warnings(&self, origin: &Origin) -> Vec<String> {
         let path = self.path.display();
-        let others = [self.other_model(origin), self.left_out(), self.missing(), self.other_machine(origin)];
+        let others = [
+            self.other_model(origin),
+            self.other_refiner(origin),
+            self.left_out(origin),
+            self.missing(),
+            self.other_machine(origin),
+        ];
         let files = self.other_loras(origin).into_iter().chain(self.other_controlnets(origin));
         others.into_iter().flatten().chain(files).map(|what| format!("{path} {what}")).collect()
     }
@@ -175,6 +182,12 @@ impl Recorded {
         let hash =
             self.parameters.get("Model hash").map(|hash| format!(" (hash {hash})")).unwrap_or_default();
         Some(format!("was painted with {model}{hash}, this is {}", origin.model))
+    }
+
+    fn other_refiner(&self, origin: &Origin) -> Option<String> {
+        let here = origin.refiner.as_ref()?;
+        let there = self.parameters.get(REFINER).filter(|there| plain(there) != plain(here))?;
+        Some(format!("was refined with {there}, this is {here}"))
     }
 
     /// LoRAs that have the name of one of the picture's, and other weights.
@@ -212,10 +225,11 @@ impl Recorded {
         others
     }
 
-    fn left_out(&self) -> Option<String> {
+    fn left_out(&self, origin: &Origin) -> Option<String> {
         let (loras, controlnets) = (self.loras().len(), self.controlnets().len());
         let is_taken = |key: &str| {
-            lora::is_taken(key, loras)
+            (origin.refiner.is_some() && [REFINER, REFINER_START].contains(&key))
+                || lora::is_taken(key, loras)
                 || controlnet::is_taken(key, controlnets)
                 || (self.is_hires() && is_of_hires(key))
         };
@@ -289,6 +303,7 @@ mod tests {
             model: "tiny".into(),
             device: "CPU".into(),
             dtype: DType::F32,
+            refiner: None,
             lora_hashes: Vec::new(),
             loras: Vec::new(),
             controlnets: Vec::new(),

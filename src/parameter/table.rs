@@ -225,6 +225,13 @@ parameters! {
     Prediction: Row::new(Model, "prediction", "NAME", words![
         "What the U-Net predicts, where the files say it wrong or not at all: epsilon, v or sample"
     ]);
+    Refiner: Row::new(Model, "refiner", "MODEL", words![
+        "A second model that does the last steps on the latents of the first, such as the refiner of XL"
+    ]);
+    RefinerStart: Row::new(Model, "refiner-start", "X", words![
+        "The share of the noise schedule, above 0 to below 1, after which " Refiner " takes over [default: 0.8]"
+    ]).range(Range::Closed { from: 0.0, to: 1.0 }).key(Key::Own("Refiner switch at"))
+        .fields(Field::Plain("refiner_start"), Field::Plain("refiner_switch_at"));
     Lora: Row::new(Model, "lora", "FILE[:WEIGHT]", words![
         "A LoRA, a .safetensors file or owner/name:file of the hub, and its weight [default: 1]; may be given "
         "several times"

@@ -22,7 +22,6 @@ use crate::ops::*;
 pub struct Batch<P> {
     key: BatchKey,
     capacity: usize,
-    models: Arc<Models>,
     routes: Routes,
     graphs: HashMap<Form, Graph>,
     /// Those whose next evaluation has guidance first.
@@ -44,12 +43,11 @@ impl<P> Batch<P> {
     /// A batch of up to `capacity` images.
     pub(super) fn new(
         backend: &mut dyn Backend,
-        models: &Arc<Models>,
         workspace: &mut Workspace,
         key: BatchKey,
         capacity: usize,
     ) -> Result<Self> {
-        let room = key.slots.room;
+        let (models, room) = (&key.models, key.slots.room);
         let bytes = workspace_bytes(models, backend.dtype(), &room, key.contexts.tokens(), capacity);
         let workspace = workspace.reserve(backend, bytes)?;
         let rows = models.config.most_rows();
@@ -62,7 +60,6 @@ impl<P> Batch<P> {
         Ok(Batch {
             key,
             capacity,
-            models: models.clone(),
             routes,
             graphs: HashMap::new(),
             members: Vec::new(),
@@ -97,7 +94,7 @@ impl<P> Batch<P> {
     }
 
     fn form(&self) -> Form {
-        form(&self.models, || self.members.iter().map(|member| &member.state))
+        form(&self.key.models, || self.members.iter().map(|member| &member.state))
     }
 
     /// Records the graph of a form, unless it is there.
@@ -123,7 +120,7 @@ impl<P> Batch<P> {
 
     /// Records the graph of images that are to join it while it is empty.
     pub(super) fn prepare_for(&mut self, backend: &mut dyn Backend, states: &[State]) -> Result<()> {
-        let form = form(&self.models, || states.iter());
+        let form = form(&self.key.models, || states.iter());
         self.record(backend, form)
     }
 
@@ -133,7 +130,7 @@ impl<P> Batch<P> {
         backend: &mut dyn Backend,
         images: impl IntoIterator<Item = usize>,
     ) -> Result<()> {
-        images.into_iter().try_for_each(|images| self.record(backend, Form::guided(&self.models, images)))
+        images.into_iter().try_for_each(|images| self.record(backend, Form::guided(&self.key.models, images)))
     }
 
     /// Runs the next step verb by verb, without recording or counting it, and returns its verbs.
@@ -151,14 +148,8 @@ impl<P> Batch<P> {
     }
 
     fn step(&self, form: Form) -> Step<'_> {
-        let BatchKey { slots, contexts } = &self.key;
-        Step {
-            models: &self.models,
-            slots: &slots.tensors,
-            contexts: &contexts.tables,
-            routes: &self.routes,
-            form,
-        }
+        let BatchKey { models, slots, contexts } = &self.key;
+        Step { models, slots: &slots.tensors, contexts: &contexts.tables, routes: &self.routes, form }
     }
 
     /// Takes an image in, in front of the next step.
@@ -205,7 +196,7 @@ impl<P> Batch<P> {
         self.members.sort_by_key(|member| !member.state.is_guided());
         let form = self.form();
         self.record(backend, form)?;
-        let tables = self.models.time_tables();
+        let tables = self.key.models.time_tables();
         let row = |state: &State, text: &Conditioning, sees_beside: bool| RowRoute {
             index: state.row(),
             time: state.time_row(text, tables),

@@ -12,7 +12,12 @@ impl Pipeline {
     /// # Errors
     /// Memory that is not there.
     pub fn decode(&mut self, request: &Request, canvas: Canvas, latents: &[f32]) -> Result<Vec<Picture>> {
-        self.decode_samples(request, canvas, false, latents)
+        // The refiner's VAE is that of the latents that it leaves.
+        let pipeline = match &mut self.refiner {
+            Some(refiner) if request.refiner_start.is_some() => refiner,
+            _ => self,
+        };
+        pipeline.decode_samples(request, canvas, false, latents)
     }
 
     /// Decodes with the VAE for previews, if that is wanted and there is one.

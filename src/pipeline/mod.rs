@@ -97,6 +97,8 @@ pub struct Pipeline {
     description: Description,
     loras: Loras,
     weights: Arc<Region>,
+    /// What does the last steps, on the same machine.
+    refiner: Option<Box<Pipeline>>,
     backend: Box<dyn Backend>,
 }
 
@@ -121,7 +123,12 @@ impl Pipeline {
             encoders.map(|clip| clip.vocab_size).min().expect("a text encoder"),
             &widths,
         )?;
-        Self::fill(description, inversions, Box::new(checkpoint), backend, on_load)
+        let mut pipeline = Self::fill(description, inversions, Box::new(checkpoint), backend, on_load)?;
+        if let Some(refiner) = files.refiner() {
+            let beside = pipeline.backend.beside()()?;
+            pipeline.refiner = Some(Box::new(Self::load(&refiner, beside, on_load)?));
+        }
+        Ok(pipeline)
     }
 
     /// A model with random weights of the given shapes: for measuring without a checkpoint.
@@ -180,6 +187,7 @@ impl Pipeline {
             description,
             loras,
             weights: Arc::new(weights),
+            refiner: None,
             backend,
         })
     }
@@ -210,10 +218,11 @@ impl Pipeline {
         let contexts = self.contexts.as_ref().map_or(0, |contexts| contexts.bytes());
         let batches: usize = self.batches.iter().map(Batch::bytes).sum();
         let kept = self.programs.workspace.bytes() + self.texts.bytes();
-        self.weights.bytes + slots + contexts + batches + kept
+        let refiner = self.refiner.as_ref().map_or(0, |refiner| refiner.bytes());
+        self.weights.bytes + slots + contexts + batches + kept + refiner
     }
 
-    /// Bytes of all weights.
+    /// Bytes of all weights but the refiner's.
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes
     }
@@ -226,10 +235,25 @@ impl Pipeline {
     /// Keeps so many encoded texts from now on.
     pub fn cache_texts(&mut self, room: usize) {
         self.texts = TextCache::with_room(room);
+        self.refiner.iter_mut().for_each(|refiner| refiner.cache_texts(room));
     }
 
     /// Makes room for so many images of a size at once from now on, each of so many model evaluations.
     pub fn expect_images(&mut self, images: usize, evaluations: usize) {
         self.room = [images, evaluations];
+        self.refiner.iter_mut().for_each(|refiner| refiner.expect_images(images, evaluations));
+    }
+
+    /// This one, and that of the refiner.
+    fn of_all_models(&self) -> impl Iterator<Item = &Pipeline> {
+        std::iter::once(self).chain(self.refiner.as_deref())
+    }
+
+    /// The pipeline whose networks run a pass.
+    fn of_pass(&mut self, pass: &Pass) -> &mut Pipeline {
+        if !pass.is_refined {
+            return self;
+        }
+        self.refiner.as_deref_mut().expect("a request with a refiner is checked against a model that has one")
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::family::{Distillation, Family};
 use crate::error::{Error, Result};
 use crate::location::Location;
-use crate::model::config::{AutoencoderConfig, ControlNetConfig, ModelConfig};
+use crate::model::config::{AutoencoderConfig, ControlNetConfig, ModelConfig, UNetInput};
 use crate::parameter::{Parameter, sentence};
 use crate::sampler::{NoiseModel, SchedulerConfig};
 use crate::text::Embedding;
@@ -42,6 +42,8 @@ pub struct ModelFiles {
     pub embeddings: Vec<Embedding>,
     /// ControlNets: files or folders.
     pub controlnets: Vec<Location>,
+    /// A model that does the last steps.
+    pub refiner: Option<Location>,
 }
 
 /// Shapes that are known without a checkpoint.
@@ -65,6 +67,8 @@ pub struct Description {
     pub zeroes_empty_prompt: bool,
     /// The vocabulary of each text encoder; CLIP's own where there is none.
     pub tokenizers: Vec<Option<Location>>,
+    /// What does the last steps.
+    pub refiner: Option<Box<Description>>,
 }
 
 impl Model {
@@ -98,6 +102,7 @@ impl From<Location> for ModelFiles {
             prediction_type: None,
             embeddings: Vec::new(),
             controlnets: Vec::new(),
+            refiner: None,
         }
     }
 }
@@ -203,7 +208,18 @@ impl ModelFiles {
             vae.force_upcast &= description.family.heeds_force_upcast;
         }
         read_controlnets(&mut description.config, &self.controlnets)?;
+        if let Some(files) = self.refiner() {
+            let refiner = files.describe()?;
+            check_refiner(&files.location, &refiner, &description)?;
+            description.refiner = Some(Box::new(refiner));
+        }
         Ok(description)
+    }
+
+    /// The files of the refiner, which shows its previews as the model does.
+    pub(super) fn refiner(&self) -> Option<ModelFiles> {
+        let location = self.refiner.clone()?;
+        Some(ModelFiles { preview_vae: self.preview_vae.clone(), ..location.into() })
     }
 }
 
@@ -218,6 +234,33 @@ fn read_vae(vae: &Location, model: &ModelConfig, family: &Family) -> Result<Auto
         AutoencoderConfig::Tiny(_) => (family.vae)(),
     };
     AutoencoderConfig::infer(vae, &file.shapes(), &like)
+}
+
+/// Checks that a refiner, which `location` has, can go on with the latents of a model.
+fn check_refiner(location: &Location, refiner: &Description, model: &Description) -> Result<()> {
+    let refuse = |message: String| Err(Error::file(location, message));
+    if refiner.config.unet_input() != UNetInput::Latents {
+        return refuse("sees an image beside its latents; a refiner sees the latents alone".into());
+    }
+    for description in [refiner, model] {
+        if description.scheduler.noise_model()? != NoiseModel::VariancePreserving {
+            return refuse(format!(
+                "{} has noise of its own, so that neither can go on with the latents of the other",
+                description.family
+            ));
+        }
+    }
+    let of = |description: &Description| {
+        let vae = &description.config.vae;
+        (vae.latent_channels(), vae.scale_factor(), vae.scaling_factor())
+    };
+    if of(refiner) != of(model) {
+        return refuse(format!(
+            "{} has latents of its own; a refiner goes on with those of the model, {}",
+            refiner.family, model.family
+        ));
+    }
+    Ok(())
 }
 
 /// Adds ControlNets of the shapes that were published for the model's family.
@@ -275,6 +318,7 @@ impl Description {
             defaults: Defaults::default(),
             zeroes_empty_prompt: family.zeroes_empty_prompt,
             tokenizers: vec![None; config.text_encoders.len()],
+            refiner: None,
             config,
             scheduler,
         }

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::batch::Batch;
 use super::preview::Previews;
-use super::prompts::Prompts;
 use super::request::{Painting, Request, Times};
 use super::state::{Canvas, State};
 use super::tiling::Tiled;
@@ -39,29 +38,50 @@ impl Pipeline {
         }
         let passes = request.check(&self.description)?;
         let evaluations = passes.iter().map(|pass| pass.table.evaluations()).sum();
-        let prompts = Prompts::new(request, &self.description, &self.tokenizers, &self.inversions)?;
         let mut times = Times { evaluations, ..Times::default() };
+        let mut warnings = Vec::new();
         let mut before = 0;
         let mut denoised: Option<(Canvas, Vec<Vec<f32>>)> = None;
         for (number, pass) in passes.iter().enumerate() {
             let latents = denoised.take().map(|(_, latents)| latents);
-            let states =
-                self.prepare_pass(request, &prompts, &passes, number, latents.as_deref(), &mut times, true)?;
+            let pipeline = self.of_pass(pass);
+            let prompts = pipeline.prompts(request)?;
+            let states = pipeline.prepare_pass(
+                request,
+                &prompts,
+                &passes,
+                number,
+                latents.as_deref(),
+                &mut times,
+                true,
+            )?;
+            for warning in prompts.warnings {
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
             let canvas = states[0].canvas;
-            let mut on_step = |done: usize| on_step(before + done, evaluations);
+            let mut is_broken_off = false;
+            let mut on_step = |done: usize| {
+                let flow = on_step(before + done, evaluations);
+                is_broken_off = flow.is_break();
+                flow
+            };
             let mut watch = Watch { request, before, on_step: &mut on_step, previews: previews.as_mut() };
-            match self.denoise(states, &mut watch, &mut times)? {
+            match pipeline.denoise(states, &mut watch, &mut times)? {
                 Ok(latents) => denoised = Some((canvas, latents)),
                 Err(done) => return Err(Error::Cancelled { done: before + done, steps: evaluations }),
             }
             before += pass.table.evaluations();
+            if is_broken_off && before < evaluations {
+                return Err(Error::Cancelled { done: before, steps: evaluations });
+            }
         }
         let (canvas, latents) = denoised.expect("at least one pass");
 
         let start = Instant::now();
         let pictures = self.decode(request, canvas, &latents.concat())?;
         times.decode = start.elapsed();
-        let mut warnings = prompts.warnings;
         if let (Some([h, w]), Tiled::Auto) = (canvas.tile, request.tiling.when) {
             let done = if request.init.is_some() { "encoded and decoded" } else { "decoded" };
             warnings.push(format!(
@@ -115,8 +135,8 @@ impl Pipeline {
         if let Some(at) = self.batches.iter().position(fits) {
             return Ok(self.batches.swap_remove(at));
         }
-        let Pipeline { backend, models, programs, .. } = self;
-        Batch::new(&mut **backend, models, &mut programs.workspace, key.clone(), states.len())
+        let Pipeline { backend, programs, .. } = self;
+        Batch::new(&mut **backend, &mut programs.workspace, key.clone(), states.len())
     }
 
     /// Runs the first step of images verb by verb; returns its verbs.

@@ -218,6 +218,7 @@ patch! {
     target_size: [usize; 2] = TargetSize;
     aesthetic_score: f32 = AestheticScore;
     negative_aesthetic_score: f32 = NegativeAestheticScore;
+    refiner_start: f64 = RefinerStart;
     images: usize = NumImages;
     strength: f64 = Strength;
     hires_scale: f64 = HiresScale;
@@ -261,6 +262,7 @@ impl RequestPatch {
             },
             aesthetic_score: self.aesthetic_score,
             negative_aesthetic_score: self.negative_aesthetic_score,
+            refiner_start: self.refiner_start.or(defaults.refiner_start),
             images: self.images.unwrap_or(defaults.images),
             hires: self.hires_scale.map(|scale| Hires {
                 scale,
@@ -299,6 +301,7 @@ impl RequestPatch {
             target_size: size.target,
             aesthetic_score: request.aesthetic_score,
             negative_aesthetic_score: request.negative_aesthetic_score,
+            refiner_start: request.refiner_start,
             images: Some(request.images),
             strength: request.init.as_ref().map(|init| init.strength),
             hires_scale: hires.map(|hires| hires.scale),

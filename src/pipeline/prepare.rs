@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::Pipeline;
 use super::batch::workspace_bytes;
 use super::encoded::Encoded;
-use super::latents::{Start, write_latents};
+use super::init::Init;
+use super::latents::{Before, Start, write_latents};
 use super::models::Models;
 use super::programs::{
     ContextProgram, ControlProgram, DecodeProgram, EncodeProgram, Needs, TextProgram, TileDecodeProgram,
@@ -57,7 +58,7 @@ impl Layout {
         let size = [pass.height, pass.width];
         let possible = request.possible_tile(config, pass.width, pass.height).filter(|_| tiled);
         let tile = request.tile(config, pass.width, pass.height).or(possible);
-        let controls = request.controls.len();
+        let controls = request.controls.len().min(models.controlnets.len());
         let evaluations = pass.table.evaluations();
         let tokens = texts[0].chunks * models.tokens;
         let count = texts.iter().map(|program| program.texts).sum::<usize>();
@@ -96,10 +97,16 @@ impl Pipeline {
         before: Option<&[Vec<f32>]>,
     ) -> Result<Prepared> {
         let passes = request.check(&self.description)?;
-        let prompts = Prompts::new(request, &self.description, &self.tokenizers, &self.inversions)?;
+        let pipeline = self.of_pass(&passes[pass]);
+        let prompts = pipeline.prompts(request)?;
         let mut times = Times::default();
-        let states = self.prepare_pass(request, &prompts, &passes, pass, before, &mut times, false)?;
+        let states = pipeline.prepare_pass(request, &prompts, &passes, pass, before, &mut times, false)?;
         Ok(Prepared { states, times, warnings: prompts.warnings })
+    }
+
+    /// The prompts of a request as this model reads them.
+    pub(super) fn prompts(&self, request: &Request) -> Result<Prompts> {
+        Prompts::new(request, &self.description, &self.tokenizers, &self.inversions)
     }
 
     /// `here`: whether the loop runs on this backend too, in the same workspace.
@@ -121,7 +128,7 @@ impl Pipeline {
         times.record += start.elapsed();
 
         let Pipeline { backend, models, programs, description, .. } = self;
-        let backend = &mut **backend;
+        let (backend, config) = (&mut **backend, &models.config);
         let tensors = &key.slots.tensors;
         let controls = layout.room.controls;
         let evaluations = pass.table.evaluations();
@@ -131,7 +138,7 @@ impl Pipeline {
 
         let start = Instant::now();
         let timesteps = pass.table.timesteps();
-        let time_ids = request.time_ids(&models.config, pass.width, pass.height);
+        let time_ids = request.time_ids(config, pass.width, pass.height);
         let tables = models.time_tables();
         let texts: Vec<&Text> = prompts.texts().collect();
         let encoded = programs.encode_texts(backend, models, &mut self.texts, &texts)?;
@@ -177,7 +184,7 @@ impl Pipeline {
             let program = ControlProgram { net, size: [pass.height, pass.width] };
             let to = slots.iter().map(|slot| net_slots.embedding.images(slot.first, 1));
             programs.embed_control(backend, models, program, &control.image, to)?;
-            let gains: Vec<f32> = (0..evaluations).map(|i| control.gain(i, evaluations)).collect();
+            let gains: Vec<f32> = pass.shares().map(|[i, n]| control.gain(i, n)).collect();
             for &row in &rows {
                 let to = net_slots.gains.table_rows(row, evaluations);
                 backend.write(to, bytemuck::cast_slice(&gains))?;
@@ -186,35 +193,33 @@ impl Pipeline {
         times.text += start.elapsed();
 
         let start = Instant::now();
-        let encoded = match (&request.init, before) {
-            (Some(init), None) => Some(Encoded::new(
-                backend,
-                models,
-                programs,
-                layout.canvas.tile,
-                init,
-                pass,
-                description.family,
-            )?),
-            _ => None,
+        // What a refiner goes on with has the image in it already; the parts that a mask keeps it does not have.
+        let is_encoded = |init: &&Init| before.is_none() || (pass.is_refined && init.mask.is_some());
+        let encode = |init| {
+            Encoded::new(backend, models, programs, layout.canvas.tile, init, pass, description.family)
         };
+        let encoded = request.init.as_ref().filter(is_encoded).map(encode).transpose()?;
         if encoded.is_some() {
             times.picture = start.elapsed();
         }
         let start = Instant::now();
-        let mut from = encoded.map_or(Start::Noise, Start::Picture);
+        // What the pass before has drawn beyond what this one draws, too.
+        let is_drawn = config.vae.is_variational() && request.init.is_some() && encoded.is_none();
+        let drawn = number.checked_sub(1).map_or(0, |before| passes[before].table.noise_rows().count());
+        let drawn = drawn + usize::from(is_drawn);
         let negative = (conditionings.len() > 1).then(|| conditionings.remove(1));
         let prompt = conditionings.remove(0);
-        let is_guided = |i: usize| request.is_guided_at(&models.config, i, evaluations);
-        let guided: Vec<bool> = (0..evaluations).map(is_guided).collect();
+        let guided = request.guided(config, pass);
         let mut states = Vec::new();
         for (i, (slot, row)) in slots.into_iter().zip(rows).enumerate() {
-            if let Some(before) = before {
-                from = Start::Latents(enlarged(models, &passes[0], pass, &before[i]));
-            }
+            let before = before.map(|before| match pass.is_refined {
+                true => Before::HandedOver { latents: before[i].clone(), drawn },
+                false => Before::Enlarged(enlarged(models, &passes[0], pass, &before[i])),
+            });
             let mut generator = request.rng.source(request.seed.wrapping_add(i as u64));
             let place = [slot.first, row];
-            write_latents(backend, tensors, place, &mut *generator, &pass.table, &from)?;
+            let start = Start { picture: encoded.as_ref(), before };
+            write_latents(backend, tensors, place, &mut *generator, &pass.table, start)?;
             let image_guidance = request.image_guidance_scale.unwrap_or(Request::IMAGE_GUIDANCE_SCALE);
             let guidance = [request.guidance_scale, request.guidance_rescale, image_guidance];
             backend.write(tensors.guidance.row(slot.first), bytemuck::cast_slice(&guidance))?;
@@ -270,7 +275,8 @@ impl Pipeline {
 
     fn reserve_layout(&mut self, layout: &Layout, prompts: &Prompts, here: bool) -> Result<BatchKey> {
         let slots = self.slots_for(layout.room)?;
-        let key = BatchKey { slots, contexts: self.contexts_for(prompts, layout)? };
+        let contexts = self.contexts_for(prompts, layout)?;
+        let key = BatchKey { models: self.models.clone(), slots, contexts };
         let Pipeline { backend, models, programs, batches, .. } = self;
         let backend = &mut **backend;
         let images = layout.room.images;
@@ -320,7 +326,7 @@ impl Pipeline {
     /// What images of a request's first pass have in common with others that can be denoised together.
     pub fn batch_key(&mut self, request: &Request) -> Result<BatchKey> {
         let passes = request.check(&self.description)?;
-        let prompts = Prompts::new(request, &self.description, &self.tokenizers, &self.inversions)?;
+        let prompts = self.prompts(request)?;
         Ok(self.reserve(request, &prompts, &passes[0], passes.len() == 1, false)?.1)
     }
 
@@ -332,6 +338,7 @@ impl Pipeline {
         self.texts.clear();
         self.slots.retain(|slots| Arc::strong_count(slots) > 1);
         self.contexts = self.contexts.take().filter(|contexts| Arc::strong_count(contexts) > 1);
+        self.refiner.iter_mut().for_each(|refiner| refiner.drop_unused());
     }
 }
 

@@ -59,6 +59,9 @@ pub struct Request {
     pub tiling: Tiling,
     /// The picture to start from, instead of noise.
     pub init: Option<Init>,
+    /// The share of the noise schedule after which the model's refiner takes over: `denoising_end` and
+    /// `denoising_start` of diffusers.
+    pub refiner_start: Option<f64>,
     /// Not together with `init`.
     pub hires: Option<Hires>,
     /// One for each of the model's ControlNets, in their order; those without one do not act.
@@ -71,6 +74,18 @@ pub struct Pass {
     pub width: usize,
     pub height: usize,
     pub table: Table,
+    /// Whether the refiner runs it, on the latents of the pass before.
+    pub is_refined: bool,
+    /// Model evaluations of the schedule that the pass before does, and of the whole schedule.
+    schedule: [usize; 2],
+}
+
+impl Pass {
+    /// Which model evaluation of how many each one is, of the whole schedule.
+    pub(super) fn shares(&self) -> impl Iterator<Item = [usize; 2]> + use<> {
+        let [first, all] = self.schedule;
+        (first..first + self.table.evaluations()).map(move |i| [i, all])
+    }
 }
 
 /// What XL is told about the size of its picture, as if it were cut out of an original.
@@ -103,6 +118,8 @@ const LARGEST_SIDE: usize = 1 << 14;
 impl Request {
     /// The image guidance scale where nothing is said, as in diffusers.
     pub const IMAGE_GUIDANCE_SCALE: f32 = 1.5;
+    /// The share of the noise schedule after which a refiner takes over where nothing is said.
+    pub const REFINER_START: f64 = 0.8;
     /// The aesthetic scores of the prompt and the negative prompt where nothing is said, as in diffusers.
     pub const AESTHETIC_SCORES: [f32; 2] = [6.0, 2.5];
 
@@ -142,12 +159,13 @@ impl Request {
             negative_aesthetic_score: None,
             tiling: Tiling::default(),
             init: None,
+            refiner_start: model.refiner.is_some().then_some(Self::REFINER_START),
             hires: None,
             controls: Vec::new(),
         }
     }
 
-    /// Checks every value against a model; returns the passes: one, or with hires fix two.
+    /// Checks every value against a model; returns the passes: one, with hires fix two, and the refiner's.
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid), with the parameter.
@@ -169,7 +187,9 @@ impl Request {
                     .error());
             }
         }
-        let layers = config.text_encoders.iter().map(|encoder| encoder.clip.num_hidden_layers);
+        let configs = || std::iter::once(config).chain(model.refiner.iter().map(|refiner| &refiner.config));
+        let encoders = configs().flat_map(|config| &config.text_encoders);
+        let layers = encoders.map(|encoder| encoder.clip.num_hidden_layers);
         let layers = layers.min().unwrap_or(0);
         if let Some(skip) = self.clip_skip.filter(|skip| !(1..=layers).contains(skip)) {
             let expected = format!("1, for the last layer of the text encoder, to {layers}");
@@ -214,7 +234,8 @@ impl Request {
             },
         };
         let pass = |width, height, steps, skipped| {
-            Ok(Pass { width, height, table: self.table(model, steps, skipped)? })
+            let table = self.table(model, steps, skipped)?;
+            Ok(Pass { width, height, schedule: [0, table.evaluations()], table, is_refined: false })
         };
         let mut passes = vec![pass(self.width, self.height, self.steps, skipped)?];
         if let Some(hires) = &self.hires {
@@ -231,6 +252,10 @@ impl Request {
             let steps = hires.steps.unwrap_or(self.steps);
             let skipped = skipped_steps(Parameter::HiresStrength, hires.strength, steps)?;
             passes.push(pass(width, height, steps, skipped)?);
+        }
+        if let Some(start) = self.refiner_start {
+            let last = passes.pop().expect("the model's own pass");
+            passes.extend(self.refined(model, last, start)?);
         }
         Ok(passes)
     }
@@ -254,7 +279,7 @@ impl Request {
         ];
         for (parameter, score) in scores {
             let Some(score) = score else { continue };
-            if !model.reads_score() {
+            if !model.reads_score() && !model.refiner.as_ref().is_some_and(|refiner| refiner.reads_score()) {
                 return Err(Invalid::value(parameter, score)
                     .problem(format!(
                         "read by the refiner of Stable Diffusion XL only; this model is {}",
@@ -275,6 +300,42 @@ impl Request {
                 .error());
         }
         Parameter::ImageGuidanceScale.check(scale)
+    }
+
+    /// Divides the last pass between the model and its refiner, by timestep as diffusers does.
+    fn refined(&self, model: &Description, pass: Pass, start: f64) -> Result<[Pass; 2]> {
+        let invalid = || Invalid::value(Parameter::RefinerStart, start);
+        let Some(refiner) = &model.refiner else {
+            let advice = sentence!["give one with ", Parameter::Refiner, ", or leave it out"];
+            return Err(invalid().problem("there is no refiner").advice(advice).error());
+        };
+        Parameter::RefinerStart.check(start)?;
+        self.check_size(&refiner.config, pass.width, pass.height)?;
+        let steps = match self.hires.and_then(|hires| hires.steps) {
+            Some(steps) => steps,
+            None => self.steps,
+        };
+        let rows_of_step = self.sampler.evaluations_of_step();
+        let before = |description: &Description, table: &Table| {
+            let train = description.scheduler.num_train_timesteps as f64;
+            table.steps_from((train - start * train).round_ties_even(), rows_of_step)
+        };
+        let own = rows_of_step * before(model, &pass.table);
+        let skipped = before(refiner, &self.table(refiner, steps, 0)?);
+        let left = pass.table.evaluations().saturating_sub(own);
+        if own == 0 || left == 0 || skipped >= steps {
+            let who = if own == 0 { "the model" } else { "the refiner" };
+            let direction = if own == 0 { "raise it" } else { "lower it" };
+            return Err(invalid()
+                .problem(format!("of {steps} steps it leaves none to {who}"))
+                .advice(sentence![format!("{direction}, or take more "), Parameter::Steps])
+                .error());
+        }
+        let table = self.table(refiner, steps, skipped)?;
+        let Pass { width, height, .. } = pass;
+        let all = own + table.evaluations();
+        let refined = Pass { table, is_refined: true, schedule: [own, all], width, height };
+        Ok([Pass { table: pass.table.first_rows(own), schedule: [0, all], ..pass }, refined])
     }
 
     /// Checks that a pass is not too large.
@@ -395,9 +456,13 @@ impl Request {
         self.guidance_scale > 1.0 && config.unet.time_cond_proj_dim.is_none()
     }
 
-    /// Whether guidance acts at model evaluation `i` of `n`, as `control_guidance_start` and `control_guidance_end` of
-    /// diffusers count; where it does not, the conditional prediction is used alone.
-    pub fn is_guided_at(&self, config: &ModelConfig, i: usize, n: usize) -> bool {
+    /// Whether guidance acts at each model evaluation of a pass, as `control_guidance_start` and `control_guidance_end`
+    /// of diffusers count; where it does not, the conditional prediction is used alone.
+    pub fn guided(&self, config: &ModelConfig, pass: &Pass) -> Vec<bool> {
+        pass.shares().map(|[i, n]| self.is_guided_at(config, i, n)).collect()
+    }
+
+    fn is_guided_at(&self, config: &ModelConfig, i: usize, n: usize) -> bool {
         let share = |i: usize| i as f64 / n as f64;
         self.is_guided(config) && share(i) >= self.guidance_start && share(i + 1) <= self.guidance_end
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::batch::Batch;
-use super::models::Models;
 use super::prepare::Prepared;
 use super::preview::PreviewMethod;
 use super::program::Workspace;
@@ -16,16 +15,14 @@ use crate::ops::*;
 /// What the denoising loop of a pipeline needs to run on another thread; the weights live as long as either.
 pub struct SpawnDenoise {
     opener: Opener,
-    models: Arc<Models>,
-    weights: Arc<Region>,
+    weights: Vec<Arc<Region>>,
 }
 
 /// A backend that batches run on.
 pub struct DenoiseContext {
     pub backend: Box<dyn Backend>,
-    models: Arc<Models>,
     workspace: Workspace,
-    _weights: Arc<Region>,
+    _weights: Vec<Arc<Region>>,
 }
 
 impl SpawnDenoise {
@@ -33,7 +30,6 @@ impl SpawnDenoise {
     pub fn open(self) -> Result<DenoiseContext> {
         Ok(DenoiseContext {
             backend: (self.opener)()?,
-            models: self.models,
             workspace: Workspace::default(),
             _weights: self.weights,
         })
@@ -43,7 +39,7 @@ impl SpawnDenoise {
 impl DenoiseContext {
     /// A batch of up to `capacity` images.
     pub fn batch<P>(&mut self, key: BatchKey, capacity: usize) -> Result<Batch<P>> {
-        Batch::new(&mut *self.backend, &self.models, &mut self.workspace, key, capacity)
+        Batch::new(&mut *self.backend, &mut self.workspace, key, capacity)
     }
 
     /// Bytes of the activations of all batches.
@@ -65,8 +61,7 @@ impl SharedPipeline {
     pub fn new(pipeline: Pipeline) -> (Self, SpawnDenoise) {
         let spawn = SpawnDenoise {
             opener: pipeline.backend.beside(),
-            models: pipeline.models.clone(),
-            weights: pipeline.weights.clone(),
+            weights: pipeline.of_all_models().map(|pipeline| pipeline.weights.clone()).collect(),
         };
         (SharedPipeline(pipeline), spawn)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::models::Models;
 use super::slots::{ContextRange, Contexts, Range, Slots};
 use crate::sampler::Table;
 
@@ -41,9 +42,10 @@ pub struct Canvas {
     pub(super) tile: Option<[usize; 2]>,
 }
 
-/// What images that are denoised together have in common: their size, and where their memory is.
+/// What images that are denoised together have in common: their networks, their size, and where their memory is.
 #[derive(Clone)]
 pub struct BatchKey {
+    pub(super) models: Arc<Models>,
     pub(super) slots: Arc<Slots>,
     pub(super) contexts: Arc<Contexts>,
 }
@@ -55,10 +57,12 @@ impl PartialEq for BatchKey {
 }
 
 impl BatchKey {
-    /// Whether a batch of this key keeps its memory when one of another is made: both are of one pipeline's present
-    /// memory, for images of different kinds.
+    /// Whether a batch of this key keeps its memory when one of another is made: they are of different networks, or both
+    /// of one pipeline's present memory, for images of different kinds.
     pub fn stays_beside(&self, other: &Self) -> bool {
-        !self.slots.room.is_of_kind(&other.slots.room) && Arc::ptr_eq(&self.contexts, &other.contexts)
+        let of_other_kind = !self.slots.room.is_of_kind(&other.slots.room);
+        !Arc::ptr_eq(&self.models, &other.models)
+            || (of_other_kind && Arc::ptr_eq(&self.contexts, &other.contexts))
     }
 
     /// Latent pixels of an image.

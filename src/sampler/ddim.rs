@@ -19,5 +19,5 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         Row::new(t as f64, alphas.mix(t), alpha_next * sample + kept * noise + fresh * NOISE)
     };
     let rows = settings.whole_timesteps()?.into_iter().skip(settings.start).map(row).collect();
-    Ok(Table { rows, init_noise_sigma: 1.0 })
+    Ok(Table::of(rows, 1.0))
 }

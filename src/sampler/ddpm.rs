@@ -22,5 +22,5 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         Row::new(t as f64, alphas.mix(t), if t > 0 { mean + variance.sqrt() * NOISE } else { mean })
     };
     let rows = timesteps.iter().zip(next).map(row).collect();
-    Ok(Table { rows, init_noise_sigma: 1.0 })
+    Ok(Table::of(rows, 1.0))
 }

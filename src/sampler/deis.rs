@@ -33,7 +33,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         Row { in_scale: level.in_scale, remember: Some(noise), ..Row::new(t, level.mix(), next.alpha * sum) }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
+    Ok(Table::of(rows, settings.init_noise_sigma(&sigmas)))
 }
 
 /// The integral over sigma from `nodes[0]` to `to` of the Lagrange polynomial in `ln sigma` that is 1 at

@@ -24,7 +24,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         Row::new(t as f64, alphas.mix(t), next)
     };
     let rows = timesteps.iter().enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: 1.0 })
+    Ok(Table::of(rows, 1.0))
 }
 
 /// To the sample, and back up with fresh noise.

@@ -33,7 +33,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         Row { in_scale: level.in_scale, remember: Some(sample), ..Row::new(t, level.mix(), next) }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
+    Ok(Table::of(rows, settings.init_noise_sigma(&sigmas)))
 }
 
 fn is_first_order(settings: &Settings, levels: &[Level], i: usize) -> bool {

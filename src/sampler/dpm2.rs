@@ -56,5 +56,5 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             ..Row::new(t_middle, mix, second + up * NOISE)
         });
     }
-    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
+    Ok(Table::of(rows, settings.init_noise_sigma(&sigmas)))
 }

@@ -19,7 +19,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         Row { in_scale: settings.in_scale(sigma), ..Row::new(t, settings.mix(sigma), next) }
     };
     let rows = sigmas.timesteps.iter().zip(sigmas.levels.windows(2)).map(row).collect();
-    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
+    Ok(Table::of(rows, settings.init_noise_sigma(&sigmas)))
 }
 
 /// Splits a step to level `to` into a step further down and the noise that is then added: all that an ancestor of

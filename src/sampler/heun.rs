@@ -28,5 +28,5 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
             });
         }
     }
-    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
+    Ok(Table::of(rows, settings.init_noise_sigma(&sigmas)))
 }

@@ -23,7 +23,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
+    Ok(Table::of(rows, settings.init_noise_sigma(&sigmas)))
 }
 
 /// The integral over `from..to` of the Lagrange polynomial that is 1 at `nodes[k]` and 0 at the others.

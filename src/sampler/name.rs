@@ -122,6 +122,14 @@ impl Sampler {
         }
     }
 
+    /// Evaluations of the model in a step but the last.
+    pub fn evaluations_of_step(self) -> usize {
+        match self {
+            Sampler::Heun | Sampler::Dpm2 | Sampler::Dpm2Ancestral | Sampler::DpmPp2sAncestral => 2,
+            _ => 1,
+        }
+    }
+
     /// How much of the noise that a step takes away is drawn anew where nothing else is asked for; `None` for a
     /// sampler that has no such choice. DDIM's is the `eta` of `DDIMScheduler`, TCD's the gamma of
     /// `TCDScheduler`, the others' the `eta` of k-diffusion.

@@ -39,7 +39,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         Row { save: if i == 0 { X } else { row.save }, remember: (i != 1).then_some(E), ..row }
     };
     let rows = twice.enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: 1.0 })
+    Ok(Table::of(rows, 1.0))
 }
 
 /// Takes `x` from one timestep to another (`_get_prev_sample`).

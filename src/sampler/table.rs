@@ -81,12 +81,32 @@ pub struct Table {
     pub rows: Vec<Row>,
     /// Without a picture to start from, the latents start as standard normal noise times this.
     pub init_noise_sigma: f64,
+    /// What the latents are after the last row.
+    pub end: Mix,
 }
 
 impl Table {
+    /// Rows down to no noise.
+    pub(super) fn of(rows: Vec<Row>, init_noise_sigma: f64) -> Self {
+        Table { rows, init_noise_sigma, end: Mix::SAMPLE }
+    }
+
     /// Evaluations of the model.
     pub fn evaluations(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Steps, of so many rows each, that begin at a timestep or above it.
+    pub fn steps_from(&self, timestep: f64, rows_of_step: usize) -> usize {
+        let steps = self.rows.iter().step_by(rows_of_step);
+        steps.take_while(|row| row.timestep >= timestep).count()
+    }
+
+    /// The first rows alone, which leave noise in the latents; fewer than all.
+    pub fn first_rows(mut self, rows: usize) -> Self {
+        self.end = self.rows[rows].mix;
+        self.rows.truncate(rows);
+        self
     }
 
     /// The timestep of each row.
@@ -111,7 +131,7 @@ impl Table {
 
     /// The rows as the verbs read them ([`Row::pack`]).
     pub fn packed(&self) -> impl Iterator<Item = [f32; ROW_WIDTH]> + '_ {
-        let after = self.rows.iter().skip(1).map(|row| row.mix).chain([Mix::SAMPLE]);
+        let after = self.rows.iter().skip(1).map(|row| row.mix).chain([self.end]);
         self.rows.iter().zip(after).map(|(row, after)| row.pack(after))
     }
 

@@ -50,7 +50,7 @@ pub(super) fn table(settings: &Settings) -> Result<Table> {
         }
     };
     let rows = sigmas.timesteps.iter().enumerate().map(row).collect();
-    Ok(Table { rows, init_noise_sigma: settings.init_noise_sigma(&sigmas) })
+    Ok(Table::of(rows, settings.init_noise_sigma(&sigmas)))
 }
 
 /// What predictor and corrector share about a step between two levels.

@@ -48,6 +48,8 @@ use crate::parameter::Parameter;
 pub struct Settings {
     /// The model's name, as requests and pictures have it.
     pub model: String,
+    /// The refiner's name, as pictures have it.
+    pub refiner: Option<String>,
     /// Asked of everybody who wants pictures.
     pub api_key: Option<String>,
     /// Origins whose pages may ask besides the server's own; `*` for all.
@@ -119,6 +121,7 @@ pub async fn serve(
     let machine = engine.machine();
     let origin = Origin {
         model: settings.model.clone(),
+        refiner: settings.refiner.clone(),
         device: machine.name.clone(),
         dtype: machine.dtype,
         lora_hashes: Vec::new(),

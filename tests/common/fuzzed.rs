@@ -139,6 +139,7 @@ pub fn picture(bytes: &[u8]) {
         let (loras, controlnets) = (recorded.loras(), recorded.controlnets());
         let origin = Origin {
             model: "tiny".into(),
+            refiner: None,
             device: "CPU".into(),
             dtype: DType::F32,
             lora_hashes: Vec::new(),

@@ -41,6 +41,7 @@ pub fn request_of(case: &Case) -> Request {
         image_guidance_scale: float("image_guidance_scale"),
         aesthetic_score: float("aesthetic_score"),
         negative_aesthetic_score: float("negative_aesthetic_score"),
+        refiner_start: case.scalars["denoising_start"].as_f64(),
         sampler: text("sampler").parse().expect("a sampler"),
         schedule: text("schedule").parse().expect("a schedule"),
         eta: case.scalars["eta"].as_f64(),

@@ -25,6 +25,7 @@ mod pictures;
 mod prompts;
 mod raster;
 mod record;
+mod refiner;
 mod rng;
 mod samplers;
 mod siblings;

@@ -1,8 +1,10 @@
 //! Images of the siblings of Stable Diffusion on the CPU against diffusers' (tools/fixtures/siblings.py).
 
-use crate::common::load_pipeline;
 use crate::common::pictures::equals_diffusers_where;
+use crate::common::{load_pipeline, root};
+use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
+use sdrt::pipeline::{ModelFiles, Pipeline};
 
 fn equals_diffusers(model: &str) {
     let mut pipeline = load_pipeline(&format!("tests/fixtures/siblings/{model}"), Cpu::new());
@@ -53,4 +55,17 @@ fn images_of_cosxl_edit_equal_those_of_diffusers() {
 #[test]
 fn images_of_the_refiner_equal_those_of_diffusers() {
     equals_diffusers("refiner");
+}
+
+fn with_refiner() -> Pipeline {
+    let fixtures = |model: &str| Location::from(root().join("tests/fixtures").join(model));
+    let refiner = Some(fixtures("siblings/refiner"));
+    let files = ModelFiles { refiner, ..fixtures("families/sdxl").into() };
+    Pipeline::load(&files, Box::new(Cpu::new()), &mut |_, _| {}).expect("a model and its refiner")
+}
+
+/// The base model denoises down to timestep 200, the refiner from there.
+#[test]
+fn images_that_a_refiner_goes_on_with_equal_those_of_diffusers() {
+    equals_diffusers_where(&mut with_refiner(), "siblings", "refiner", |case| case.has("base_latents"));
 }

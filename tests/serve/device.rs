@@ -30,6 +30,7 @@ impl Local {
         let engine = Engine::start_on(model, || given.open(), engine::Settings::default(), metrics.clone());
         let settings = serve::Settings {
             model: "tiny".into(),
+            refiner: None,
             api_key: None,
             cors: Vec::new(),
             limits: Limits::default(),

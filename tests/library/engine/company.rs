@@ -153,6 +153,62 @@ fn images_that_controlnets_steer_are_the_same_in_company() {
     }
 }
 
+/// Images of a model and its refiner, of which each has batches of its own.
+#[test]
+fn images_that_a_refiner_goes_on_with_are_the_same_in_company() {
+    let fixtures = root().join("tests/fixtures");
+    let files = ModelFiles {
+        refiner: Some(Location::from(fixtures.join("siblings/refiner"))),
+        ..Location::from(fixtures.join("families/sdxl")).into()
+    };
+    let rows = Arc::new(Rows::default());
+    let model = Model::Files(files.clone());
+    let engine = Engine::start(model, Device::Cpu, None, Settings::default(), rows.clone()).expect("starts");
+    let refined = |steps, seed| request(&engine, steps, seed);
+    let hires = Hires { scale: 1.5, strength: 0.7, steps: None };
+    let requests = [
+        refined(30, 1),
+        Request { refiner_start: None, ..refined(20, 2) },
+        Request { refiner_start: Some(0.4), sampler: Sampler::EulerAncestral, ..refined(20, 3) },
+        Request { guidance_scale: 1.0, ..refined(25, 4) },
+        Request { hires: Some(hires), ..refined(12, 5) },
+    ];
+    let jobs: Vec<_> = requests.iter().map(|request| submit(&engine, request.clone())).collect();
+    let pictures: Vec<Picture> = jobs.iter().map(|(_, heard)| end(heard).expect("painted").picture).collect();
+    let mut pipeline = Pipeline::load(&files, Box::new(Cpu::new()), &mut |_, _| {}).expect("a pipeline");
+    for (request, picture) in requests.iter().zip(&pictures) {
+        assert!(paint(&mut pipeline, request).pictures[0] == *picture, "seed {}", request.seed);
+    }
+}
+
+/// Three rows of an image in a batch with one: two guidances beside none.
+#[test]
+fn edited_images_are_the_same_in_company() {
+    for model in ["pix2pix", "cosxl_edit"] {
+        let folder = format!("tests/fixtures/siblings/{model}");
+        let rows = Arc::new(Rows::default());
+        let engine = start(&folder, Settings::default(), rows.clone());
+        let init = Init { picture: raster([64, 64], |i| (i * 7 % 256) as u8), ..Init::blank() };
+        let edited = |steps, seed| Request { init: Some(init.clone()), ..request(&engine, steps, seed) };
+        let requests = [
+            edited(20, 1),
+            Request { guidance_scale: 1.0, ..edited(20, 2) },
+            Request { image_guidance_scale: Some(2.5), negative_prompt: "fog".into(), ..edited(15, 3) },
+            Request { init: Some(Init { strength: 0.5, ..init.clone() }), ..edited(12, 4) },
+            Request { guidance_end: 0.5, ..edited(14, 5) },
+        ];
+        let jobs: Vec<_> = requests.iter().map(|request| submit(&engine, request.clone())).collect();
+        let pictures = jobs.iter().map(|(_, heard)| end(heard).expect("painted").picture);
+        let pictures: Vec<Picture> = pictures.collect();
+        let most = *rows.0.lock().unwrap().iter().max().expect("a step");
+        assert!(most >= 7, "{most} rows");
+        let mut pipeline = load_pipeline(&folder, Cpu::new());
+        for (request, picture) in requests.iter().zip(&pictures) {
+            assert!(paint(&mut pipeline, request).pictures[0] == *picture, "{model}: seed {}", request.seed);
+        }
+    }
+}
+
 #[test]
 fn previews_change_nothing() {
     same_in_company("models/tiny", true, true);
