@@ -4,7 +4,7 @@
 Configurations and shapes are those of the public checkpoint, so speed, memory and numerics can be
 measured without its weights. Needs torch, diffusers and transformers. On disk, in fp16: 2 GB, and 7 GB of XL.
 
-    python tools/make_checkpoint.py OUT [--model sd15|sdxl] [--dtype fp16|bf16|fp32] [--seed 0]
+    python tools/make_checkpoint.py OUT [--model sd15|sdxl|sdxl-refiner] [--dtype fp16|bf16|fp32] [--seed 0]
 
 The tokenizers are CLIP's and OpenCLIP's, from the merges that sdrt embeds.
 """
@@ -61,6 +61,23 @@ def make_unet_xl():
         addition_embed_type="text_time",
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=1280 + 6 * 256,
+    )
+
+
+def make_unet_refiner():
+    return UNet2DConditionModel(
+        sample_size=128,
+        block_out_channels=(384, 768, 1536, 1536),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
+        attention_head_dim=(6, 12, 24, 24),
+        transformer_layers_per_block=4,
+        cross_attention_dim=1280,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=1280 + 5 * 256,
     )
 
 
@@ -123,6 +140,18 @@ MODELS = {
         tokenizers={"tokenizer": END, "tokenizer_2": "!"},
         absent=("feature_extractor", "image_encoder"),
         settings={"force_zeros_for_empty_prompt": True, "add_watermarker": False},
+    ),
+    "sdxl-refiner": Model(
+        pipeline="StableDiffusionXLImg2ImgPipeline",
+        networks={"text_encoder_2": make_text_encoder_2, "unet": make_unet_refiner, "vae": make_vae_xl},
+        scheduler=make_scheduler_xl,
+        tokenizers={"tokenizer_2": "!"},
+        absent=("text_encoder", "tokenizer", "feature_extractor", "image_encoder"),
+        settings={
+            "requires_aesthetics_score": True,
+            "force_zeros_for_empty_prompt": False,
+            "add_watermarker": False,
+        },
     ),
 }
 

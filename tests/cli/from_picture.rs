@@ -118,3 +118,31 @@ fn an_inpainting_model_wants_a_picture_and_a_mask() {
     let output = place.sdrt(&["info", "inpaint"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
 }
+
+#[test]
+fn an_edit_model_wants_an_image_and_no_mask() {
+    let place = with_pictures();
+    let model = root().join("tests/fixtures/siblings/pix2pix").display().to_string();
+    for (flags, sentence) in [
+        (&[][..], "is an InstructPix2Pix model; give it an image to edit with --init-image"),
+        (
+            &["-i", "first.png", "--mask", "mask.png"],
+            "--mask: an InstructPix2Pix model edits the whole image",
+        ),
+        (&["-i", "first.png", "--image-guidance-scale", "0.9"], "expected a number from 1 to 100"),
+    ] {
+        let output = place.sdrt(&small(&model, "a fox", flags));
+        assert!(code(&output) == 2 && stderr(&output).contains(sentence), "{flags:?}: {}", stderr(&output));
+    }
+    let edit = ["-i", "first.png", "--seed", "4", "--image-guidance-scale", "2", "--json"];
+    let object = json(&place.sdrt(&small(&model, "a fox", &edit)));
+    assert_eq!((&object["strength"], &object["image_guidance_scale"]), (&1.0.into(), &2.0.into()));
+    let png = Png::read(&place.path("sdrt.png"));
+    assert_eq!(png.size, (64, 96));
+    assert!(png.parameters.contains(", Image CFG scale: 2,"), "{}", png.parameters);
+    for model in ["pix2pix", "cosxl_edit", "refiner"] {
+        let folder = root().join("tests/fixtures/siblings").join(model).display().to_string();
+        let output = place.sdrt(&["info", &folder]);
+        assert_eq!(code(&output), 0, "{model}: {}", stderr(&output));
+    }
+}

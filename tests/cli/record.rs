@@ -174,3 +174,36 @@ fn show_draws_in_terminals_only() {
     let object = json(&place.paint(&["--show", "--json"]));
     assert_eq!(object["warnings"], serde_json::json!(["--show: nothing is drawn beside --json"]));
 }
+
+#[test]
+fn a_refined_image_is_repeated_with_its_refiner_alone() {
+    let place = Place::new();
+    let fixture = |name: &str| root().join("tests/fixtures").join(name).display().to_string();
+    let (model, refiner) = (fixture("families/sdxl"), fixture("siblings/refiner"));
+    let base = ["run", "--model", &model, "--device", "cpu", "-W", "40", "-H", "32"];
+    let refined = ["--refiner", &refiner, "--refiner-start", "0.5"];
+    let ask = ["-p", "a fox", "--steps", "6", "--seed", "2", "-o", "first.png", "--json"];
+    let object = json(&place.sdrt(&[&base[..], &refined[..], &ask[..]].concat()));
+    assert_eq!((&object["refiner_start"], &object["evaluations"]), (&0.5.into(), &6.into()));
+    let first = Png::read(&place.path("first.png"));
+    assert!(first.parameters.contains(", Refiner: refiner, Refiner switch at: 0.5,"), "{}", first.parameters);
+
+    let again = |flags: &[&str]| {
+        let from = ["--from", "first.png", "-o", "second.png", "--quiet"];
+        let output = place.sdrt(&[&base[..5], &from[..], flags].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        (fs::read(place.path("second.png")).unwrap(), stderr(&output))
+    };
+    let (bytes, said) = again(&["--refiner", &refiner]);
+    assert_eq!(said, "");
+    assert!(bytes == fs::read(place.path("first.png")).unwrap());
+    let (bytes, said) = again(&[]);
+    assert!(bytes != fs::read(place.path("first.png")).unwrap());
+    assert!(said.contains("left out here: Refiner: refiner, Refiner switch at: 0.5"), "{said}");
+    let (_, said) = again(&["--refiner", &model]);
+    assert_eq!(said, "warning: first.png was refined with refiner, this is sdxl\n");
+
+    let alone = place.sdrt(&[&base[..], &["-p", "a fox", "--refiner-start", "0.5"]].concat());
+    let sentence = "--refiner-start 0.5: there is no refiner; give one with --refiner, or leave it out";
+    assert!(code(&alone) == 2 && stderr(&alone).contains(sentence), "{}", stderr(&alone));
+}

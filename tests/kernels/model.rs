@@ -6,7 +6,7 @@ use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
 use sdrt::ops::cuda::LoopKind;
 use sdrt::ops::{Backend, DType};
-use sdrt::pipeline::{Control, ModelFiles, Picture, Pipeline, Request};
+use sdrt::pipeline::{Control, Init, ModelFiles, Picture, Pipeline, Request};
 use sdrt::raster::Raster;
 use sdrt::sampler::Sampler;
 
@@ -79,6 +79,33 @@ fn every_family_in_half_precision_is_close_to_the_cpu() {
         let (psnr, largest) = compare(&got[0], &want[0]);
         println!("{model}, f16 on the GPU, f32 on the CPU: PSNR {psnr:.1} dB, largest difference {largest}");
         assert!(psnr >= 40.0, "{model}: PSNR {psnr:.1} dB");
+    }
+}
+
+/// Uneven depths, EDM, three rows of an image, aesthetic scores, latents that go from one model to another.
+#[test]
+fn every_sibling_in_half_precision_is_close_to_the_cpu() {
+    let Some(_guard) = lock() else { return };
+    let fixtures = common::root().join("tests/fixtures");
+    let folder = |name: &str| Location::from(fixtures.join(name));
+    let sibling = |name: &str| ModelFiles::from(folder(&format!("siblings/{name}")));
+    let names = ["ssd", "vega", "koala", "refiner", "pix2pix", "playground", "cosxl", "cosxl_edit"];
+    let refined = ModelFiles { refiner: Some(folder("siblings/refiner")), ..folder("families/sdxl").into() };
+    let all = names.into_iter().map(|name| (name, sibling(name))).chain([("refined", refined)]);
+    for (name, files) in all {
+        let load =
+            |backend: Box<dyn Backend>| Pipeline::load(&files, backend, &mut |_, _| {}).expect("a pipeline");
+        let mut cpu = load(Box::new(Cpu::new()));
+        let init = Init::wanted(cpu.description()).map(|init| {
+            let rgb = (0..104 * 72).flat_map(|i| [(i % 251) as u8, (i / 104) as u8, 90]).collect();
+            Init { picture: Raster { width: 104, height: 72, rgb }, ..init }
+        });
+        let request = Request { steps: 6, guidance_scale: 4.0, init, ..request(&cpu) };
+        let want = paint(&mut cpu, &request);
+        let got = paint(&mut load(Box::new(open(DType::F16))), &request);
+        let (psnr, largest) = compare(&got[0], &want[0]);
+        println!("{name}, f16 on the GPU, f32 on the CPU: PSNR {psnr:.1} dB, largest difference {largest}");
+        assert!(psnr >= 40.0, "{name}: PSNR {psnr:.1} dB");
     }
 }
 

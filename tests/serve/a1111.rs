@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::{Png, Server, file, png_of};
+use super::{Png, Server, file, fixture, png_of};
 
 fn small(fields: Value) -> Value {
     let mut body = json!({ "prompt": "a (boat:1.2)", "steps": 2, "width": 64, "height": 64, "seed": 4 });
@@ -149,4 +149,29 @@ fn what_would_change_the_picture_and_is_not_there_is_refused() {
         server.post("/sdapi/v1/txt2img", &small(fields)).refused(400, Some(param), "");
     }
     server.post("/sdapi/v1/txt2img", &small(json!({ "save_images": false, "s_churn": 0 }))).ok();
+}
+
+#[test]
+fn a_refiner_of_the_server_takes_over_where_it_is_asked_to() {
+    let refiner = fixture("siblings/refiner");
+    let server = Server::start_with(&fixture("families/sdxl"), &["--refiner", &refiner]);
+    let paint = |fields: Value| server.post("/sdapi/v1/txt2img", &small(fields)).ok();
+    let infotext = |answer: &Value| info(answer)["infotexts"][0].as_str().unwrap().to_string();
+    let own = paint(json!({ "steps": 6 }));
+    assert!(infotext(&own).contains(", Refiner: refiner, Refiner switch at: 0.8"), "{}", infotext(&own));
+    let early = paint(json!({ "steps": 6, "refiner_checkpoint": "refiner", "refiner_switch_at": 0.5 }));
+    assert!(own["images"] != early["images"]);
+    let other = json!({ "refiner_checkpoint": "sd_xl_refiner_1.0" });
+    let other = server.post("/sdapi/v1/txt2img", &small(other));
+    other.refused(400, Some("refiner_checkpoint"), "this server has refiner");
+    // As clients of A1111 send them to every server.
+    let plain = Server::start(&[]);
+    let fields = json!({ "refiner_checkpoint": null, "refiner_switch_at": 0.8, "image_cfg_scale": 1.5 });
+    plain.post("/sdapi/v1/txt2img", &small(fields)).ok();
+    let named = json!({ "refiner_checkpoint": "sd_xl_refiner_1.0" });
+    let named = plain.post("/sdapi/v1/txt2img", &small(named));
+    named.refused(400, Some("refiner_checkpoint"), "this server has no refiner");
+    let of_openai = json!({ "prompt": "a", "refiner_start": 0.5 });
+    let of_openai = plain.post("/v1/images/generations", &of_openai);
+    of_openai.refused(400, Some("refiner_start"), "there is no refiner");
 }

@@ -1,6 +1,8 @@
 //! `/v1/images/edits`.
 
-use super::{Answer, Png, Server, file, png_of};
+use serde_json::json;
+
+use super::{Answer, Png, Server, file, fixture, png_of};
 
 const TEXTS: [(&str, &str); 3] = [("prompt", "a boat"), ("seed", "1"), ("num_inference_steps", "3")];
 
@@ -68,4 +70,29 @@ fn what_cannot_be_used_is_named() {
     let huge = png_of(1024, 1024, |_, _| [0; 4]);
     refused(&TEXTS, &[("image", &huge)], "image", "is not a picture that can be read");
     assert_eq!(server.edit(&TEXTS, &[("image", &image)]).status, 200);
+}
+
+#[test]
+fn an_edit_model_edits_an_image_with_two_guidances() {
+    let server = Server::start_with(&fixture("siblings/pix2pix"), &[]);
+    let edit = |texts: &[(&str, &str)]| {
+        picture(server.edit(&[&TEXTS[..], texts].concat(), &[("image", &gradient())]))
+    };
+    let own = edit(&[]);
+    assert!(own.rgb == edit(&[("image_guidance_scale", "1.5")]).rgb);
+    assert!(edit(&[("image_guidance_scale", "4")]).rgb != own.rgb);
+    let wrong = [&TEXTS[..], &[("image_guidance_scale", "0.5")]].concat();
+    server.edit(&wrong, &[("image", &gradient())]).refused(
+        400,
+        Some("image_guidance_scale"),
+        "from 1 to 100",
+    );
+    let none = server.post("/v1/images/generations", &json!({ "prompt": "a boat" }));
+    none.refused(400, None, "give it an image to edit with image");
+    let masked = server.edit(&TEXTS, &[("image", &gradient()), ("mask", &gradient())]);
+    masked.refused(400, Some("mask"), "edits the whole image");
+    let other = Server::start(&[]);
+    let refused =
+        other.edit(&[&TEXTS[..], &[("image_guidance_scale", "2")]].concat(), &[("image", &gradient())]);
+    refused.refused(400, Some("image_guidance_scale"), "supported by InstructPix2Pix models only");
 }

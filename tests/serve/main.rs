@@ -39,6 +39,10 @@ fn tiny() -> String {
     root().join("models/tiny").display().to_string()
 }
 
+fn fixture(model: &str) -> String {
+    root().join("tests/fixtures").join(model).display().to_string()
+}
+
 struct Server {
     child: Child,
     address: String,
@@ -47,8 +51,12 @@ struct Server {
 
 impl Server {
     fn start(flags: &[&str]) -> Self {
+        Self::start_with(&tiny(), flags)
+    }
+
+    fn start_with(model: &str, flags: &[&str]) -> Self {
         let mut command = sdrt();
-        command.args(["serve", "--model", &tiny(), "--device", "cpu", "--port", "0"]).args(flags);
+        command.args(["serve", "--model", model, "--device", "cpu", "--port", "0"]).args(flags);
         let mut child = command.stderr(Stdio::piped()).env_remove("SDRT_API_KEY").spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();

@@ -19,6 +19,7 @@ use super::super::pictures::Role;
 use crate::engine::Wanted;
 use crate::error::Result;
 use crate::image::{Format, a1111_names};
+use crate::model::config::UNetInput;
 use crate::parameter::{Interface, Parameter};
 use crate::pipeline::{Hires, Init, PreviewMethod, Request, RequestPatch};
 use crate::raster::Raster;
@@ -49,6 +50,8 @@ pub struct Common {
     #[schema(minimum = 1)]
     n_iter: Option<usize>,
     override_settings: Option<Overrides>,
+    /// The server's own, if any.
+    refiner_checkpoint: Option<String>,
 
     styles: Option<Vec<String>>,
     subseed_strength: Option<f64>,
@@ -225,6 +228,14 @@ impl Common {
             ),
             ("alwayson_scripts", !scripts.is_empty(), "there are no scripts"),
         ])?;
+        let refiner = self.refiner_checkpoint.as_deref().filter(|name| !["", "None"].contains(name));
+        if refiner.is_some() && refiner != app.settings.refiner.as_deref() {
+            let there = match &app.settings.refiner {
+                Some(name) => format!("this server has {name}"),
+                None => "this server has no refiner".into(),
+            };
+            return Err(ApiError::field("refiner_checkpoint", format!("{there}; leave it out")));
+        }
         let overrides = self.override_settings.as_ref();
         if let Some((name, _)) = overrides.and_then(|overrides| overrides.others.first_key_value()) {
             let message = format!(
@@ -257,8 +268,16 @@ impl Common {
             seed: self.seed.and_then(|seed| seed.try_into().ok()),
             ..RequestPatch::default()
         };
-        let eta = self.parameters.eta.filter(|_| sampler.default_eta().is_some());
-        own.or(RequestPatch { eta, ..self.parameters.clone() }).request(model)
+        // A1111 passes over what a sampler or a model does not have.
+        let RequestPatch { eta, refiner_start, image_guidance_scale, .. } = self.parameters;
+        let has_image_guidance = model.config.unet_input() == UNetInput::Image;
+        let given = RequestPatch {
+            eta: eta.filter(|_| sampler.default_eta().is_some()),
+            refiner_start: refiner_start.filter(|_| model.refiner.is_some()),
+            image_guidance_scale: image_guidance_scale.filter(|_| has_image_guidance),
+            ..self.parameters.clone()
+        };
+        own.or(given).request(model)
     }
 }
 
