@@ -319,13 +319,7 @@ struct Stages {
 
 impl Stages {
     fn add(&mut self, other: &Stages) {
-        let (all, times) = (&mut self.times, &other.times);
-        all.record += times.record;
-        all.text += times.text;
-        all.picture += times.picture;
-        all.denoise += times.denoise;
-        all.decode += times.decode;
-        all.evaluations += times.evaluations;
+        self.times.add(&other.times);
         self.load += other.load;
         self.save += other.save;
         self.prompts += other.prompts;

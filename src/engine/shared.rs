@@ -157,7 +157,7 @@ impl Shared {
         }
         let scale = config.vae.scale_factor();
         let more = request.rows(config) - 1;
-        let guided = |pass: &Pass| request.guided(config, pass).into_iter().filter(|&guided| guided).count();
+        let guided = |pass: &Pass| pass.guided(request, config).into_iter().filter(|&guided| guided).count();
         let rows = |pass: &Pass| pass.table.evaluations() + more * guided(pass);
         let pixels = |pass: &Pass| (pass.width / scale) * (pass.height / scale);
         let costs = passes.iter().map(|pass| (pixels(pass) * rows(pass)) as f64);

@@ -12,12 +12,15 @@ impl Pipeline {
     /// # Errors
     /// Memory that is not there.
     pub fn decode(&mut self, request: &Request, canvas: Canvas, latents: &[f32]) -> Result<Vec<Picture>> {
-        // The refiner's VAE is that of the latents that it leaves.
-        let pipeline = match &mut self.refiner {
-            Some(refiner) if request.refiner_start.is_some() => refiner,
-            _ => self,
-        };
-        pipeline.decode_samples(request, canvas, false, latents)
+        // A refiner decodes what it has refined.
+        let refiner = self.refiner.as_deref_mut().filter(|_| request.refiner_start.is_some());
+        let Some(refiner) = refiner else { return self.decode_samples(request, canvas, false, latents) };
+        match refiner.decode_samples(request, canvas, false, latents) {
+            Err(Error::OutOfMemory { .. }) => self.drop_unused(),
+            pictures => return pictures,
+        }
+        let refiner = self.refiner.as_deref_mut().expect("there was one");
+        refiner.decode_samples(request, canvas, false, latents)
     }
 
     /// Decodes with the VAE for previews, if that is wanted and there is one.

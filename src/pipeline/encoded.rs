@@ -3,8 +3,8 @@
 use super::family::Family;
 use super::init::Init;
 use super::models::Models;
+use super::passes::Pass;
 use super::programs::Programs;
-use super::request::Pass;
 use crate::error::Result;
 use crate::model::config::{AutoencoderConfig, RGB, UNetInput};
 use crate::ops::Backend;

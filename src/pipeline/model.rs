@@ -242,6 +242,9 @@ fn check_refiner(location: &Location, refiner: &Description, model: &Description
     if refiner.config.unet_input() != UNetInput::Latents {
         return refuse("sees an image beside its latents; a refiner sees the latents alone".into());
     }
+    if !refiner.config.vae.encodes() {
+        return refuse("its VAE has no encoder; a refiner encodes what a mask keeps".into());
+    }
     for description in [refiner, model] {
         if description.scheduler.noise_model()? != NoiseModel::VariancePreserving {
             return refuse(format!(

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::batch::Batch;
+use super::prepare::Prepared;
 use super::preview::Previews;
 use super::request::{Painting, Request, Times};
 use super::state::{Canvas, State};
@@ -44,18 +45,10 @@ impl Pipeline {
         let mut denoised: Option<(Canvas, Vec<Vec<f32>>)> = None;
         for (number, pass) in passes.iter().enumerate() {
             let latents = denoised.take().map(|(_, latents)| latents);
-            let pipeline = self.of_pass(pass);
-            let prompts = pipeline.prompts(request)?;
-            let states = pipeline.prepare_pass(
-                request,
-                &prompts,
-                &passes,
-                number,
-                latents.as_deref(),
-                &mut times,
-                true,
-            )?;
-            for warning in prompts.warnings {
+            let prepared = self.prepare_pass(request, &passes, number, latents.as_deref(), true)?;
+            let Prepared { states, times: prepared, warnings: others } = prepared;
+            times.add(&prepared);
+            for warning in others {
                 if !warnings.contains(&warning) {
                     warnings.push(warning);
                 }
@@ -68,7 +61,7 @@ impl Pipeline {
                 flow
             };
             let mut watch = Watch { request, before, on_step: &mut on_step, previews: previews.as_mut() };
-            match pipeline.denoise(states, &mut watch, &mut times)? {
+            match self.of_pass(pass).denoise(states, &mut watch, &mut times)? {
                 Ok(latents) => denoised = Some((canvas, latents)),
                 Err(done) => return Err(Error::Cancelled { done: before + done, steps: evaluations }),
             }

@@ -6,15 +6,15 @@ use std::time::Instant;
 use super::Pipeline;
 use super::batch::workspace_bytes;
 use super::encoded::Encoded;
-use super::init::Init;
 use super::latents::{Before, Start, write_latents};
 use super::models::Models;
+use super::passes::Pass;
 use super::programs::{
     ContextProgram, ControlProgram, DecodeProgram, EncodeProgram, Needs, TextProgram, TileDecodeProgram,
     TileEncodeProgram, TimesInputs, TimesProgram,
 };
 use super::prompts::{Prompts, Text};
-use super::request::{Pass, Request, Times};
+use super::request::{Request, Times};
 use super::slots::{ContextRange, Contexts, Range, Room, Slots, padded_tokens};
 use super::state::{BatchKey, Canvas, Conditioning, State};
 use crate::error::{Error, Result};
@@ -62,7 +62,7 @@ impl Layout {
         let evaluations = pass.table.evaluations();
         let tokens = texts[0].chunks * models.tokens;
         let count = texts.iter().map(|program| program.texts).sum::<usize>();
-        let is_init = request.init.is_some();
+        let is_encoded = pass.encodes(request).is_some();
         let whole = tile.is_none();
         let decode = DecodeProgram { images: request.images, size, preview: false };
         Layout {
@@ -74,8 +74,8 @@ impl Layout {
                 context: Some(ContextProgram { texts: count, tokens: padded_tokens(tokens), controls }),
                 times: Some(TimesProgram::new(count.min(models.time_tables()), evaluations, controls)),
                 controls: (0..controls).map(|net| ControlProgram { net, size }).collect(),
-                encode: (is_init && whole).then_some(EncodeProgram { size }),
-                tile_encode: tile.filter(|_| is_init).map(|tile| TileEncodeProgram { tile }),
+                encode: (is_encoded && whole).then_some(EncodeProgram { size }),
+                tile_encode: tile.filter(|_| is_encoded).map(|tile| TileEncodeProgram { tile }),
                 decode: (is_last && whole).then_some(decode),
                 tile_decode: tile.filter(|_| is_last).map(|tile| TileDecodeProgram { tile, preview: false }),
             },
@@ -97,35 +97,45 @@ impl Pipeline {
         before: Option<&[Vec<f32>]>,
     ) -> Result<Prepared> {
         let passes = request.check(&self.description)?;
-        let pipeline = self.of_pass(&passes[pass]);
-        let prompts = pipeline.prompts(request)?;
-        let mut times = Times::default();
-        let states = pipeline.prepare_pass(request, &prompts, &passes, pass, before, &mut times, false)?;
-        Ok(Prepared { states, times, warnings: prompts.warnings })
+        self.prepare_pass(request, &passes, pass, before, false)
     }
 
-    /// The prompts of a request as this model reads them.
-    pub(super) fn prompts(&self, request: &Request) -> Result<Prompts> {
-        Prompts::new(request, &self.description, &self.tokenizers, &self.inversions)
-    }
-
-    /// `here`: whether the loop runs on this backend too, in the same workspace.
-    #[expect(clippy::too_many_arguments, reason = "what `prepare` and `paint` have worked out already")]
+    /// Prepares a pass on the pipeline whose networks run it. `here`: whether the loop runs on this backend, in the same
+    /// workspace.
     pub(super) fn prepare_pass(
         &mut self,
         request: &Request,
-        prompts: &Prompts,
         passes: &[Pass],
         number: usize,
         before: Option<&[Vec<f32>]>,
-        times: &mut Times,
         here: bool,
-    ) -> Result<Vec<State>> {
+    ) -> Result<Prepared> {
+        let pass = &passes[number];
+        match self.of_pass(pass).prepare_own(request, passes, number, before, here) {
+            Err(Error::OutOfMemory { .. }) if pass.is_refined => {
+                // What the model before the refiner does not need any more goes.
+                self.drop_unused();
+                self.of_pass(pass).prepare_own(request, passes, number, before, here)
+            }
+            prepared => prepared,
+        }
+    }
+
+    fn prepare_own(
+        &mut self,
+        request: &Request,
+        passes: &[Pass],
+        number: usize,
+        before: Option<&[Vec<f32>]>,
+        here: bool,
+    ) -> Result<Prepared> {
+        let mut times = Times::default();
         let pass = &passes[number];
         let start = Instant::now();
         let is_last = number + 1 == passes.len();
-        let (layout, key) = self.reserve(request, prompts, pass, is_last, here)?;
-        times.record += start.elapsed();
+        let prompts = self.prompts(request)?;
+        let (layout, key) = self.reserve(request, &prompts, pass, is_last, here)?;
+        times.record = start.elapsed();
 
         let Pipeline { backend, models, programs, description, .. } = self;
         let (backend, config) = (&mut **backend, &models.config);
@@ -190,15 +200,13 @@ impl Pipeline {
                 backend.write(to, bytemuck::cast_slice(&gains))?;
             }
         }
-        times.text += start.elapsed();
+        times.text = start.elapsed();
 
         let start = Instant::now();
-        // What a refiner goes on with has the image in it already; the parts that a mask keeps it does not have.
-        let is_encoded = |init: &&Init| before.is_none() || (pass.is_refined && init.mask.is_some());
         let encode = |init| {
             Encoded::new(backend, models, programs, layout.canvas.tile, init, pass, description.family)
         };
-        let encoded = request.init.as_ref().filter(is_encoded).map(encode).transpose()?;
+        let encoded = pass.encodes(request).map(encode).transpose()?;
         if encoded.is_some() {
             times.picture = start.elapsed();
         }
@@ -209,7 +217,7 @@ impl Pipeline {
         let drawn = drawn + usize::from(is_drawn);
         let negative = (conditionings.len() > 1).then(|| conditionings.remove(1));
         let prompt = conditionings.remove(0);
-        let guided = request.guided(config, pass);
+        let guided = pass.guided(request, config);
         let mut states = Vec::new();
         for (i, (slot, row)) in slots.into_iter().zip(rows).enumerate() {
             let before = before.map(|before| match pass.is_refined {
@@ -236,8 +244,13 @@ impl Pipeline {
         }
         // Others read them without waiting for this backend's work.
         backend.wait()?;
-        times.denoise += start.elapsed();
-        Ok(states)
+        times.denoise = start.elapsed();
+        Ok(Prepared { states, times, warnings: prompts.warnings })
+    }
+
+    /// The prompts of a request as this model reads them.
+    fn prompts(&self, request: &Request) -> Result<Prompts> {
+        Prompts::new(request, &self.description, &self.tokenizers, &self.inversions)
     }
 
     /// Takes memory for a pass and records its programs; what earlier requests left goes where memory does not
