@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::batch::Batch;
-use super::prepare::Prepared;
+use super::prepare::{Prepared, Task};
 use super::preview::Previews;
 use super::request::{Painting, Request, Times};
 use super::state::{Canvas, State};
@@ -45,9 +45,10 @@ impl Pipeline {
         let mut denoised: Option<(Canvas, Vec<Vec<f32>>)> = None;
         for (number, pass) in passes.iter().enumerate() {
             let latents = denoised.take().map(|(_, latents)| latents);
-            let prepared = self.prepare_pass(request, &passes, number, latents.as_deref(), true)?;
-            let Prepared { states, times: prepared, warnings: others } = prepared;
-            times.add(&prepared);
+            let left = latents.as_deref();
+            let task = Task { request, passes: &passes, number, before: left, here: true };
+            let Prepared { states, times: preparing, warnings: others } = self.prepare_pass(&task)?;
+            times.add(&preparing);
             for warning in others {
                 if !warnings.contains(&warning) {
                     warnings.push(warning);

@@ -34,6 +34,23 @@ pub struct Prepared {
     pub warnings: Vec<String>,
 }
 
+/// A pass of a request that is to be prepared.
+pub(super) struct Task<'a> {
+    pub request: &'a Request,
+    pub passes: &'a [Pass],
+    pub number: usize,
+    /// What the pass before has left: latents [h,w,c] of each image.
+    pub before: Option<&'a [Vec<f32>]>,
+    /// Whether the loop runs on this backend, in the same workspace.
+    pub here: bool,
+}
+
+impl Task<'_> {
+    fn pass(&self) -> &Pass {
+        &self.passes[self.number]
+    }
+}
+
 /// What a pass of a request takes of the pipeline's memory.
 pub(super) struct Layout {
     pub room: Room,
@@ -97,40 +114,26 @@ impl Pipeline {
         before: Option<&[Vec<f32>]>,
     ) -> Result<Prepared> {
         let passes = request.check(&self.description)?;
-        self.prepare_pass(request, &passes, pass, before, false)
+        self.prepare_pass(&Task { request, passes: &passes, number: pass, before, here: false })
     }
 
-    /// Prepares a pass on the pipeline whose networks run it. `here`: whether the loop runs on this backend, in the same
-    /// workspace.
-    pub(super) fn prepare_pass(
-        &mut self,
-        request: &Request,
-        passes: &[Pass],
-        number: usize,
-        before: Option<&[Vec<f32>]>,
-        here: bool,
-    ) -> Result<Prepared> {
-        let pass = &passes[number];
-        match self.of_pass(pass).prepare_own(request, passes, number, before, here) {
+    /// Prepares a pass on the pipeline whose networks run it.
+    pub(super) fn prepare_pass(&mut self, task: &Task) -> Result<Prepared> {
+        let pass = task.pass();
+        match self.of_pass(pass).prepare_own(task) {
             Err(Error::OutOfMemory { .. }) if pass.is_refined => {
                 // What the model before the refiner does not need any more goes.
                 self.drop_unused();
-                self.of_pass(pass).prepare_own(request, passes, number, before, here)
+                self.of_pass(pass).prepare_own(task)
             }
             prepared => prepared,
         }
     }
 
-    fn prepare_own(
-        &mut self,
-        request: &Request,
-        passes: &[Pass],
-        number: usize,
-        before: Option<&[Vec<f32>]>,
-        here: bool,
-    ) -> Result<Prepared> {
+    fn prepare_own(&mut self, task: &Task) -> Result<Prepared> {
+        let &Task { request, passes, number, before, here } = task;
         let mut times = Times::default();
-        let pass = &passes[number];
+        let pass = task.pass();
         let start = Instant::now();
         let is_last = number + 1 == passes.len();
         let prompts = self.prompts(request)?;
