@@ -256,7 +256,7 @@ fn paint(
 
 /// What was asked for and does nothing.
 fn without_effect(request: &Request, model: &Description) -> Vec<String> {
-    let Request { negative_prompt, guidance_rescale, guidance_scale, .. } = request;
+    let Request { negative_prompt, guidance_rescale, guidance_scale, image_guidance_scale, .. } = request;
     if request.is_guided(&model.config) {
         return Vec::new();
     }
@@ -267,7 +267,13 @@ fn without_effect(request: &Request, model: &Description) -> Vec<String> {
     };
     let negative = (!negative_prompt.is_empty()).then_some("the negative prompt");
     let rescale = (*guidance_rescale > 0.0).then_some("--guidance-rescale");
-    negative.into_iter().chain(rescale).map(|what| format!("{what} has no effect: {why}")).collect()
+    let image = image_guidance_scale.map(|_| "--image-guidance-scale");
+    negative
+        .into_iter()
+        .chain(rescale)
+        .chain(image)
+        .map(|what| format!("{what} has no effect: {why}"))
+        .collect()
 }
 
 fn warn(warnings: &[String]) {

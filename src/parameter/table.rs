@@ -229,7 +229,7 @@ parameters! {
         "A second model that does the last steps on the latents of the first, such as the refiner of XL"
     ]);
     RefinerStart: Row::new(Model, "refiner-start", "X", words![
-        "The share of the noise schedule, above 0 to below 1, after which " Refiner " takes over [default: 0.8]"
+        "The share of the noise schedule after which " Refiner " takes over, above 0; 1 is never [default: 0.8]"
     ]).range(Range::Closed { from: 0.0, to: 1.0 }).key(Key::Own("Refiner switch at"))
         .fields(Field::Plain("refiner_start"), Field::Plain("refiner_switch_at"));
     Lora: Row::new(Model, "lora", "FILE[:WEIGHT]", words![

@@ -13,7 +13,7 @@ impl Pipeline {
     /// Memory that is not there.
     pub fn decode(&mut self, request: &Request, canvas: Canvas, latents: &[f32]) -> Result<Vec<Picture>> {
         // A refiner decodes what it has refined.
-        let refiner = self.refiner.as_deref_mut().filter(|_| request.refiner_start.is_some());
+        let refiner = self.refiner.as_deref_mut().filter(|_| request.refined_from().is_some());
         let Some(refiner) = refiner else { return self.decode_samples(request, canvas, false, latents) };
         match refiner.decode_samples(request, canvas, false, latents) {
             Err(Error::OutOfMemory { .. }) => self.drop_unused(),

@@ -105,13 +105,13 @@ impl Request {
             return match input {
                 UNetInput::Latents => Ok(()),
                 UNetInput::MaskedImage => Err(Error::invalid(sentence![
-                    format!("{} is an inpainting model; give it an image with ", model.family),
+                    "this is an inpainting model; give it an image with ",
                     Parameter::InitImage,
                     " and ",
                     Parameter::Mask
                 ])),
                 UNetInput::Image => Err(Error::invalid(sentence![
-                    format!("{} is an InstructPix2Pix model; give it an image to edit with ", model.family),
+                    "this is an InstructPix2Pix model; give it an image to edit with ",
                     Parameter::InitImage
                 ])),
             };

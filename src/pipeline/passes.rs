@@ -65,7 +65,7 @@ impl Request {
             let skipped = skipped_steps(Parameter::HiresStrength, hires.strength, steps)?;
             passes.push(pass(width, height, steps, skipped)?);
         }
-        if let Some(start) = self.refiner_start {
+        if let Some(start) = self.refined_from() {
             let last = passes.pop().expect("the model's own pass");
             passes.extend(self.refined(model, last, start)?);
         }
@@ -94,12 +94,16 @@ impl Request {
         let skipped = before(refiner, &self.table(refiner, steps, 0)?);
         let left = pass.table.evaluations().saturating_sub(own);
         if own == 0 || left == 0 || skipped >= steps {
-            let who = if own == 0 { "the model" } else { "the refiner" };
-            let direction = if own == 0 { "raise it" } else { "lower it" };
-            return Err(invalid()
-                .problem(format!("of {steps} steps it leaves none to {who}"))
-                .advice(sentence![format!("{direction}, or take more "), Parameter::Steps])
-                .error());
+            let (who, advice) = match (own, &self.init) {
+                (0, Some(_)) => (
+                    "the model",
+                    sentence!["raise it or ", Parameter::Strength, ", or take more ", Parameter::Steps],
+                ),
+                (0, None) => ("the model", sentence!["raise it, or take more ", Parameter::Steps]),
+                _ => ("the refiner", sentence!["lower it, or take more ", Parameter::Steps]),
+            };
+            let problem = format!("of {steps} steps it leaves none to {who}");
+            return Err(invalid().problem(problem).advice(advice).error());
         }
         let table = self.table(refiner, steps, skipped)?;
         let Pass { width, height, .. } = pass;

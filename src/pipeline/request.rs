@@ -58,7 +58,7 @@ pub struct Request {
     /// The picture to start from, instead of noise.
     pub init: Option<Init>,
     /// The share of the noise schedule after which the model's refiner takes over: `denoising_end` and
-    /// `denoising_start` of diffusers.
+    /// `denoising_start` of diffusers. With 1 it never does.
     pub refiner_start: Option<f64>,
     /// Not together with `init`.
     pub hires: Option<Hires>,
@@ -153,6 +153,11 @@ impl Request {
             [self.aesthetic_score.unwrap_or(score), self.negative_aesthetic_score.unwrap_or(negative)];
         let reads_score = config.unet.text_time.is_some_and(|text_time| text_time.has_score());
         scores.map(|score| self.size.time_ids(width, height, reads_score.then_some(score)))
+    }
+
+    /// The share after which a refiner takes over, if one does.
+    pub(super) fn refined_from(&self) -> Option<f64> {
+        self.refiner_start.filter(|&start| start != 1.0)
     }
 
     /// Rows of an image in the U-Net's batch where guidance acts.

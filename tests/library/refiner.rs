@@ -78,6 +78,16 @@ fn a_model_that_refines_itself_changes_nothing() {
     }
 }
 
+#[test]
+fn a_refiner_that_never_takes_over_does_nothing() {
+    let model = "tests/fixtures/families/sdxl";
+    let mut refined = load(&files(model, Some("tests/fixtures/siblings/refiner")));
+    let mut alone = load(&files(model, None));
+    let request = request(&alone);
+    let never = paint(&mut refined, &Request { refiner_start: Some(1.0), ..request.clone() });
+    assert!(never.pictures == paint(&mut alone, &request).pictures);
+}
+
 /// Those that remember outputs of earlier steps begin anew with the refiner.
 #[test]
 fn samplers_with_a_memory_begin_anew() {
@@ -136,8 +146,16 @@ fn what_cannot_be_refined_is_said() {
     says(refused(sdxl, None, at(0.8)), "--refiner-start 0.8: there is no refiner; give one with --refiner");
     says(refused(sdxl, refiner, at(1.5)), "--refiner-start 1.5: expected a number from 0 to 1");
     says(refused(sdxl, refiner, at(0.0)), "of 5 steps it leaves none to the model; raise it");
-    says(refused(sdxl, refiner, at(1.0)), "of 5 steps it leaves none to the refiner; lower it");
-    assert!(refused(sdxl, refiner, at(0.7)).is_ok());
+    let late = RequestPatch { schedule: Some(Schedule::Trailing), ..at(0.99) };
+    says(refused(sdxl, refiner, late), "of 5 steps it leaves none to the refiner; lower it");
+    assert!(refused(sdxl, refiner, at(0.7)).is_ok() && refused(sdxl, refiner, at(1.0)).is_ok());
+    let from_image = Request {
+        init: Some(Init { strength: 0.1, ..Init::blank() }),
+        steps: 20,
+        ..request(&load(&files(sdxl, refiner)))
+    };
+    let error = from_image.check(&files(sdxl, refiner).describe().unwrap()).unwrap_err().to_string();
+    assert!(error.ends_with("none to the model; raise it or --strength, or take more --steps"), "{error}");
     let score = RequestPatch { aesthetic_score: Some(5.0), ..RequestPatch::default() };
     assert!(refused(sdxl, refiner, score.clone()).is_ok());
     says(refused(sdxl, None, score), "--aesthetic-score 5: read by the refiner of Stable Diffusion XL only");
