@@ -30,7 +30,7 @@ pub use self::shared::{Machine, Ticket};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::{Backend, DType};
-use crate::pipeline::{BatchKey, Description, Model, Request, SharedPipeline, SpawnDenoise};
+use crate::pipeline::{BatchKey, Description, Init, Model, Request, SharedPipeline, SpawnDenoise};
 
 /// A handle on an engine; clones are of the same.
 #[derive(Clone)]
@@ -126,10 +126,11 @@ impl Engine {
                 Err(error) => return drop(started.send(Err(error))),
             };
             let (mut pipeline, spawn) = SharedPipeline::new(pipeline);
-            let defaults = &shared.defaults;
-            let warm = Some(defaults).filter(|defaults| defaults.is_guided(&shared.description.config));
-            let key = warm.and_then(|defaults| pipeline.batch_key(defaults).ok());
-            let _ = started.send(Ok((shared.clone(), spawn, key)));
+            let init = Init::wanted(&shared.description);
+            let expected = Request { init, ..shared.defaults.clone() };
+            let warm = Some(expected).filter(|expected| expected.is_guided(&shared.description.config));
+            let keys = warm.and_then(|expected| pipeline.batch_keys(&expected).ok()).unwrap_or_default();
+            let _ = started.send(Ok((shared.clone(), spawn, keys)));
             drop(started);
             shared.guard(|| Desk { pipeline, shared: &shared }.run());
         });
@@ -261,9 +262,9 @@ impl Threads {
     }
 }
 
-fn open_denoiser(spawn: SpawnDenoise, shared: &Arc<Shared>, warm: Option<BatchKey>) -> Result<Denoiser<'_>> {
+fn open_denoiser(spawn: SpawnDenoise, shared: &Arc<Shared>, warm: Vec<BatchKey>) -> Result<Denoiser<'_>> {
     let mut denoiser = Denoiser::new(spawn.open()?, shared);
-    if let Some(key) = warm {
+    for key in warm {
         denoiser.prepare(key)?;
     }
     Ok(denoiser)

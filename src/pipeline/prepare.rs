@@ -339,11 +339,17 @@ impl Pipeline {
         Ok(self.contexts.insert(contexts).clone())
     }
 
-    /// What images of a request's first pass have in common with others that can be denoised together.
-    pub fn batch_key(&mut self, request: &Request) -> Result<BatchKey> {
+    /// What images in each pass of a request have in common with others that can be denoised together.
+    pub fn batch_keys(&mut self, request: &Request) -> Result<Vec<BatchKey>> {
         let passes = request.check(&self.description)?;
-        let prompts = self.prompts(request)?;
-        Ok(self.reserve(request, &prompts, &passes[0], passes.len() == 1, false)?.1)
+        let mut keys = Vec::new();
+        for (number, pass) in passes.iter().enumerate() {
+            let pipeline = self.of_pass(pass);
+            let prompts = pipeline.prompts(request)?;
+            let is_last = number + 1 == passes.len();
+            keys.push(pipeline.reserve(request, &prompts, pass, is_last, false)?.1);
+        }
+        Ok(keys)
     }
 
     /// Gives back all memory that no image uses: recordings, slots, prompts.

@@ -66,9 +66,9 @@ impl SharedPipeline {
         (SharedPipeline(pipeline), spawn)
     }
 
-    /// [`Pipeline::batch_key`].
-    pub fn batch_key(&mut self, request: &Request) -> Result<BatchKey> {
-        self.0.batch_key(request)
+    /// [`Pipeline::batch_keys`].
+    pub fn batch_keys(&mut self, request: &Request) -> Result<Vec<BatchKey>> {
+        self.0.batch_keys(request)
     }
 
     /// [`Pipeline::prepare`].
