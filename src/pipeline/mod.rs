@@ -161,6 +161,10 @@ impl Pipeline {
         let mut plan = Plan::new(weights.base, weights.bytes, dtype);
         let tokens = tokenizers.iter().map(Tokenizer::max_length).fold(config.max_tokens(), usize::min);
         let models = Arc::new(Models { tokens, ..Models::new(config, new_tokens, &mut plan) });
+        // Kernels for speed alone have the bytes of the server's up to two rows, and an image has three here.
+        if models.has_image_guidance() {
+            backend.keep_alike();
+        }
         let start = Instant::now();
         let mut done = 0;
         for requests in plan.requests.chunks(REQUESTS_AT_ONCE) {
