@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use sdrt::columns::{bytes, columns};
 use sdrt::info;
-use sdrt::model::config::{AutoencoderConfig, ClipConfig, ModelConfig};
+use sdrt::model::config::{AutoencoderConfig, ClipConfig, ModelConfig, UNetInput};
 use sdrt::ops::DType;
 use sdrt::pipeline::{Description, Init, Model, Request};
 use sdrt::sampler::Sampler;
@@ -210,8 +210,13 @@ fn configuration(info: &info::Info, request: &Request) -> Vec<(&'static str, Str
         }
         Err(error) => error.to_string(),
     };
+    let input = match config.unet_input() {
+        UNetInput::Latents => "",
+        UNetInput::MaskedImage => ", for inpainting",
+        UNetInput::Image => ", for edits of an image (InstructPix2Pix)",
+    };
     let distilled = distillation.words(request.steps, request.guidance_scale);
-    let mut parts = vec![("family", format!("{family}{distilled}"))];
+    let mut parts = vec![("family", format!("{family}{input}{distilled}"))];
     let encoders = config.text_encoders.iter().map(|encoder| text_encoder(&encoder.clip));
     parts.extend(["text encoder", "text encoder 2"].into_iter().zip(encoders));
     parts.extend([("U-Net", unet), ("VAE", vae), ("scheduler", noise), ("suggests", suggests)]);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Place, Png, code, copy_folder, json, root, stderr, tiny};
+use super::{Place, Png, code, copy_folder, json, root, stderr, stdout, tiny};
 
 /// With a picture of the model inside sdrt, `first.png` of 64x96, and a mask of it whose upper half is light.
 fn with_pictures() -> Place {
@@ -144,5 +144,7 @@ fn an_edit_model_wants_an_image_and_no_mask() {
         let folder = root().join("tests/fixtures/siblings").join(model).display().to_string();
         let output = place.sdrt(&["info", &folder]);
         assert_eq!(code(&output), 0, "{model}: {}", stderr(&output));
+        let edits = stdout(&output).contains(", for edits of an image (InstructPix2Pix)");
+        assert_eq!(edits, model != "refiner", "{model}");
     }
 }
