@@ -112,8 +112,10 @@ impl Desk<'_> {
         let time = start.elapsed();
         painting.note(|progress| {
             progress.times.encode += time;
-            if pass == 0 {
-                progress.warnings = warnings;
+            for warning in warnings {
+                if !progress.warnings.contains(&warning) {
+                    progress.warnings.push(warning);
+                }
             }
         });
         self.shared.observer.encoded(time);

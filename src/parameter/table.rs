@@ -230,7 +230,7 @@ parameters! {
     ]);
     RefinerStart: Row::new(Model, "refiner-start", "X", words![
         "The share of the noise schedule after which " Refiner " takes over, above 0; 1 is never [default: 0.8]"
-    ]).range(Range::Closed { from: 0.0, to: 1.0 }).key(Key::Own("Refiner switch at"))
+    ]).range(Range::Above { above: 0.0, to: 1.0 }).key(Key::Own("Refiner switch at"))
         .fields(Field::Plain("refiner_start"), Field::Plain("refiner_switch_at"));
     Lora: Row::new(Model, "lora", "FILE[:WEIGHT]", words![
         "A LoRA, a .safetensors file or owner/name:file of the hub, and its weight [default: 1]; may be given "

@@ -187,7 +187,8 @@ impl ModelFiles {
     }
 
     /// The description with what is to be taken instead.
-    fn changed(&self, mut description: Description) -> Result<Description> {
+    fn changed(&self, own: Description) -> Result<Description> {
+        let mut description = own.clone();
         if let Some(prediction_type) = self.prediction_type {
             description.scheduler.prediction_type = Some(prediction_type.to_string());
         }
@@ -209,17 +210,17 @@ impl ModelFiles {
         }
         read_controlnets(&mut description.config, &self.controlnets)?;
         if let Some(files) = self.refiner() {
-            let refiner = files.describe()?;
-            check_refiner(&files.location, &refiner, &description)?;
-            description.refiner = Some(Box::new(refiner));
+            // By what they bring themselves: another VAE says nothing of the latents that they were trained on.
+            check_refiner(&files.location, &ModelFiles::from(files.location.clone()).describe()?, &own)?;
+            description.refiner = Some(Box::new(files.describe()?));
         }
         Ok(description)
     }
 
-    /// The files of the refiner, which shows its previews as the model does.
+    /// The files of the refiner, which has the VAEs that take the place of the model's.
     pub(super) fn refiner(&self) -> Option<ModelFiles> {
-        let location = self.refiner.clone()?;
-        Some(ModelFiles { preview_vae: self.preview_vae.clone(), ..location.into() })
+        let (vae, preview_vae) = (self.vae.clone(), self.preview_vae.clone());
+        Some(ModelFiles { vae, preview_vae, ..self.refiner.clone()?.into() })
     }
 }
 
@@ -253,15 +254,23 @@ fn check_refiner(location: &Location, refiner: &Description, model: &Description
             ));
         }
     }
-    let of = |description: &Description| {
-        let vae = &description.config.vae;
-        (vae.latent_channels(), vae.scale_factor(), vae.scaling_factor())
-    };
-    if of(refiner) != of(model) {
-        return refuse(format!(
-            "{} has latents of its own; a refiner goes on with those of the model, {}",
-            refiner.family, model.family
-        ));
+    if !refiner.scheduler.has_betas_of(&model.scheduler) {
+        return refuse(
+            "was trained with other timesteps or betas than the model whose latents it would go on with"
+                .into(),
+        );
+    }
+    let [ours, theirs] = [refiner, model].map(|description| &description.config.vae);
+    for (what, ours, theirs) in [
+        ("latent_channels", ours.latent_channels() as f32, theirs.latent_channels() as f32),
+        ("pixels along a latent's side", ours.scale_factor() as f32, theirs.scale_factor() as f32),
+        ("scaling_factor", ours.scaling_factor(), theirs.scaling_factor()),
+    ] {
+        if ours != theirs {
+            return refuse(format!(
+                "{what}: {ours}, and {theirs} in the model; a refiner goes on with latents of the same kind"
+            ));
+        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::request::Request;
 use crate::error::{Invalid, Result};
 use crate::model::config::ModelConfig;
 use crate::parameter::{Parameter, sentence};
-use crate::sampler::{Sampling, Table};
+use crate::sampler::{Sampling, SchedulerConfig, Table};
 
 /// One run of the denoising loop.
 #[derive(Clone, Debug)]
@@ -86,26 +86,28 @@ impl Request {
             None => self.steps,
         };
         let rows_of_step = self.sampler.evaluations_of_step();
-        let before = |description: &Description, table: &Table| {
-            let train = description.scheduler.num_train_timesteps as f64;
-            table.steps_from((train - start * train).round_ties_even(), rows_of_step)
-        };
-        let own = rows_of_step * before(model, &pass.table);
-        let skipped = before(refiner, &self.table(refiner, steps, 0)?);
+        let train = model.scheduler.num_train_timesteps as f64;
+        let cut = (train - start * train).round_ties_even();
+        let own = rows_of_step * pass.table.steps_from(cut, rows_of_step);
+        let skipped = self.table(model, steps, 0)?.steps_from(cut, rows_of_step);
         let left = pass.table.evaluations().saturating_sub(own);
         if own == 0 || left == 0 || skipped >= steps {
-            let (who, advice) = match (own, &self.init) {
-                (0, Some(_)) => (
-                    "the model",
-                    sentence!["raise it or ", Parameter::Strength, ", or take more ", Parameter::Steps],
-                ),
+            let init = self.init.as_ref().map(|_| Parameter::Strength);
+            let strength = init.or(self.hires.map(|_| Parameter::HiresStrength));
+            let (who, advice) = match (own, strength) {
+                (0, Some(strength)) => {
+                    ("the model", sentence!["raise it or ", strength, ", or take more ", Parameter::Steps])
+                }
                 (0, None) => ("the model", sentence!["raise it, or take more ", Parameter::Steps]),
                 _ => ("the refiner", sentence!["lower it, or take more ", Parameter::Steps]),
             };
             let problem = format!("of {steps} steps it leaves none to {who}");
             return Err(invalid().problem(problem).advice(advice).error());
         }
-        let table = self.table(refiner, steps, skipped)?;
+        // The noise levels of one schedule, whatever spacing the refiner's file has.
+        let prediction_type = refiner.scheduler.prediction_type.clone();
+        let scheduler = SchedulerConfig { prediction_type, ..model.scheduler.clone() };
+        let table = Table::new(&scheduler, &self.sampling(model, steps, skipped))?;
         let Pass { width, height, .. } = pass;
         let all = own + table.evaluations();
         let refined = Pass { table, is_refined: true, schedule: [own, all], width, height };
@@ -113,7 +115,11 @@ impl Request {
     }
 
     fn table(&self, model: &Description, steps: usize, start: usize) -> Result<Table> {
-        let sampling = Sampling {
+        Table::new(&model.scheduler, &self.sampling(model, steps, start))
+    }
+
+    fn sampling(&self, model: &Description, steps: usize, start: usize) -> Sampling {
+        Sampling {
             sampler: self.sampler,
             schedule: self.schedule,
             steps,
@@ -121,7 +127,6 @@ impl Request {
             eta: self.eta,
             sigmas: self.sigmas.clone(),
             aligned: model.family.aligned,
-        };
-        Table::new(&model.scheduler, &sampling)
+        }
     }
 }

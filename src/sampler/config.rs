@@ -105,6 +105,17 @@ impl SchedulerConfig {
         serde_json::from_str(&text.replace(": -Infinity", ": null"))
     }
 
+    /// Whether the noise of both trainings is the same at every timestep, for models with
+    /// [`NoiseModel::VariancePreserving`].
+    pub fn has_betas_of(&self, other: &Self) -> bool {
+        let of = |config: &Self| {
+            let zero_snr = config.rescale_betas_zero_snr == Some(true);
+            (config.num_train_timesteps, config.beta_start, config.beta_end, zero_snr)
+        };
+        of(self) == of(other)
+            && (&self.beta_schedule, &self.trained_betas) == (&other.beta_schedule, &other.trained_betas)
+    }
+
     /// The configuration of Stable Diffusion 1.5, and of 2.1 but for the prediction type.
     pub fn sd15() -> Self {
         Self::parse(

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 use crate::common::pictures::paint;
-use crate::common::root;
+use crate::common::{copy_folder, root};
 use sdrt::error::Error;
 use sdrt::location::Location;
 use sdrt::ops::cpu::Cpu;
@@ -88,6 +88,65 @@ fn a_refiner_that_never_takes_over_does_nothing() {
     assert!(never.pictures == paint(&mut alone, &request).pictures);
 }
 
+/// Another VAE encodes and decodes for both models.
+#[test]
+fn another_vae_takes_the_place_of_both() {
+    let (model, vae) = ("tests/fixtures/families/sdxl", "tests/fixtures/siblings/koala");
+    let with = |refiner, vae: Option<&str>| {
+        let vae = vae.map(|vae| Location::from(root().join(vae)));
+        load(&ModelFiles { vae, ..files(model, refiner) })
+    };
+    let mut own = with(Some(model), None);
+    let (mut alone, mut refined) = (with(None, Some(vae)), with(Some(model), Some(vae)));
+    let plain = request(&own);
+    let picture = raster(|i| (i * 7 % 256) as u8);
+    let mask = Some(raster(|i| if i / 3 % 64 < 24 { 0 } else { 255 }));
+    let masked = Request { init: Some(Init { picture, mask, strength: 0.9 }), ..plain.clone() };
+    for request in [plain, masked] {
+        let request = Request { refiner_start: Some(0.6), ..request };
+        let never = Request { refiner_start: None, ..request.clone() };
+        let pictures = paint(&mut refined, &request).pictures;
+        assert!(pictures == paint(&mut alone, &never).pictures);
+        assert!(pictures != paint(&mut own, &request).pictures);
+    }
+}
+
+/// A tiny VAE has a scaling factor of its own, and stands for that of either model.
+#[test]
+fn a_tiny_vae_takes_the_place_of_both() {
+    let vae = Some(Location::from(root().join("tests/fixtures/tiles/tiny_vae")));
+    let mut alone = load(&ModelFiles { vae: vae.clone(), ..files("models/tiny", None) });
+    let mut refined = load(&ModelFiles { vae, ..files("models/tiny", Some("models/tiny")) });
+    let request = Request { width: 64, height: 64, sampler: Sampler::Euler, ..request(&alone) };
+    let parted = paint(&mut refined, &Request { refiner_start: Some(0.6), ..request.clone() });
+    assert!(parted.pictures == paint(&mut alone, &request).pictures);
+}
+
+/// The refiner takes the schedule of the model, and not what its file has.
+#[test]
+fn a_refiner_of_another_spacing_goes_on_with_the_same_schedule() {
+    let model = "tests/fixtures/families/sdxl";
+    let folder = tempfile::tempdir().unwrap();
+    let changed = |name: &str, from: &str, to: &str| {
+        let copy = folder.path().join(name);
+        copy_folder(&root().join(model), &copy);
+        let file = copy.join("scheduler/scheduler_config.json");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&file, text.replace(from, to)).unwrap();
+        Location::from(copy)
+    };
+    let trailing = changed("trailing", "\"leading\"", "\"trailing\"");
+    let mut refined = load(&ModelFiles { refiner: Some(trailing), ..files(model, None) });
+    let mut alone = load(&files(model, None));
+    let request = request(&alone);
+    let parted = paint(&mut refined, &Request { refiner_start: Some(0.6), ..request.clone() });
+    assert!(parted.pictures == paint(&mut alone, &request).pictures);
+    let other = changed("betas", "0.012", "0.05");
+    let error = ModelFiles { refiner: Some(other), ..files(model, None) }.describe().unwrap_err().to_string();
+    assert!(error.contains("was trained with other timesteps or betas"), "{error}");
+}
+
 /// Those that remember outputs of earlier steps begin anew with the refiner.
 #[test]
 fn samplers_with_a_memory_begin_anew() {
@@ -144,8 +203,9 @@ fn what_cannot_be_refined_is_said() {
     };
     let at = |start| RequestPatch { refiner_start: Some(start), steps: Some(5), ..RequestPatch::default() };
     says(refused(sdxl, None, at(0.8)), "--refiner-start 0.8: there is no refiner; give one with --refiner");
-    says(refused(sdxl, refiner, at(1.5)), "--refiner-start 1.5: expected a number from 0 to 1");
-    says(refused(sdxl, refiner, at(0.0)), "of 5 steps it leaves none to the model; raise it");
+    says(refused(sdxl, refiner, at(1.5)), "--refiner-start 1.5: expected a number above 0");
+    says(refused(sdxl, refiner, at(0.0)), "--refiner-start 0: expected a number above 0");
+    says(refused(sdxl, refiner, at(0.01)), "of 5 steps it leaves none to the model; raise it");
     let late = RequestPatch { schedule: Some(Schedule::Trailing), ..at(0.99) };
     says(refused(sdxl, refiner, late), "of 5 steps it leaves none to the refiner; lower it");
     assert!(refused(sdxl, refiner, at(0.7)).is_ok() && refused(sdxl, refiner, at(1.0)).is_ok());
@@ -163,7 +223,7 @@ fn what_cannot_be_refined_is_said() {
     let sibling = |name: &str| format!("tests/fixtures/siblings/{name}");
     says(refused(sdxl, Some(&sibling("pix2pix")), none()), "sees an image beside its latents");
     says(refused(sdxl, Some(&sibling("cosxl")), none()), "CosXL has noise of its own");
-    says(refused(sdxl, Some("models/tiny"), none()), "has latents of its own");
+    says(refused(sdxl, Some("models/tiny"), none()), "pixels along a latent's side: 8, and 2 in the model");
 }
 
 /// ControlNets steer the first model alone.

@@ -161,6 +161,10 @@ fn a_refiner_of_the_server_takes_over_where_it_is_asked_to() {
     assert!(infotext(&own).contains(", Refiner: refiner, Refiner switch at: 0.8"), "{}", infotext(&own));
     let early = paint(json!({ "steps": 6, "refiner_checkpoint": "refiner", "refiner_switch_at": 0.5 }));
     assert!(own["images"] != early["images"]);
+    let without = paint(json!({ "steps": 6, "seed": 5, "refiner_checkpoint": "None" }));
+    let never = paint(json!({ "steps": 6, "seed": 5, "refiner_switch_at": 1 }));
+    let with = paint(json!({ "steps": 6, "seed": 5 }));
+    assert!(without["images"] == never["images"] && without["images"] != with["images"]);
     let other = json!({ "refiner_checkpoint": "sd_xl_refiner_1.0" });
     let other = server.post("/sdapi/v1/txt2img", &small(other));
     other.refused(400, Some("refiner_checkpoint"), "this server has refiner");

@@ -273,7 +273,10 @@ impl Common {
         let has_image_guidance = model.config.unet_input() == UNetInput::Image;
         let given = RequestPatch {
             eta: eta.filter(|_| sampler.default_eta().is_some()),
-            refiner_start: refiner_start.filter(|_| model.refiner.is_some()),
+            refiner_start: match self.refiner_checkpoint.as_deref() {
+                Some("None") => Some(1.0),
+                _ => refiner_start.filter(|_| model.refiner.is_some()),
+            },
             image_guidance_scale: image_guidance_scale.filter(|_| has_image_guidance),
             ..self.parameters.clone()
         };
